@@ -1,0 +1,164 @@
+"""What a provider is: the Protocols and the data that cross them.
+
+A provider rents machines and gives them back. It never opens SSH and never learns what a machine is for; it may be
+written by third parties, who register it under the entry-point group `cloudbooth.providers` and test it with
+`providers.testing.contract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NewType, Protocol, runtime_checkable
+
+MachineId = NewType("MachineId", str)
+
+
+class Market(Enum):
+    ON_DEMAND = "on-demand"
+    SPOT = "spot"
+
+
+class MachineStatus(Enum):
+    """What the provider says. Whether the machine can be used is settled by an SSH banner, not by this word."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    """Not running, disk kept: still billed by most providers."""
+    RELEASING = "releasing"
+    UNKNOWN = "unknown"
+    """A status word this adapter does not know; the word stands in `Machine.status_text`."""
+
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """What the run needs. Empty `gpus`: anything with enough memory."""
+
+    gpus: tuple[str, ...] = ()
+    min_vram_gb: float = 0.0
+    disk_gb: float = 0.0
+    market: Market = Market.ON_DEMAND
+    max_price_per_hour_usd: float | None = None
+    secure_only: bool = False
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Something that can be rented now. `id` means something to its provider only."""
+
+    provider: str
+    id: str
+    gpu: str
+    gpu_count: int
+    vram_gb: float
+    market: Market
+    price_per_hour_usd: float
+    region: str = ""
+    stock: str = ""
+    """As stated by the provider, for display."""
+    secure: bool = True
+
+
+@dataclass(frozen=True)
+class BootPlan:
+    """How a machine is to come up. Providers that rent nothing ignore it."""
+
+    image: str = ""
+    start_command: str = ""
+    """POSIX shell run by the machine at every boot, before any login."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    authorized_key: str = ""
+    """OpenSSH public key line of this run."""
+    disk_gb: float = 0.0
+
+
+@dataclass(frozen=True)
+class SshAccess:
+    """Where a machine answers SSH. May change between two `describe` calls: read it again at every connect."""
+
+    host: str
+    """A host name, an address, or an alias of the user's ssh_config."""
+    port: int | None = None
+    """None: ssh_config's, else 22."""
+    user: str | None = None
+    identity_file: str | None = None
+    python: str = "python3"
+    workdir: str = "~/cloudbooth"
+    host_key: str | None = None
+    """The OpenSSH public key line the host must show; None: the user's known_hosts decides."""
+
+
+@dataclass(frozen=True)
+class ThisMachine:
+    """The machine is the one we run on."""
+
+    python: str
+    workdir: str
+
+
+Access = SshAccess | ThisMachine
+
+
+@dataclass(frozen=True)
+class Machine:
+    id: MachineId
+    tag: str
+    status: MachineStatus
+    status_text: str
+    """The provider's own word."""
+    price_per_hour_usd: float
+    """What it bills now, everything included."""
+    access: Access | None
+    """None while the provider does not know yet where it can be reached."""
+
+
+@dataclass(frozen=True)
+class SelfRelease:
+    """One HTTP request by which a machine stops or deletes itself, with a key that can do no more than that."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: str = ""
+
+
+@runtime_checkable
+class MachineProvider(Protocol):
+    """Rents machines. Every method is one bounded exchange with the service: no sleeping, no waiting for states.
+
+    All raise AuthRejected, QuotaExceeded and Transient as the service answers; further errors stand at the method.
+    """
+
+    name: str
+    markets: frozenset[Market]
+    """Asking for another market raises UnsupportedMarket, with a hint that names what works."""
+
+    def offers(self, want: GpuRequest) -> Sequence[Offer]:
+        """What could be rented now and fits `want`, cheapest first. Empty when there is nothing."""
+        ...
+
+    def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
+        """Rents `offer` under `tag`; returns in seconds, long before the machine answers.
+
+        Called once per intent and never retried by anyone. Raises NoCapacity when certainly nothing was rented, and
+        Indeterminate when that is not certain; `list(tag)` then tells.
+        """
+        ...
+
+    def describe(self, machine: MachineId) -> Machine:
+        """One look at one machine. Raises MachineGone when the service says that it does not exist."""
+        ...
+
+    def list(self, prefix: str) -> Sequence[Machine]:
+        """Every machine of the account whose tag starts with `prefix`, all pages."""
+        ...
+
+    def release(self, machine: MachineId) -> None:
+        """Gives the machine back. Already gone is success; twice is safe. Absence is confirmed by later looks."""
+        ...
+
+    def self_release(self) -> SelfRelease | None:
+        """What the machine may call to release itself; None when there is no such call."""
+        ...

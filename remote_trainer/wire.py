@@ -1,0 +1,533 @@
+"""What the laptop and a host say to each other: the job, the events, the manifests.
+
+Standard library only, Python 3.9 or later: the laptop imports this module and nothing else of `remote_trainer`,
+and the supervisor must run on whatever Python a rented image brings. For the same reason types are spelled
+`Optional[...]`: `decode` evaluates the annotations at run time, and 3.9 cannot evaluate `int | None`.
+
+The dataclasses are the only schema there is. The laptop's spec wraps them in pydantic models, which validate stdlib
+dataclasses in place and take the ranges from `Bounds`; the host checks the same ranges with `decode`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Dict, List, Literal, Optional, Tuple, Type, TypeVar, Union
+
+
+PROTOCOL = 1
+"""Version of everything in this file. A reader refuses a higher one and ignores fields it does not know in events."""
+
+T = TypeVar("T")
+
+
+class WireError(ValueError):
+    """A message cannot be understood: wrong version, wrong type, value out of range, broken JSON."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The allowed range of a number; `multiple_of` is checked too. Used as `Annotated[int, Bounds(ge=1)]`."""
+
+    ge: Optional[float] = None
+    gt: Optional[float] = None
+    le: Optional[float] = None
+    multiple_of: Optional[int] = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Pydantic asks annotations for a schema by this name; so one declaration serves both sides."""
+        schema = handler(source)
+        inner = schema["schema"] if schema["type"] == "nullable" else schema
+        for name in ("ge", "gt", "le", "multiple_of"):
+            limit = getattr(self, name)
+            if limit is not None:
+                inner[name] = type(limit)(limit) if inner["type"] != "int" else int(limit)
+        return schema
+
+    def violation(self, value: float) -> Optional[str]:
+        """The broken rule as words ("must be at least 1"), or None."""
+        if self.ge is not None and value < self.ge:
+            return f"must be at least {self.ge:g}"
+        if self.gt is not None and value <= self.gt:
+            return f"must be greater than {self.gt:g}"
+        if self.le is not None and value > self.le:
+            return f"must be at most {self.le:g}"
+        if self.multiple_of is not None and value % self.multiple_of:
+            return f"must be a multiple of {self.multiple_of}"
+        return None
+
+
+Count = Annotated[int, Bounds(ge=0)]
+Positive = Annotated[int, Bounds(ge=1)]
+
+# ---- the job -------------------------------------------------------------------------------------------------------
+
+Method = Literal["full", "lora"]
+LrSchedule = Literal["constant", "linear", "cosine"]
+Precision = Literal["auto", "fp32", "bf16"]
+ExportFormat = Literal["diffusers", "lora"]
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """The `[train]` section: how to train. None means "decided by the plan", which then prints its reason."""
+
+    __pydantic_config__: ClassVar[Dict[str, str]] = {"extra": "forbid"}
+
+    method: Method = "lora"
+    steps: Positive = 1000
+    """Optimizer steps, not micro-batches."""
+    resolution: Annotated[int, Bounds(ge=64, le=2048, multiple_of=8)] = 512
+    """Side in pixels of the square whose area every aspect bucket shares."""
+    aspect_buckets: bool = True
+    """False crops every picture to a square."""
+    batch_size: Positive = 1
+    gradient_accumulation: Positive = 1
+    learning_rate: Optional[Annotated[float, Bounds(gt=0)]] = None
+    lr_schedule: LrSchedule = "constant"
+    lr_end: Annotated[float, Bounds(ge=0)] = 0.0
+    """Learning rate at the last step of a linear or cosine schedule."""
+    lr_warmup_steps: Count = 0
+    weight_decay: Annotated[float, Bounds(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Bounds(gt=0)] = 1.0
+    min_snr_gamma: Optional[Annotated[float, Bounds(gt=0)]] = None
+    """Weight losses by min(SNR, gamma)/SNR (arXiv 2303.09556); None leaves every timestep alike."""
+    prior_loss_weight: Annotated[float, Bounds(ge=0)] = 1.0
+    """The lambda in front of the loss on class images; used only when the job has class images."""
+    seed: Count = 42
+    precision: Precision = "auto"
+    lora_rank: Positive = 16
+    lora_alpha: Optional[Annotated[float, Bounds(gt=0)]] = None
+    """None: equal to the rank, so that the update is not rescaled."""
+    checkpoint_every: Positive = 100
+    keep_checkpoints: Positive = 2
+    """How many committed checkpoints stay on the host's disk."""
+    validate_every: Count = 200
+    """Steps between validation pictures; 0 makes them only before the first and after the last step."""
+    validation_prompts: Tuple[str, ...] = ()
+    validation_inference_steps: Positive = 25
+    validation_guidance_scale: Annotated[float, Bounds(ge=0)] = 7.5
+    cpu_threads: Optional[Positive] = None
+    """Threads of one trainer on a CPU. Results are bit-identical only for an equal count."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """One picture, as prepared by the laptop: RGB, 8 bit, upright, large enough to cover its bucket."""
+
+    file: str
+    """Path relative to the dataset's folder, with forward slashes."""
+    sha256: str
+    bucket_width: int
+    bucket_height: int
+    """The size in pixels it is trained at: the trainer center-crops to it and never resamples."""
+    caption: Optional[str] = None
+    """None: the dataset's prompt."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A folder of pictures that share a role and a default prompt."""
+
+    id: str
+    role: Literal["instance", "class"]
+    folder: str
+    """Relative to the run's folder on the host."""
+    prompt: str
+    images: Tuple[ImageSpec, ...] = ()
+    generate: Count = 0
+    """Class images that the base itself makes on the host, square at the training resolution, from `prompt`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a host has to know about a run. Written to `job.json` in the run's folder, once."""
+
+    run: str
+    name: str
+    """Name of the model: the stem of what is exported."""
+    base: str
+    """`builtin:tiny`, a diffusers folder on the host, or a hub id with optional `@revision`."""
+    train: TrainSpec
+    datasets: Tuple[DatasetSpec, ...]
+    formats: Tuple[ExportFormat, ...]
+    deadline_s: Optional[float] = None
+    """Seconds from the supervisor's first start (sleep included) until it must have ended; None on own machines."""
+    allow_cpu: bool = False
+    protocol: int = PROTOCOL
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    path: str
+    """Relative to the manifest's folder, forward slashes, never absolute, never with `..`."""
+    bytes: int
+    sha256: str
+
+
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a checkpoint or an export. Written last: a folder without one was never committed."""
+
+    step: int
+    files: Tuple[FileEntry, ...]
+    protocol: int = PROTOCOL
+
+    def to_bytes(self) -> bytes:
+        """The one serialized form: its sha256 identifies the artifact."""
+        return (json.dumps(encode(self), indent=1, sort_keys=True) + "\n").encode()
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(entry.bytes for entry in self.files)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Manifest:
+        """Raises WireError for broken JSON and for a path that would leave the folder."""
+        manifest = decode(cls, _parse(raw))
+        for entry in manifest.files:
+            parts = entry.path.split("/")
+            if entry.path.startswith("/") or ".." in parts or "" in parts or "\\" in entry.path:
+                raise WireError(f"manifest names a path outside its folder: {entry.path!r}")
+        return manifest
+
+
+@dataclass(frozen=True)
+class CommittedFolder:
+    """A checkpoint or export that stands complete on the host's disk."""
+
+    step: int
+    folder: str
+    """Relative to the run's folder."""
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """The agent's answer to "how is the run?": facts read from disk and the process table, nothing remembered."""
+
+    run_exists: bool
+    supervisor_pid: Optional[int]
+    """None when no supervisor lives."""
+    trainer_alive: bool
+    driver_epoch: int
+    """The highest epoch any driver has shown; a lower one is refused."""
+    events_bytes: int
+    ended: Optional[Literal["done", "failed", "stopped"]]
+    """What the last terminal event says; None while there is none after the last `hello`."""
+    checkpoints: Tuple[CommittedFolder, ...]
+    output: Optional[CommittedFolder]
+    free_bytes: int
+    protocol: int = PROTOCOL
+
+
+# ---- events --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First event of every supervisor's life."""
+
+    TYPE: ClassVar[str] = "hello"
+    protocol: int
+    host: str
+    python: str
+    supervisor_pid: int
+    driver_epoch: int
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    TYPE: ClassVar[str] = "phase"
+    name: str
+    """environment, load, class-images, encode, train, validate, export, verify."""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Something the trainer decided by itself, with its reason. The laptop prints every one."""
+
+    TYPE: ClassVar[str] = "decision"
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class StepDone:
+    TYPE: ClassVar[str] = "step"
+    step: int
+    of: int
+    loss: float
+    lr: float
+    images_per_s: float
+    vram_gb: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Mean loss over one fixed set of (image, noise, timestep): comparable between steps, unlike a step's loss."""
+
+    TYPE: ClassVar[str] = "evaluation"
+    step: int
+    mean_loss: float
+
+
+@dataclass(frozen=True)
+class SampleMade:
+    TYPE: ClassVar[str] = "sample"
+    step: int
+    prompt: str
+    file: FileEntry
+    """Path relative to the run's folder."""
+
+
+@dataclass(frozen=True)
+class CheckpointCommitted:
+    TYPE: ClassVar[str] = "checkpoint"
+    step: int
+    folder: str
+    manifest_sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    TYPE: ClassVar[str] = "uploaded"
+    step: int
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    TYPE: ClassVar[str] = "warning"
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    TYPE: ClassVar[str] = "heartbeat"
+    elapsed_s: float
+    trainer_alive: bool
+
+
+@dataclass(frozen=True)
+class SelfReleased:
+    TYPE: ClassVar[str] = "self_release"
+    outcome: str
+
+
+FailureCode = Literal[
+    "environment", "bad-job", "base-not-found", "bad-image", "out-of-memory", "disk-full", "deadline", "diverged",
+    "export-mismatch", "trainer-killed", "no-gpu", "internal",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Terminal: the supervisor gives up. A new `hello` may follow when the run is resumed."""
+
+    TYPE: ClassVar[str] = "failed"
+    code: str
+    """A FailureCode; a plain string so that an older laptop can show a newer host's code."""
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Terminal: training was asked to stop and a checkpoint of the last step is committed."""
+
+    TYPE: ClassVar[str] = "stopped"
+    step: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """Terminal: believed only when `output/manifest.json` has this hash and every file matches it."""
+
+    TYPE: ClassVar[str] = "done"
+    step: int
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """An event of a type this version does not know: kept, shown dimly, never an error."""
+
+    type: str
+    fields: Dict[str, Any]
+
+
+Event = Union[
+    Hello, PhaseStarted, Decision, StepDone, Evaluated, SampleMade, CheckpointCommitted, Uploaded, Warned, Heartbeat,
+    SelfReleased, Failed, Stopped, Done, Unknown,
+]  # fmt: skip
+
+_EVENT_TYPES: Dict[str, Any] = {
+    cls.TYPE: cls
+    for cls in (
+        Hello, PhaseStarted, Decision, StepDone, Evaluated, SampleMade, CheckpointCommitted, Uploaded, Warned,
+        Heartbeat, SelfReleased, Failed, Stopped, Done,
+    )  # fmt: skip
+}
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """One line of `events.jsonl`."""
+
+    seq: int
+    t: float
+    """Unix seconds by the host's clock: for display only, never for arithmetic between machines."""
+    event: Event
+
+
+def encode_event(event: Event, seq: int, t: float) -> bytes:
+    """The line, newline included."""
+    if isinstance(event, Unknown):
+        body: Dict[str, Any] = {"type": event.type, **event.fields}
+    else:
+        body = {"type": event.TYPE, **encode(event)}
+    return (json.dumps({"v": PROTOCOL, "seq": seq, "t": round(t, 3), **body}) + "\n").encode()
+
+
+def decode_event(line: bytes) -> Envelope:
+    """Raises WireError for broken JSON, a missing field or a higher version; unknown types and fields pass."""
+    body = _parse(line)
+    if not isinstance(body, dict):
+        raise WireError("an event is not a JSON object")
+    version = body.pop("v", None)
+    if not isinstance(version, int) or version > PROTOCOL:
+        raise WireError(f"the host speaks event version {version}, this cloudbooth knows up to {PROTOCOL}")
+    try:
+        seq, t, kind = int(body.pop("seq")), float(body.pop("t")), str(body.pop("type"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WireError(f"an event lacks its frame: {error}") from None
+    cls = _EVENT_TYPES.get(kind)
+    event = Unknown(kind, body) if cls is None else decode(cls, body, ignore_unknown=True)
+    return Envelope(seq, t, event)
+
+
+# ---- dataclass <-> JSON --------------------------------------------------------------------------------------------
+
+
+def encode(value: Any) -> Any:
+    """A dataclass as plain JSON data; tuples become lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [encode(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): encode(item) for key, item in value.items()}
+    return value
+
+
+def decode(cls: Type[T], data: Any, *, ignore_unknown: bool = False) -> T:
+    """Plain JSON data as a dataclass. Types and `Bounds` are checked.
+
+    Raises WireError naming the path of the first value that does not fit. A `protocol` field higher than ours is
+    refused before anything else is looked at.
+    """
+    if isinstance(data, dict) and isinstance(data.get("protocol"), int) and data["protocol"] > PROTOCOL:
+        raise WireError(f"written by protocol {data['protocol']}, this cloudbooth knows up to {PROTOCOL}")
+    return typing.cast(T, _build(cls, data, cls.__name__, ignore_unknown))
+
+
+def loads(cls: Type[T], raw: bytes) -> T:
+    """`decode` of JSON bytes."""
+    return decode(cls, _parse(raw))
+
+
+def dumps(value: Any) -> bytes:
+    """`encode` to stable, human-readable JSON bytes."""
+    return (json.dumps(encode(value), indent=1) + "\n").encode()
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError as error:
+        raise WireError(f"not JSON: {error}") from None
+
+
+_HINTS: Dict[type, Dict[str, Any]] = {}
+
+
+def _build(kind: Any, value: Any, path: str, ignore_unknown: bool) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Annotated:
+        built = _build(args[0], value, path, ignore_unknown)
+        for rule in args[1:]:
+            broken = rule.violation(built) if isinstance(rule, Bounds) and built is not None else None
+            if broken:
+                raise WireError(f"{path}: {broken}, is {built!r}")
+        return built
+    if origin is Union:  # only Optional[...] occurs
+        return None if value is None else _build(args[0], value, path, ignore_unknown)
+    if origin is Literal:
+        if value not in args:
+            raise WireError(f"{path}: must be one of {', '.join(map(repr, args))}, is {value!r}")
+        return value
+    if origin in (tuple, list):
+        if not isinstance(value, (list, tuple)):
+            raise WireError(f"{path}: must be a list, is {value!r}")
+        items: List[Any] = [_build(args[0], item, f"{path}[{i}]", ignore_unknown) for i, item in enumerate(value)]
+        return tuple(items)
+    if origin is dict:
+        return dict(value)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, path, ignore_unknown)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise WireError(f"{path}: must be {kind.__name__}, is {value!r}")
+    return value
+
+
+def _build_dataclass(cls: Any, value: Any, path: str, ignore_unknown: bool) -> Any:
+    if not isinstance(value, dict):
+        raise WireError(f"{path}: must be an object, is {value!r}")
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls, include_extras=True)
+    known: Dict[str, Any] = {}
+    for f in dataclasses.fields(cls):
+        if f.name in value:
+            known[f.name] = _build(_HINTS[cls][f.name], value[f.name], f"{path}.{f.name}", ignore_unknown)
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise WireError(f"{path}.{f.name} is missing")
+    surplus = sorted(set(value) - {f.name for f in dataclasses.fields(cls)})
+    if surplus and not ignore_unknown:
+        raise WireError(f"{path}: unknown field {surplus[0]!r}")
+    return cls(**known)
+
+
+# ---- the run's folder on a host ------------------------------------------------------------------------------------
+
+JOB_FILE = "job.json"
+EVENTS_FILE = "events.jsonl"
+LOG_FILE = "train.log"
+CHECKPOINTS_FOLDER = "checkpoints"
+VALIDATION_FOLDER = "validation"
+OUTPUT_FOLDER = "output"
+
+
+def checkpoint_folder(step: int) -> str:
+    """`checkpoints/checkpoint-000100`, relative to the run's folder."""
+    return f"{CHECKPOINTS_FOLDER}/checkpoint-{step:06d}"
