@@ -15,8 +15,7 @@ import hashlib
 import json
 import typing
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Dict, List, Literal, Optional, Tuple, Type, TypeVar, Union
-
+from typing import Annotated, Any, ClassVar, Literal, Optional, TypeVar, Union
 
 PROTOCOL = 1
 """Version of everything in this file. A reader refuses a higher one and ignores fields it does not know in events."""
@@ -75,7 +74,7 @@ ExportFormat = Literal["diffusers", "lora"]
 class TrainSpec:
     """The `[train]` section: how to train. None means "decided by the plan", which then prints its reason."""
 
-    __pydantic_config__: ClassVar[Dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     method: Method = "lora"
     steps: Positive = 1000
@@ -107,7 +106,7 @@ class TrainSpec:
     """How many committed checkpoints stay on the host's disk."""
     validate_every: Count = 200
     """Steps between validation pictures; 0 makes them only before the first and after the last step."""
-    validation_prompts: Tuple[str, ...] = ()
+    validation_prompts: tuple[str, ...] = ()
     validation_inference_steps: Positive = 25
     validation_guidance_scale: Annotated[float, Bounds(ge=0)] = 7.5
     cpu_threads: Optional[Positive] = None
@@ -137,7 +136,7 @@ class DatasetSpec:
     folder: str
     """Relative to the run's folder on the host."""
     prompt: str
-    images: Tuple[ImageSpec, ...] = ()
+    images: tuple[ImageSpec, ...] = ()
     generate: Count = 0
     """Class images that the base itself makes on the host, square at the training resolution, from `prompt`."""
 
@@ -152,8 +151,8 @@ class Job:
     base: str
     """`builtin:tiny`, a diffusers folder on the host, or a hub id with optional `@revision`."""
     train: TrainSpec
-    datasets: Tuple[DatasetSpec, ...]
-    formats: Tuple[ExportFormat, ...]
+    datasets: tuple[DatasetSpec, ...]
+    formats: tuple[ExportFormat, ...]
     deadline_s: Optional[float] = None
     """Seconds from the supervisor's first start (sleep included) until it must have ended; None on own machines."""
     allow_cpu: bool = False
@@ -179,7 +178,7 @@ class Manifest:
     """The files of a checkpoint or an export. Written last: a folder without one was never committed."""
 
     step: int
-    files: Tuple[FileEntry, ...]
+    files: tuple[FileEntry, ...]
     protocol: int = PROTOCOL
 
     def to_bytes(self) -> bytes:
@@ -219,16 +218,19 @@ class CommittedFolder:
 class HostStatus:
     """The agent's answer to "how is the run?": facts read from disk and the process table, nothing remembered."""
 
-    run_exists: bool
+    incarnation: str
+    """Names the event log: byte offsets are valid only within one incarnation. Empty when the folder is new."""
     supervisor_pid: Optional[int]
     """None when no supervisor lives."""
     trainer_alive: bool
     driver_epoch: int
     """The highest epoch any driver has shown; a lower one is refused."""
     events_bytes: int
+    started: bool
+    """Whether any supervisor ever wrote to the event log."""
     ended: Optional[Literal["done", "failed", "stopped"]]
-    """What the last terminal event says; None while there is none after the last `hello`."""
-    checkpoints: Tuple[CommittedFolder, ...]
+    """The terminal event of the newest supervisor; None while it has sent none."""
+    checkpoints: tuple[CommittedFolder, ...]
     output: Optional[CommittedFolder]
     free_bytes: int
     protocol: int = PROTOCOL
@@ -370,7 +372,7 @@ class Unknown:
     """An event of a type this version does not know: kept, shown dimly, never an error."""
 
     type: str
-    fields: Dict[str, Any]
+    fields: dict[str, Any]
 
 
 Event = Union[
@@ -378,11 +380,23 @@ Event = Union[
     SelfReleased, Failed, Stopped, Done, Unknown,
 ]  # fmt: skip
 
-_EVENT_TYPES: Dict[str, Any] = {
+_EVENT_TYPES: dict[str, Any] = {
     cls.TYPE: cls
     for cls in (
-        Hello, PhaseStarted, Decision, StepDone, Evaluated, SampleMade, CheckpointCommitted, Uploaded, Warned,
-        Heartbeat, SelfReleased, Failed, Stopped, Done,
+        Hello,
+        PhaseStarted,
+        Decision,
+        StepDone,
+        Evaluated,
+        SampleMade,
+        CheckpointCommitted,
+        Uploaded,
+        Warned,
+        Heartbeat,
+        SelfReleased,
+        Failed,
+        Stopped,
+        Done,
     )  # fmt: skip
 }
 
@@ -400,7 +414,7 @@ class Envelope:
 def encode_event(event: Event, seq: int, t: float) -> bytes:
     """The line, newline included."""
     if isinstance(event, Unknown):
-        body: Dict[str, Any] = {"type": event.type, **event.fields}
+        body: dict[str, Any] = {"type": event.type, **event.fields}
     else:
         body = {"type": event.TYPE, **encode(event)}
     return (json.dumps({"v": PROTOCOL, "seq": seq, "t": round(t, 3), **body}) + "\n").encode()
@@ -437,7 +451,7 @@ def encode(value: Any) -> Any:
     return value
 
 
-def decode(cls: Type[T], data: Any, *, ignore_unknown: bool = False) -> T:
+def decode(cls: type[T], data: Any, *, ignore_unknown: bool = False) -> T:
     """Plain JSON data as a dataclass. Types and `Bounds` are checked.
 
     Raises WireError naming the path of the first value that does not fit. A `protocol` field higher than ours is
@@ -448,7 +462,7 @@ def decode(cls: Type[T], data: Any, *, ignore_unknown: bool = False) -> T:
     return typing.cast(T, _build(cls, data, cls.__name__, ignore_unknown))
 
 
-def loads(cls: Type[T], raw: bytes) -> T:
+def loads(cls: type[T], raw: bytes) -> T:
     """`decode` of JSON bytes."""
     return decode(cls, _parse(raw))
 
@@ -465,7 +479,7 @@ def _parse(raw: bytes) -> Any:
         raise WireError(f"not JSON: {error}") from None
 
 
-_HINTS: Dict[type, Dict[str, Any]] = {}
+_HINTS: dict[type, dict[str, Any]] = {}
 
 
 def _build(kind: Any, value: Any, path: str, ignore_unknown: bool) -> Any:
@@ -488,7 +502,7 @@ def _build(kind: Any, value: Any, path: str, ignore_unknown: bool) -> Any:
     if origin in (tuple, list):
         if not isinstance(value, (list, tuple)):
             raise WireError(f"{path}: must be a list, is {value!r}")
-        items: List[Any] = [_build(args[0], item, f"{path}[{i}]", ignore_unknown) for i, item in enumerate(value)]
+        items: list[Any] = [_build(args[0], item, f"{path}[{i}]", ignore_unknown) for i, item in enumerate(value)]
         return tuple(items)
     if origin is dict:
         return dict(value)
@@ -506,7 +520,7 @@ def _build_dataclass(cls: Any, value: Any, path: str, ignore_unknown: bool) -> A
         raise WireError(f"{path}: must be an object, is {value!r}")
     if cls not in _HINTS:
         _HINTS[cls] = typing.get_type_hints(cls, include_extras=True)
-    known: Dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for f in dataclasses.fields(cls):
         if f.name in value:
             known[f.name] = _build(_HINTS[cls][f.name], value[f.name], f"{path}.{f.name}", ignore_unknown)

@@ -1,0 +1,145 @@
+"""What can be asked of the trainer package on a host: `python -m remote_trainer VERB …`. A few calls each.
+
+The agent's verbs (start, status, stop, forget, follow, read, have, accept) answer the laptop and print JSON or bytes;
+`supervise` and the stages `prepare` and `train` are started by them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from . import agent, stage, supervisor, wire
+from .run_folder import write_atomically
+
+
+def main(argv: list[str]) -> int:
+    call = _parser().parse_args(argv)
+    try:
+        return int(VERBS[call.verb](call) or 0)
+    except agent.StaleEpoch as error:
+        print(error, file=sys.stderr)
+        return agent.STALE_EPOCH_EXIT
+    except (agent.AgentError, wire.WireError, OSError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+
+
+def _status(call: argparse.Namespace) -> None:
+    _reply(agent.status(call.run_folder))
+
+
+def _start(call: argparse.Namespace) -> None:
+    _reply(agent.start(call.run_folder, call.epoch))
+
+
+def _stop(call: argparse.Namespace) -> None:
+    _reply(agent.stop(call.run_folder, call.epoch, now=call.now))
+
+
+def _forget(call: argparse.Namespace) -> None:
+    agent.forget(call.run_folder, call.epoch)
+
+
+def _follow(call: argparse.Namespace) -> None:
+    agent.follow(call.run_folder, call.offset, sys.stdout.buffer, leash=sys.stdin.fileno())
+
+
+def _read(call: argparse.Namespace) -> None:
+    agent.read(call.root, [(path, offset) for path, offset in json.loads(call.files)], sys.stdout.buffer)
+
+
+def _have(call: argparse.Namespace) -> None:
+    wanted = agent.wanted_from_json(sys.stdin.buffer.read())
+    sys.stdout.write(json.dumps(agent.have(call.root, wanted)) + "\n")
+
+
+def _accept(call: argparse.Namespace) -> None:
+    sys.stdout.write(json.dumps(agent.accept(call.root, sys.stdin.buffer)) + "\n")
+
+
+def _supervise(call: argparse.Namespace) -> int:
+    return supervisor.supervise(call.run_folder, call.epoch)
+
+
+def _prepare(call: argparse.Namespace) -> int:
+    from . import environment
+
+    def work(emit: stage.Emit, _should_stop: stage.ShouldStop) -> None:
+        emit(wire.PhaseStarted("environment"))
+        envs = _workdir(call.run_folder) / "envs"
+        python = environment.ensure_environment(envs, lambda line: emit(wire.PhaseStarted("environment", line)))
+        write_atomically(call.run_folder / supervisor.PREPARED_FILE, wire.dumps({"python": str(python)}))
+
+    return stage.run(call.run_folder, call.events_fd, work, ends_itself=False)
+
+
+def _train(call: argparse.Namespace) -> int:
+    def work(emit: stage.Emit, should_stop: stage.ShouldStop) -> None:
+        emit(wire.PhaseStarted("load"))
+        from .bases.resolve import resolve_base
+        from .train import train
+
+        job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
+        base = resolve_base(job.base, _workdir(call.run_folder) / "bases")
+        outcome = train(job, call.run_folder, base, emit, should_stop)
+        if outcome.manifest_sha256 is None:
+            emit(wire.Stopped(outcome.step))
+        else:
+            emit(wire.Done(outcome.step, outcome.manifest_sha256))
+
+    return stage.run(call.run_folder, call.events_fd, work, ends_itself=True)
+
+
+def _workdir(run_folder: Path) -> Path:
+    """`<workdir>/runs/<run>` is where the laptop puts a run; environments and bases are shared beside `runs`."""
+    return run_folder.parent.parent
+
+
+def _reply(value: object) -> None:
+    sys.stdout.write(json.dumps(wire.encode(value)) + "\n")
+
+
+VERBS = {
+    "status": _status, "start": _start, "stop": _stop, "forget": _forget, "follow": _follow, "read": _read,
+    "have": _have, "accept": _accept, "supervise": _supervise, "prepare": _prepare, "train": _train,
+}  # fmt: skip
+
+_TAKES: dict[str, list[str]] = {
+    "status": ["run"], "start": ["run", "epoch"], "stop": ["run", "epoch", "now"], "forget": ["run", "epoch"],
+    "follow": ["run", "offset"], "read": ["root", "files"], "have": ["root"], "accept": ["root"],
+    "supervise": ["run", "epoch"], "prepare": ["run", "fd"], "train": ["run", "fd"],
+}  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m remote_trainer")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, takes in _TAKES.items():
+        verb = verbs.add_parser(name)
+        if "run" in takes:
+            verb.add_argument("--run-folder", type=_absolute, required=True)
+        if "root" in takes:
+            verb.add_argument("--root", type=_absolute, required=True)
+        if "epoch" in takes:
+            verb.add_argument("--epoch", type=int, required=True)
+        if "offset" in takes:
+            verb.add_argument("--offset", type=int, default=0)
+        if "files" in takes:
+            verb.add_argument("--files", required=True, help='JSON: [["path", offset], …]')
+        if "fd" in takes:
+            verb.add_argument("--events-fd", type=int, required=True)
+        if "now" in takes:
+            verb.add_argument("--now", action="store_true")
+    return parser
+
+
+def _absolute(text: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,237 @@
+"""Answers the laptop on the host: start, status, follow, read, stop, have, accept. Standard library only, 3.9.
+
+Every call is one short process (`follow` and `read` end with their connection), safe to repeat, and says what it
+found rather than what it remembers. Calls that change something carry the driver's epoch: a laptop that wakes from
+sleep after another process took the run over is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, Optional
+
+from . import run_folder as folders
+from . import wire
+
+STALE_EPOCH_EXIT = 75
+"""Exit code of a call whose epoch is older than one already seen."""
+FOLLOW_POLL_S = 0.1
+START_TIMEOUT_S = 20.0
+STOP_NOW_TIMEOUT_S = 20.0
+COPY_CHUNK = 1 << 20
+
+
+class StaleEpoch(Exception):
+    """Another driver has shown a higher epoch."""
+
+
+class AgentError(Exception):
+    """The call cannot be answered; the text goes to stderr as it is."""
+
+
+def claim(run_folder: Path, epoch: int) -> None:
+    """Records the epoch; raises StaleEpoch when a higher one is on record."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    lock = folders.acquire(run_folder / "epoch.lock", wait_s=10)
+    if lock is None:
+        raise AgentError("the run's epoch file is locked by another call")
+    with lock:
+        known = _epoch(run_folder)
+        if epoch < known:
+            raise StaleEpoch(f"driver epoch {epoch} is older than {known}")
+        if epoch > known:
+            folders.write_atomically(run_folder / folders.EPOCH_FILE, str(epoch).encode())
+
+
+def status(run_folder: Path) -> wire.HostStatus:
+    """Reads everything from disk and lock table; changes nothing."""
+    latest = folders.events_after_last_hello(run_folder)
+    ended: Optional[str] = None
+    for event in latest:
+        if isinstance(event, (wire.Done, wire.Failed, wire.Stopped)):
+            ended = event.TYPE
+    alive = folders.is_held(run_folder / folders.SUPERVISOR_LOCK)
+    recorded = folders.read_json(run_folder / folders.SUPERVISOR_FILE) or {}
+    events = run_folder / wire.EVENTS_FILE
+    existing = run_folder if run_folder.exists() else run_folder.parent
+    return wire.HostStatus(
+        incarnation=folders.incarnation(run_folder) if run_folder.exists() else "",
+        supervisor_pid=recorded.get("pid", 0) if alive else None,
+        trainer_alive=folders.is_held(run_folder / folders.STAGE_LOCK),
+        driver_epoch=_epoch(run_folder),
+        events_bytes=events.stat().st_size if events.exists() else 0,
+        started=bool(latest),
+        ended=ended,  # type: ignore[arg-type]  # Event.TYPE is a plain str
+        checkpoints=tuple(folders.committed_checkpoints(run_folder)),
+        output=folders.committed(run_folder, wire.OUTPUT_FOLDER),
+        free_bytes=shutil.disk_usage(existing).free if existing.exists() else 0,
+    )
+
+
+def start(run_folder: Path, epoch: int) -> wire.HostStatus:
+    """Makes sure that a supervisor runs, unless the run is already done; returns once it does.
+
+    Twice is safe: a living supervisor keeps its lock, and a second one would end at once.
+    """
+    claim(run_folder, epoch)
+    current = status(run_folder)
+    if current.supervisor_pid is not None or current.ended == "done":
+        return current
+    log = open(run_folder / wire.LOG_FILE, "ab")
+    argv = [sys.executable, "-m", "remote_trainer", "supervise", "--run-folder", str(run_folder), "--epoch", str(epoch)]
+    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    log.close()
+    hello_after = current.events_bytes
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        current = status(run_folder)
+        if current.events_bytes > hello_after and current.started:
+            return current
+        if child.poll() not in (None, 0):
+            raise AgentError(f"the supervisor ended at once with exit code {child.returncode}; see {wire.LOG_FILE}")
+        time.sleep(0.05)
+    raise AgentError(f"the supervisor did not report within {START_TIMEOUT_S:.0f} s; see {wire.LOG_FILE}")
+
+
+def stop(run_folder: Path, epoch: int, *, now: bool) -> wire.HostStatus:
+    """Asks for checkpoint and end (`now=False`, returns at once), or ends everything and returns when it is gone."""
+    claim(run_folder, epoch)
+    pid = status(run_folder).supervisor_pid
+    if pid:
+        _signal(pid, signal.SIGKILL if now else signal.SIGTERM)
+    if now:
+        _end_stage(run_folder)
+        deadline = time.monotonic() + STOP_NOW_TIMEOUT_S
+        while True:
+            current = status(run_folder)
+            if current.supervisor_pid is None and not current.trainer_alive:
+                break
+            if time.monotonic() > deadline:
+                raise AgentError("processes of the run are still alive after SIGKILL")
+            time.sleep(0.05)
+    return status(run_folder)
+
+
+def forget(run_folder: Path, epoch: int) -> None:
+    """Removes the run's folder, photos and all. Twice is safe. Refused while anything of the run lives."""
+    if not run_folder.exists():
+        return
+    claim(run_folder, epoch)
+    current = status(run_folder)
+    if current.supervisor_pid is not None or current.trainer_alive:
+        raise AgentError("the run is still at work")
+    shutil.rmtree(run_folder)
+
+
+def follow(run_folder: Path, offset: int, out: BinaryIO, leash: int) -> None:
+    """Copies `events.jsonl` from byte `offset` to `out` as it grows.
+
+    Ends when nothing more can come (no supervisor lives and everything is sent) or when `leash` (stdin) reaches its
+    end, which is how a broken connection shows.
+    """
+    path = run_folder / wire.EVENTS_FILE
+    while True:
+        alive = folders.is_held(run_folder / folders.SUPERVISOR_LOCK)
+        if path.exists():
+            with open(path, "rb") as handle:
+                handle.seek(offset)
+                fresh = handle.read()
+            whole = fresh[: fresh.rfind(b"\n") + 1]
+            out.write(whole)
+            out.flush()
+            offset += len(whole)
+        if not alive:
+            return
+        readable, _, _ = select.select([leash], [], [], FOLLOW_POLL_S)
+        if readable and not os.read(leash, 4096):
+            return
+
+
+def read(root: Path, requests: Sequence[tuple[str, int]], out: BinaryIO) -> None:
+    """Concatenates the rest of each (path, offset): the caller knows the sizes and cuts the stream."""
+    for path, offset in requests:
+        with open(_inside(root, path), "rb") as handle:
+            handle.seek(offset)
+            shutil.copyfileobj(handle, out, COPY_CHUNK)
+    out.flush()
+
+
+def have(root: Path, wanted: Sequence[wire.FileEntry]) -> list[str]:
+    """Which of the wanted files lie below `root` with equal size and hash."""
+    return [entry.path for entry in wanted if _matches(_inside(root, entry.path), entry)]
+
+
+def accept(root: Path, stream: BinaryIO) -> int:
+    """Unpacks a tar stream of plain files below `root`, each by temporary name and rename. Returns their number."""
+    count = 0
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for member in archive:
+            source = archive.extractfile(member) if member.isfile() else None
+            if source is None:
+                raise AgentError(f"the stream holds something that is no plain file: {member.name}")
+            target = _inside(root, member.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.part")
+            with open(partial, "wb") as handle:
+                shutil.copyfileobj(source, handle, COPY_CHUNK)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(partial, target)
+            count += 1
+    return count
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        for chunk in iter(lambda: handle.read(COPY_CHUNK), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def wanted_from_json(raw: bytes) -> list[wire.FileEntry]:
+    return [wire.decode(wire.FileEntry, item) for item in json.loads(raw)]
+
+
+def _epoch(run_folder: Path) -> int:
+    try:
+        return int((run_folder / folders.EPOCH_FILE).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _end_stage(run_folder: Path) -> None:
+    """Kills the process group of the stage at work, if one is: the lock says so, the file says who."""
+    recorded: dict[str, int] = folders.read_json(run_folder / folders.STAGE_FILE) or {}
+    if "pgid" in recorded and folders.is_held(run_folder / folders.STAGE_LOCK):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(recorded["pgid"], signal.SIGKILL)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _matches(path: Path, entry: wire.FileEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
+
+
+def _inside(root: Path, name: str) -> Path:
+    """Raises AgentError for a name that would leave `root`."""
+    target = Path(os.path.normpath(root / name))
+    if Path(os.path.normpath(root)) not in target.parents:
+        raise AgentError(f"{name!r} lies outside the folder")
+    return target

@@ -1,0 +1,74 @@
+"""How long the run may still last, counted across suspends and supervisor restarts. Standard library only, 3.9.
+
+The laptop sends remaining seconds, never a wall time: clocks of two machines agree on nothing. Elapsed time is
+counted on a clock that goes on while the machine sleeps and is persisted, so that a restarted supervisor does not
+start a new allowance.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from . import run_folder as folders
+
+ELAPSED_FILE = "elapsed.json"
+
+
+def boot_clock() -> float:
+    """Seconds since boot, suspend included where the system offers that clock."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.clock_gettime(clock) if clock is not None else time.monotonic()
+
+
+def boot_id() -> str:
+    """Differs after every boot of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Elapsed:
+    """How much of the allowance is used, and when (on which boot's clock) that was written down."""
+
+    elapsed_s: float
+    clock_s: float
+    boot: str
+
+    def at(self, clock_s: float, boot: str) -> Elapsed:
+        """The same count now. Time between two boots of the machine cannot be seen and is not counted."""
+        same_boot = boot == self.boot and clock_s >= self.clock_s
+        passed = clock_s - self.clock_s if same_boot else 0.0
+        return Elapsed(self.elapsed_s + passed, clock_s, boot)
+
+
+class Allowance:
+    """The persisted count of one run, and the seconds it has left."""
+
+    def __init__(self, run_folder: Path, deadline_s: Optional[float]) -> None:
+        self._path = run_folder / ELAPSED_FILE
+        self._deadline_s = deadline_s
+        recorded = folders.read_json(self._path)
+        if recorded is None:
+            self._elapsed = Elapsed(0.0, boot_clock(), boot_id())
+        else:
+            known = Elapsed(float(recorded["elapsed_s"]), float(recorded["clock_s"]), str(recorded["boot"]))
+            self._elapsed = known.at(boot_clock(), boot_id())
+
+    def tick(self) -> float:
+        """Counts up to now, writes it down and returns the elapsed seconds."""
+        self._elapsed = self._elapsed.at(boot_clock(), boot_id())
+        folders.write_atomically(self._path, json.dumps(self._elapsed.__dict__).encode())
+        return self._elapsed.elapsed_s
+
+    @property
+    def left_s(self) -> float:
+        """May be negative; infinite without a deadline."""
+        if self._deadline_s is None:
+            return float("inf")
+        return self._deadline_s - self._elapsed.at(boot_clock(), boot_id()).elapsed_s

@@ -1,0 +1,147 @@
+"""A run's folder on the host: its locks, its event log and what can be read off it. Standard library only, 3.9.
+
+Liveness is an exclusive `flock` held for a process's whole life, not a pid: pids are reused and survive in files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Optional
+
+from . import wire
+
+SUPERVISOR_LOCK = "supervisor.lock"
+STAGE_LOCK = "stage.lock"
+"""Held by whatever child of the supervisor is at work: two trainers on one folder can never be."""
+SUPERVISOR_FILE = "supervisor.json"
+STAGE_FILE = "stage.json"
+EPOCH_FILE = "driver-epoch"
+INCARNATION_FILE = "incarnation"
+
+
+def acquire(path: Path, wait_s: float) -> Optional[IO[str]]:
+    """Takes the exclusive lock, trying for `wait_s` (at least once). None when somebody else keeps it.
+
+    The lock lasts until the returned file is closed or the process ends. A failed probe by `is_held` may hold the
+    lock for an instant, so callers that must not miss it should wait a second.
+    """
+    handle = open(path, "a+")
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except OSError:
+            if time.monotonic() >= deadline:
+                handle.close()
+                return None
+            time.sleep(0.05)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock exclusively."""
+    try:
+        with open(path) as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            return False
+    except FileNotFoundError:
+        return False
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replaces `path` so that a reader or a crash sees the old or the new content, never a mixture."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Optional[dict[str, Any]]:
+    """The object in `path`; None when there is none or it is torn."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def incarnation(run_folder: Path) -> str:
+    """A random name for this folder's event log, made once: offsets into another folder's log mean nothing here."""
+    path = run_folder / INCARNATION_FILE
+    if not path.exists():
+        write_atomically(path, uuid.uuid4().hex[:12].encode())
+    return path.read_text().strip()
+
+
+class EventLog:
+    """Appends to `events.jsonl`; the one writer is the supervisor.
+
+    Opening cuts a torn last line off, which no reader has consumed: readers stop at the last newline.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
+        path = run_folder / wire.EVENTS_FILE
+        self._handle = open(path, "a+b")
+        self._handle.seek(0)
+        content = self._handle.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._handle.truncate(whole)
+        self._next_seq = content[:whole].count(b"\n")
+
+    def append(self, event: wire.Event) -> None:
+        """On disk (not merely in a buffer of ours) when it returns."""
+        self._handle.write(wire.encode_event(event, self._next_seq, time.time()))
+        self._handle.flush()
+        self._next_seq += 1
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def events_after_last_hello(run_folder: Path) -> list[wire.Event]:
+    """What the newest supervisor has said so far."""
+    latest: list[wire.Event] = []
+    for event in _events(run_folder):
+        if isinstance(event, wire.Hello):
+            latest.clear()
+        latest.append(event)
+    return latest
+
+
+def _events(run_folder: Path) -> Iterator[wire.Event]:
+    try:
+        content = (run_folder / wire.EVENTS_FILE).read_bytes()
+    except FileNotFoundError:
+        return
+    for line in content[: content.rfind(b"\n") + 1].splitlines():
+        yield wire.decode_event(line).event
+
+
+def committed(run_folder: Path, folder: str) -> Optional[wire.CommittedFolder]:
+    """The folder as its manifest states it; None without a readable manifest. File contents are not hashed here."""
+    try:
+        raw = (run_folder / folder / wire.MANIFEST_NAME).read_bytes()
+        manifest = wire.Manifest.from_bytes(raw)
+    except (OSError, wire.WireError):
+        return None
+    return wire.CommittedFolder(manifest.step, folder, manifest.sha256)
+
+
+def committed_checkpoints(run_folder: Path) -> list[wire.CommittedFolder]:
+    """Oldest first."""
+    root = run_folder / wire.CHECKPOINTS_FOLDER
+    names = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
+    found = (committed(run_folder, f"{wire.CHECKPOINTS_FOLDER}/{name}") for name in names if name[0] != ".")
+    return sorted((folder for folder in found if folder), key=lambda folder: folder.step)

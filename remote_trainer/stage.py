@@ -1,0 +1,75 @@
+"""The frame around a child of the supervisor: its lock, its leash, its event pipe, its last word.
+
+Standard library only: the `prepare` stage runs before there is an environment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from . import run_folder as folders
+from . import wire
+from .errors import TrainingFailed
+
+Emit = Callable[[wire.Event], None]
+ShouldStop = Callable[[], bool]
+
+
+def run(run_folder: Path, events_fd: int, work: Callable[[Emit, ShouldStop], None], *, ends_itself: bool) -> int:
+    """Runs `work` as the one stage of this folder and turns its failure into a `failed` event.
+
+    Returns the exit code. Ends the whole process group when the supervisor goes away. With `ends_itself` SIGTERM only
+    makes the second argument of `work` true; otherwise it kills, as is right for work that leaves nothing to save.
+    """
+    lock = folders.acquire(run_folder / folders.STAGE_LOCK, wait_s=2)
+    if lock is None:
+        print("another stage of this run is at work", file=sys.stderr)
+        return 1
+    os.set_inheritable(events_fd, False)
+    _hold_leash()
+    stop = threading.Event()
+    if ends_itself:
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    emit = _emitter(events_fd)
+    try:
+        work(emit, stop.is_set)
+    except TrainingFailed as failure:
+        emit(wire.Failed(failure.code, failure.message, failure.hint))
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        emit(wire.Failed("internal", f"{type(error).__name__}: {error}", "`cloudbooth logs RUN --trainer` shows more"))
+        return 1
+    return 0
+
+
+def _emitter(events_fd: int) -> Emit:
+    guard = threading.Lock()
+
+    def emit(event: wire.Event) -> None:
+        """Sequence number and time are the supervisor's to give."""
+        line = wire.encode_event(event, 0, time.time())
+        with guard:
+            while line:
+                line = line[os.write(events_fd, line) :]
+
+    return emit
+
+
+def _hold_leash() -> None:
+    """Watches stdin, whose other end only the supervisor holds, and ends everything at end-of-file."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="leash", daemon=True).start()

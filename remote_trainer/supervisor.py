@@ -1,0 +1,214 @@
+"""Runs a job on the host and outlives the laptop. Standard library only, Python 3.9 or later.
+
+One supervisor per run folder, detached from any login. It works through stages, each a child in its own process
+group: `prepare` finds or builds the Python environment, `train` trains. A stage sends its events through a pipe; the
+supervisor is the only writer of `events.jsonl`. The stage's stdin is a leash: when the supervisor dies, however
+suddenly, the stage reads end-of-file and ends itself, so that no orphan trains on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Optional
+
+from . import run_folder as folders
+from . import wire
+from .deadline import Allowance
+
+HEARTBEAT_S = 15.0
+POLL_S = 0.5
+STOP_GRACE_S = 900.0
+"""After SIGTERM a trainer may take this long to commit its checkpoint."""
+PREVIOUS_STAGE_WAIT_S = 20.0
+PREPARED_FILE = "environment.json"
+STAGES = ("prepare", "train")
+
+
+class Urge(Enum):
+    """What the supervisor does about a running stage."""
+
+    NOTHING = "nothing"
+    ASK_TO_STOP = "SIGTERM"
+    KILL = "SIGKILL"
+
+
+@dataclass(frozen=True)
+class StageView:
+    """All that `urge` may look at."""
+
+    stop_requested: bool
+    time_left_s: float
+    asked_to_stop_for_s: Optional[float]
+    """Seconds since the stage was sent SIGTERM; None before that."""
+
+
+def urge(view: StageView) -> Urge:
+    """Decides, without acting, what a running stage needs now."""
+    if view.asked_to_stop_for_s is not None:
+        return Urge.KILL if view.asked_to_stop_for_s > STOP_GRACE_S else Urge.NOTHING
+    if view.stop_requested or view.time_left_s <= 0:
+        return Urge.ASK_TO_STOP
+    return Urge.NOTHING
+
+
+def ending_without_word(exit_code: int, stop_requested: bool, deadline_passed: bool, last_step: int) -> wire.Event:
+    """The terminal event for a stage that ended without sending one."""
+    if deadline_passed:
+        return wire.Failed("deadline", "the run reached its time limit", "raise `--max-hours` and `cloudbooth resume`")
+    if stop_requested:
+        return wire.Stopped(last_step)
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = "`cloudbooth resume` continues from the newest checkpoint; if it recurs, the host may lack memory"
+        return wire.Failed("trainer-killed", f"the trainer was killed by {name}", hint)
+    return wire.Failed(
+        "internal", f"the trainer ended with exit code {exit_code}", "`cloudbooth logs RUN --trainer` shows its output"
+    )
+
+
+def supervise(run_folder: Path, epoch: int) -> int:
+    """Runs the job to a terminal event. Returns at once (0) when another supervisor holds the folder."""
+    lock = folders.acquire(run_folder / folders.SUPERVISOR_LOCK, wait_s=2)
+    if lock is None:
+        return 0
+    with lock:
+        _Supervisor(run_folder, epoch).run()
+    return 0
+
+
+class _Supervisor:
+    def __init__(self, run_folder: Path, epoch: int) -> None:
+        self._folder = run_folder
+        self._stop_requested = False
+        self._ended: Optional[wire.Event] = None
+        self._last_step = max((c.step for c in folders.committed_checkpoints(run_folder)), default=0)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        record = {"pid": os.getpid(), "epoch": epoch}
+        folders.write_atomically(run_folder / folders.SUPERVISOR_FILE, wire.dumps(record))
+        self._log = folders.EventLog(run_folder)
+        self._say(wire.Hello(wire.PROTOCOL, socket.gethostname(), platform.python_version(), os.getpid(), epoch))
+
+    def run(self) -> None:
+        try:
+            job = wire.loads(wire.Job, (self._folder / wire.JOB_FILE).read_bytes())
+        except (OSError, wire.WireError) as error:
+            self._say(wire.Failed("bad-job", f"the job cannot be read: {error}"))
+            return
+        allowance = Allowance(self._folder, job.deadline_s)
+        if not self._previous_stage_is_gone():
+            self._say(wire.Failed("internal", "an earlier trainer of this run does not end"))
+            return
+        for stage in STAGES:
+            exit_code = self._run_stage(stage, job, allowance)
+            if self._ended is None and (exit_code != 0 or self._stop_requested or stage == STAGES[-1]):
+                deadline_passed = allowance.left_s <= 0
+                self._say(ending_without_word(exit_code, self._stop_requested, deadline_passed, self._last_step))
+            if self._ended is not None:
+                return
+
+    def _previous_stage_is_gone(self) -> bool:
+        """Waits for a stage whose supervisor died (its leash is cut), then kills it."""
+        path = self._folder / folders.STAGE_LOCK
+        for patience in (PREVIOUS_STAGE_WAIT_S, 5.0):
+            free = folders.acquire(path, wait_s=patience)
+            if free is not None:
+                free.close()
+                return True
+            recorded = folders.read_json(self._folder / folders.STAGE_FILE)
+            if recorded is not None:
+                _kill_group(int(recorded["pgid"]), signal.SIGKILL)
+        return False
+
+    def _run_stage(self, stage: str, job: wire.Job, allowance: Allowance) -> int:
+        read_end, write_end = os.pipe()
+        with open(self._folder / wire.LOG_FILE, "ab") as log:
+            child = subprocess.Popen(
+                self._stage_argv(stage, write_end),
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, pass_fds=(write_end,),
+                env=stage_environment(job),
+            )  # fmt: skip
+        os.close(write_end)
+        folders.write_atomically(self._folder / folders.STAGE_FILE, wire.dumps({"pgid": child.pid}))
+        try:
+            self._watch(child, read_end, allowance)
+        finally:
+            os.close(read_end)
+            if child.stdin:
+                child.stdin.close()
+            exit_code = child.wait()
+            _kill_group(child.pid, signal.SIGKILL)  # whatever the stage left behind in its group
+        return exit_code
+
+    def _stage_argv(self, stage: str, events_fd: int) -> list[str]:
+        python = sys.executable
+        if stage != "prepare":
+            prepared = folders.read_json(self._folder / PREPARED_FILE) or {}
+            python = str(prepared.get("python", sys.executable))
+        return [
+            python, "-m", "remote_trainer", stage, "--run-folder", str(self._folder), "--events-fd", str(events_fd),
+        ]  # fmt: skip
+
+    def _watch(self, child: Any, read_end: int, allowance: Allowance) -> None:
+        """Copies events and keeps time until the stage has closed its pipe and ended."""
+        buffer = b""
+        asked_at: Optional[float] = None
+        beat_at = time.monotonic()
+        pipe_open = True
+        while pipe_open or child.poll() is None:
+            if pipe_open and select.select([read_end], [], [], POLL_S)[0]:
+                chunk = os.read(read_end, 1 << 16)
+                pipe_open = bool(chunk)
+                buffer += chunk
+                *lines, buffer = buffer.split(b"\n")
+                for line in lines:
+                    self._say(wire.decode_event(line).event)
+            elif not pipe_open:
+                time.sleep(0.02)
+            elif child.poll() is not None:
+                return  # a stray grandchild may hold the pipe; the stage itself is over
+            now = time.monotonic()
+            asked_for = None if asked_at is None else now - asked_at
+            action = urge(StageView(self._stop_requested, allowance.left_s, asked_for))
+            if action is Urge.ASK_TO_STOP:
+                asked_at = now
+                _kill_group(child.pid, signal.SIGTERM)
+            elif action is Urge.KILL:
+                _kill_group(child.pid, signal.SIGKILL)
+            if now - beat_at >= HEARTBEAT_S:
+                beat_at = now
+                self._say(wire.Heartbeat(round(allowance.tick(), 1), trainer_alive=child.poll() is None))
+
+    def _say(self, event: wire.Event) -> None:
+        if isinstance(event, wire.CheckpointCommitted):
+            self._last_step = event.step
+        if isinstance(event, (wire.Done, wire.Failed, wire.Stopped)):
+            self._ended = event
+        self._log.append(event)
+
+    def _on_sigterm(self, _number: int, _frame: object) -> None:
+        self._stop_requested = True
+
+
+def stage_environment(job: wire.Job) -> dict[str, str]:
+    """Our environment plus what a stage needs to behave the same everywhere."""
+    environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1", PYTHONUNBUFFERED="1")
+    if job.train.cpu_threads is not None:
+        environment["OMP_NUM_THREADS"] = str(job.train.cpu_threads)
+    return environment
+
+
+def _kill_group(pgid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pgid, number)
