@@ -1,0 +1,131 @@
+"""What is wrong with a spec, in words: the key's path, the broken rule, the nearest valid key.
+
+Turns pydantic's error list into the sentences that a person who has never heard of pydantic can act on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from orchestrator.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Problem:
+    key: str
+    """`train.steps`; empty for a rule between sections."""
+    what: str
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The key paths a spec may have: `name`, `train`, `train.steps`, …"""
+
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: type[BaseModel]) -> Schema:
+        return cls(tuple(_keys(model, "")))
+
+    def nearest(self, key: str) -> str | None:
+        """The valid key most like a wrong one: of the same section, else the same word in another section."""
+        section, _, leaf = key.rpartition(".")
+        siblings = {k.rpartition(".")[2]: k for k in self.keys if k.rpartition(".")[0] == section}
+        if close := difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.6):
+            return siblings[close[0]]
+        by_leaf: dict[str, str] = {}
+        for known in self.keys:
+            by_leaf.setdefault(known.rpartition(".")[2], known)
+        if close := difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.8):
+            return by_leaf[close[0]]
+        close = difflib.get_close_matches(key, self.keys, n=1, cutoff=0.75)
+        return close[0] if close else None
+
+
+def _keys(model: type, prefix: str) -> list[str]:
+    if dataclasses.is_dataclass(model):
+        return [prefix + field.name for field in dataclasses.fields(model)]
+    found = []
+    for name, field in model.model_fields.items() if issubclass(model, BaseModel) else ():
+        found.append(prefix + name)
+        for kind in (field.annotation, *typing.get_args(field.annotation)):
+            if isinstance(kind, type) and (issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind)):
+                found += _keys(kind, f"{prefix}{name}.")
+    return found
+
+
+def problems_of(error: ValidationError, schema: Schema) -> list[Problem]:
+    return [_problem(detail, schema) for detail in error.errors(include_url=False)]
+
+
+def usage_error(source: str, problems: Sequence[Problem], hint: str) -> UsageError:
+    """All problems in one error. `source` begins the sentence: a file name, `the command line`."""
+    unique = list(dict.fromkeys(problems))
+    count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
+    lines = [f"{source} has {count}"]
+    lines += [f"  {problem.key}: {problem.what}" if problem.key else f"  {problem.what}" for problem in unique]
+    return UsageError("\n".join(lines), hint)
+
+
+_TYPES = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text in quotes",
+    "path_type": "must be a path in quotes",
+    "tuple_type": 'must be a list in brackets: ["…", "…"]',
+    "list_type": 'must be a list in brackets: ["…", "…"]',
+    "model_type": "must be a section with keys of its own",
+    "model_attributes_type": "must be a section with keys of its own",
+    "dataclass_type": "must be a section with keys of its own",
+}
+
+
+def _problem(detail: ErrorDetails, schema: Schema) -> Problem:
+    key = re.sub(r"\.\[", "[", ".".join(f"[{p}]" if isinstance(p, int) else str(p) for p in detail["loc"]))
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    match kind:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            nearest = schema.nearest(key)
+            return Problem(key, "unknown key" + (f", did you mean {nearest}" if nearest else ""))
+        case "missing":
+            return Problem(key, "missing")
+        case "greater_than_equal":
+            return Problem(key, f"must be at least {context['ge']:g}, is {_shown(given)}")
+        case "greater_than":
+            return Problem(key, f"must be greater than {context['gt']:g}, is {_shown(given)}")
+        case "less_than_equal":
+            return Problem(key, f"must be at most {context['le']:g}, is {_shown(given)}")
+        case "multiple_of":
+            return Problem(key, f"must be a multiple of {context['multiple_of']}, is {_shown(given)}")
+        case "literal_error":
+            known = re.findall(r"'([^']*)'", str(context["expected"]))
+            close = difflib.get_close_matches(str(given), known, n=1)
+            hint = f", did you mean {close[0]}" if close else ""
+            return Problem(key, f"must be {' or '.join(known)}, is {_shown(given)}{hint}")
+        case "string_pattern_mismatch":
+            blank = isinstance(given, str) and not given.strip()
+            return Problem(key, "must not be empty" if blank else f"{_shown(given)} is not valid here")
+        case "value_error":
+            return Problem(key, str(context["error"]))
+    if kind in _TYPES:
+        return Problem(key, f"{_TYPES[kind]}, is {_shown(given)}")
+    return Problem(key, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, is {_shown(given)}")
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"
