@@ -1,0 +1,179 @@
+"""Opening pictures of unknown origin, and what becomes of them: upright, RGB, 8 bit, sRGB.
+
+The one place that decodes. Memory: a JPEG is decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 that still holds
+the wanted size, so 12,000 × 12,000 pixels cost some megabytes; other formats can only be decoded whole, at most
+4 bytes × `MAX_PIXELS` = 800 MB.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
+
+from providers.errors import CloudboothError
+
+MAX_PIXELS = 200_000_000
+"""Above it a file is refused before it is decoded: a small file can claim any size."""
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    | ({".avif"} if features.check("avif") else set())
+)
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+"""Pillow's decoders that a photo may reach; the many rarer ones are left to nobody's test."""
+
+HEIF_HINT = "export it as JPEG: in Photos use File > Export, on an iPhone set Camera > Formats > Most Compatible"
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_PLAIN_MODES = frozenset({"1", "L", "RGB", "RGBX", "YCbCr", "CMYK"})
+_ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+_ORIENTATION = 0x0112
+
+
+class UnreadablePicture(CloudboothError):
+    """A file that is no picture we can use. The message begins with what it is and does not name the path."""
+
+
+@contextmanager
+def open_picture(content: bytes) -> Iterator[Image.Image]:
+    """The picture in a file's bytes, its header read, its pixels not yet.
+
+    Raises UnreadablePicture, also for what fails while the caller decodes inside the context: a truncated file shows
+    only there.
+    """
+    if not content:
+        raise UnreadablePicture("is empty (0 bytes)", "copy the photo again from where it came from")
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+        raise UnreadablePicture("is a HEIC photo, which cannot be read", HEIF_HINT)
+    with warnings.catch_warnings():
+        # Pillow warns above its limit and raises above twice that: one limit of ours, and always an error.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                yield image
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            raise UnreadablePicture(
+                f"has more than {MAX_PIXELS // 1_000_000} million pixels", "scale it down to 4000 pixels or less"
+            ) from None
+        except UnidentifiedImageError:
+            raise UnreadablePicture(
+                f"is not a picture{_guess(content)}", "open it in a picture viewer; if that fails, leave it out"
+            ) from None
+        except MemoryError:
+            raise UnreadablePicture("does not fit in memory", "scale it down to 4000 pixels or less") from None
+        except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
+            # What Pillow's decoders let through on damaged files; all mean the same to its owner.
+            damage = "ends too early (truncated)" if "truncated" in str(error) else f"is damaged ({error})"
+            raise UnreadablePicture(damage, "copy the photo again from where it came from") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) as it is looked at, after the EXIF orientation."""
+    width, height = image.size
+    return (height, width) if orientation(image) >= 5 else (width, height)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation 1…8; 1 where there is none or nonsense."""
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def conversion_note(image: Image.Image) -> str:
+    """What `decode_rgb` will do to the pixels apart from turning them; empty for plain RGB."""
+    if image.mode in _DEEP_MODES:
+        return "has 16 bits a channel: scaled to 8"
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        return "has transparent parts: laid on white"
+    if image.mode == "CMYK":
+        return "is CMYK, for printing: converted to RGB"
+    if image.mode == "P":
+        return "has a color palette: converted to RGB"
+    if image.mode in ("1", "L"):
+        return "is black and white"
+    return ""
+
+
+def decode_rgb(image: Image.Image, cover: tuple[int, int]) -> Image.Image:
+    """Pixels of the first frame: upright, mode RGB, sRGB where a usable ICC profile says what they were.
+
+    Not smaller than `cover` (upright width, height), unless the picture itself is; a large JPEG is decoded reduced.
+    Raises UnreadablePicture for a color mode nobody can convert faithfully.
+    """
+    if image.mode not in _PLAIN_MODES | _ALPHA_MODES | _DEEP_MODES | {"P"}:
+        raise UnreadablePicture(
+            f"has the color mode {image.mode}, which cannot be converted", "export it as 8-bit RGB JPEG or PNG"
+        )
+    turned = orientation(image) >= 5
+    image.draft(None, (cover[1], cover[0]) if turned else cover)
+    image.load()
+    profile = image.info.get("icc_profile")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _DEEP_MODES:
+        return _eight_bit(upright).convert("RGB")
+    if upright.mode in _ALPHA_MODES or "transparency" in upright.info:
+        rgba = upright.convert("RGBA")
+        alpha = rgba.getchannel("A")
+        flat = Image.new("RGB", rgba.size, "white")
+        flat.paste(_to_srgb(rgba.convert("RGB"), profile), mask=alpha)
+        return flat
+    return _to_srgb(upright.convert("RGB") if upright.mode == "P" else upright, profile)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16 bits to 8 by dividing by 257, rounded: Pillow's own conversion clips everything above 255 to white."""
+    deep = image.convert("I")
+    extrema = deep.getextrema()
+    top = max(65535.0, float(extrema[1]) if isinstance(extrema[1], (int, float)) else 0.0)
+    scale = 255.0 / top
+    return deep.point(lambda value: value * scale + 0.5).convert("L")
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Colors by the embedded profile; a profile that is broken or made for another color space is left aside."""
+    if profile:
+        with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            space = source.profile.xcolor_space.strip()
+            if space == {"RGB": "RGB", "CMYK": "CMYK", "L": "GRAY"}.get(image.mode):
+                converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+                if converted is not None:
+                    return converted
+    return image.convert("RGB")
+
+
+def _guess(content: bytes) -> str:
+    """` but …` when the first bytes say what a file with a picture's name really is."""
+    head = content[:512]
+    if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return " but a web page"
+    if head.startswith(b"version https://git-lfs"):
+        return " but a Git LFS pointer"
+    if head.startswith(b"%PDF"):
+        return " but a PDF"
+    if b"\0" not in head:
+        with suppress(UnicodeDecodeError):
+            head.decode("utf-8")
+            return " but text"
+    return ""
+
+
+def read_content(path: Path) -> bytes:
+    """A file's bytes. Raises UnreadablePicture when the system refuses."""
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        raise UnreadablePicture("may not be read by you", f"`chmod u+r '{path}'`") from None
+    except OSError as error:
+        raise UnreadablePicture(f"cannot be read: {error.strerror}", "copy the photo again") from None

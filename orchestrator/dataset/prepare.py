@@ -1,0 +1,102 @@
+"""One photo as the trainer wants it: upright RGB, just large enough for its bucket, without metadata.
+
+EXIF (with the place it was taken), XMP, comments and color profiles never leave the laptop: only pixels are written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from PIL import Image
+
+from orchestrator.dataset.buckets import Bucket, enlargement
+from orchestrator.dataset.picture import UnreadablePicture, decode_rgb, open_picture, read_content
+from orchestrator.dataset.scan import Photo
+from orchestrator.errors import UsageError
+from remote_trainer.wire import ImageSpec
+
+RECIPE = 1
+"""Raised when the same photo and bucket would give other pixels: older files are then made again."""
+
+
+def prepare_photos(placed: Sequence[tuple[Photo, Bucket]], folder: Path) -> tuple[ImageSpec, ...]:
+    """Every photo into `folder`, in order, as `000-name.png`. Safe to run twice; what is right already is kept."""
+    return tuple(
+        prepare_photo(photo, bucket, folder / f"{index:03d}-{_plain(photo.path.stem)}.png")
+        for index, (photo, bucket) in enumerate(placed)
+    )
+
+
+def prepare_photo(photo: Photo, bucket: Bucket, target: Path) -> ImageSpec:
+    """Writes `target` (PNG) whole or not at all, and says what is in it; `ImageSpec.file` is its name.
+
+    The picture covers the bucket and exceeds it in one direction at most; the trainer crops the rest. Equal input
+    gives equal bytes on one version of Pillow. Does nothing when `target` is already made from the same photo.
+    Raises UsageError when the photo is not what was scanned any more, and OSError when `target` cannot be written.
+    """
+    record = target.with_name(f".{target.name}.json")
+    origin: dict[str, int | str] = {"recipe": RECIPE, "photo": photo.sha256, "bucket": str(bucket)}
+    sha256 = _already_made(target, record, origin)
+    if sha256 is None:
+        content = _png(_fitted(photo, bucket))
+        sha256 = hashlib.sha256(content).hexdigest()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(target, content)
+        _write_whole(record, json.dumps({**origin, "sha256": sha256}).encode())
+    return ImageSpec(target.name, sha256, bucket.width, bucket.height, photo.caption)
+
+
+def _already_made(target: Path, record: Path, origin: dict[str, int | str]) -> str | None:
+    with suppress(OSError, ValueError):
+        recorded = json.loads(record.read_bytes())
+        sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
+        if recorded == {**origin, "sha256": sha256}:
+            return sha256
+    return None
+
+
+def _fitted(photo: Photo, bucket: Bucket) -> Image.Image:
+    again = "run the command again, so that the plan shows the photos as they are now"
+    try:
+        content = read_content(photo.path)
+        if hashlib.sha256(content).hexdigest() != photo.sha256:
+            raise UsageError(f"{photo.path} has changed since the plan was made", again)
+        scale = enlargement(photo.width, photo.height, bucket)
+        # Ceiling would add a row when scale · side is whole but for rounding errors.
+        width = max(bucket.width, math.ceil(photo.width * scale - 1e-6))
+        height = max(bucket.height, math.ceil(photo.height * scale - 1e-6))
+        with open_picture(content) as image:
+            # Twice the size leaves Lanczos enough to work with after a reduced decode.
+            rgb = decode_rgb(image, (2 * width, 2 * height))
+    except UnreadablePicture as error:
+        raise UsageError(f"{photo.path} {error.message}", error.hint) from None
+    return rgb.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _png(image: Image.Image) -> bytes:
+    # A new image holds nothing but pixels; Pillow would write the old one's profile and transparency along.
+    bare = Image.frombytes("RGB", image.size, image.tobytes())
+    file = io.BytesIO()
+    bare.save(file, "PNG", compress_level=6)
+    return file.getvalue()
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _plain(stem: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:40] or "photo"

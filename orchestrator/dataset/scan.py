@@ -1,0 +1,238 @@
+"""Looking at a folder of photos: what is usable, and what is wrong with the rest.
+
+Reads and decodes every photo once, writes nothing, needs no network. All findings are collected, so that a person
+repairs a folder in one go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from orchestrator.dataset.picture import (
+    HEIF_HINT,
+    HEIF_SUFFIXES,
+    SUFFIXES,
+    UnreadablePicture,
+    conversion_note,
+    decode_rgb,
+    open_picture,
+    orientation,
+    read_content,
+    upright_size,
+)
+from orchestrator.errors import UsageError
+
+MIN_SIDE = 64
+"""Pixels. Below it no training size makes sense of a photo."""
+FEW_PHOTOS = 5
+VERY_FEW_PHOTOS = 3
+
+_PROBE = (256, 256)  # the decoded size that shows whether a file is whole; JPEG decodes it cheaply
+_RAW_SUFFIXES = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"}
+
+
+class Severity(Enum):
+    ERROR = "error"
+    """The folder cannot be used while this stands."""
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Finding:
+    severity: Severity
+    path: Path
+    message: str
+    """Continues the file's name: `is empty (0 bytes)`."""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Photo:
+    path: Path
+    width: int
+    height: int
+    """Pixels as looked at, after the EXIF orientation."""
+    mode: str
+    """Pillow's, of the file: RGB, CMYK, I;16, …"""
+    bytes: int
+    sha256: str
+    """Of the file."""
+    caption: str | None = None
+    """The text of `name.txt` beside it."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    folder: Path
+    photos: tuple[Photo, ...]
+    """The usable ones, by name."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity is Severity.ERROR)
+
+
+def scan_folder(folder: Path) -> Scan:
+    """Every photo directly in `folder`, and every finding. Raises nothing: a missing folder is a finding, too."""
+    try:
+        entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    except FileNotFoundError:
+        return _unusable(folder, "does not exist", _closest_folder(folder))
+    except NotADirectoryError:
+        return _unusable(folder, "is a file, not a folder", f"give the folder that holds the photos: {folder.parent}")
+    except PermissionError:
+        return _unusable(folder, "may not be read by you", f"`chmod u+rx '{folder}'`")
+    except OSError as error:
+        return _unusable(folder, f"cannot be read: {error.strerror}", "")
+
+    photos: list[Photo] = []
+    findings: list[Finding] = []
+    for path in entries:
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            findings += _look_into_subfolder(path)
+        elif path.suffix.lower() in SUFFIXES | HEIF_SUFFIXES:
+            photo, about_it = scan_photo(path)
+            photos += [photo] if photo else []
+            findings += about_it
+        else:
+            findings += _other_file(path, entries)
+    findings += _duplicates(photos)
+    findings += _count(folder, photos, findings)
+    order = list(Severity)
+    findings.sort(key=lambda finding: order.index(finding.severity))
+    return Scan(folder, tuple(photos), tuple(findings))
+
+
+def scan_photo(path: Path) -> tuple[Photo | None, list[Finding]]:
+    """One file, decoded to the end: the photo when it is usable, and what there is to say about it."""
+    findings: list[Finding] = []
+
+    def find(severity: Severity, message: str, hint: str = "") -> None:
+        findings.append(Finding(severity, path, message, hint))
+
+    if path.suffix.lower() in HEIF_SUFFIXES:
+        find(Severity.ERROR, "is a HEIC photo, which cannot be read", HEIF_HINT)
+        return None, findings
+    try:
+        content = read_content(path)
+        with open_picture(content) as image:
+            width, height = upright_size(image)
+            mode = image.mode
+            turned, note = orientation(image) != 1, conversion_note(image)
+            # MPO is a JPEG with a second view behind it (phones write it), not a film.
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            decode_rgb(image, _PROBE)
+    except UnreadablePicture as error:
+        find(Severity.ERROR, error.message, error.hint)
+        return None, findings
+    if min(width, height) < MIN_SIDE:
+        find(
+            Severity.ERROR,
+            f"is too small ({width}×{height} pixels, at least {MIN_SIDE} a side)",
+            "use the original photo instead of a thumbnail, or leave it out",
+        )
+        return None, findings
+    if frames > 1:
+        find(Severity.WARNING, f"has {frames} frames: only the first is used", "save the frame you want as a PNG")
+    if turned:
+        find(Severity.NOTE, "is turned upright as its EXIF orientation says")
+    if note:
+        find(Severity.NOTE, note)
+    caption, about_caption = _caption(path)
+    findings += about_caption
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Photo(path, width, height, mode, len(content), sha256, caption), findings
+
+
+def require_usable(*scans: Scan) -> None:
+    """Raises one UsageError that names every erroneous file with its hint; returns when there is none."""
+    errors = [finding for scan in scans for finding in scan.errors]
+    if not errors:
+        return
+    if len(errors) == 1:
+        raise UsageError(f"{errors[0].path} {errors[0].message}", errors[0].hint)
+    lines = [f"{len(errors)} files cannot be used"]
+    lines += [f"  {error.path} {error.message}" + (f": {error.hint}" if error.hint else "") for error in errors]
+    raise UsageError("\n".join(lines), "repair these files or move them out of the folder; nothing has been started")
+
+
+# ---- findings ------------------------------------------------------------------------------------------------------
+
+
+def _unusable(folder: Path, message: str, hint: str) -> Scan:
+    return Scan(folder, (), (Finding(Severity.ERROR, folder, message, hint),))
+
+
+def _closest_folder(folder: Path) -> str:
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    return f"the nearest folder that exists is {there}"
+
+
+def _look_into_subfolder(folder: Path) -> list[Finding]:
+    try:
+        held = sum(1 for name in os.listdir(folder) if Path(name).suffix.lower() in SUFFIXES | HEIF_SUFFIXES)
+    except OSError:
+        return []
+    if not held:
+        return []
+    message = f"is a subfolder with {held} picture{'s' if held > 1 else ''}: not used"
+    return [Finding(Severity.NOTE, folder, message, "move the pictures up, or give this folder")]
+
+
+def _other_file(path: Path, entries: list[Path]) -> list[Finding]:
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        if any(other.stem == path.stem and other.suffix.lower() in SUFFIXES for other in entries):
+            return []
+        return [Finding(Severity.NOTE, path, "is a caption without a photo of the same name: not used")]
+    if suffix in _RAW_SUFFIXES:
+        return [Finding(Severity.WARNING, path, "is a camera raw file: not used", "export it as JPEG")]
+    return [Finding(Severity.NOTE, path, "is not a picture: not used")]
+
+
+def _caption(photo: Path) -> tuple[str | None, list[Finding]]:
+    path = photo.with_suffix(".txt")
+    try:
+        text = " ".join(path.read_text("utf-8-sig").split())
+    except FileNotFoundError:
+        return None, []
+    except (UnicodeDecodeError, OSError):
+        return None, [Finding(Severity.ERROR, path, "is a caption that is not UTF-8 text", "save it as UTF-8")]
+    if not text:
+        return None, [Finding(Severity.WARNING, path, "is an empty caption: the prompt of the spec is used")]
+    return text, []
+
+
+def _duplicates(photos: list[Photo]) -> Iterator[Finding]:
+    first: dict[str, Photo] = {}
+    for photo in photos:
+        twin = first.setdefault(photo.sha256, photo)
+        if twin is not photo:
+            message = f"is the same file as {twin.path.name}: it counts twice in training"
+            yield Finding(Severity.WARNING, photo.path, message, "remove one of the two")
+
+
+def _count(folder: Path, photos: list[Photo], findings: list[Finding]) -> Iterator[Finding]:
+    several = "5 to 20 photos from different sides, in different places, are usual"
+    if not photos:
+        if any(finding.severity is Severity.ERROR for finding in findings):
+            return
+        raw = any("raw" in finding.message for finding in findings)
+        known = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        message = "holds no photos in a format that can be read" if findings else "is empty"
+        yield Finding(Severity.ERROR, folder, message, "export them as JPEG" if raw else f"readable are {known}")
+    elif len(photos) < FEW_PHOTOS:
+        count = "a single photo" if len(photos) == 1 else f"only {len(photos)} photos"
+        risk = "the model will mostly repeat them" if len(photos) < VERY_FEW_PHOTOS else "more make it more flexible"
+        yield Finding(Severity.WARNING, folder, f"holds {count}: {risk}", several)
