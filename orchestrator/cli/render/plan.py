@@ -1,0 +1,177 @@
+"""The plan for people: what, from which photos, at which sizes, where, for how much, and why."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, LocalFolder
+from orchestrator.dataset.scan import Severity
+from orchestrator.plan import Placement, Plan
+
+MAX_PHOTO_ROWS = 20
+
+
+def render_plan(plan: Plan, console: Console) -> None:
+    """Prints the whole plan. Legible without color and at 80 columns; asks nothing."""
+    console.print(f"[bold]Plan for {escape(plan.name)}[/]", highlight=False)
+    _section(console, "Subject", _subject(plan))
+    _section(console, "Photos", _photos(plan))
+    _section(console, "Sizes", _sizes(plan))
+    _section(console, "Training", _training(plan))
+    _section(console, "Machine", _machine(plan))
+    if plan.decisions:
+        _section(console, "Decided for you", _decisions(plan))
+    _warnings(plan, console)
+
+
+def _section(console: Console, title: str, body: Table) -> None:
+    console.print()
+    console.print(f"[bold]{title}[/]", highlight=False)
+    console.print(Padding(body, (0, 0, 0, 2)), highlight=False)
+
+
+def _facts() -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _subject(plan: Plan) -> Table:
+    table = _facts()
+    table.add_row("prompt", escape(f'"{plan.instance_prompt}"'))
+    if plan.class_images is not None:
+        source = (
+            f"{plan.class_images.generate} made by the base on the machine"
+            if plan.class_images.generate
+            else f"{len(plan.class_images.placements)} from a folder"
+        )
+        table.add_row("class", escape(f'"{plan.class_prompt}", {source}'))
+        table.add_row("prior weight", f"{plan.train.prior_loss_weight:g}")
+    table.add_row("base", escape(_base(plan.base)))
+    table.add_row("model", escape(f"{plan.output_folder / plan.name}: {', '.join(plan.formats)}"))
+    return table
+
+
+def _base(base: BaseSource) -> str:
+    match base:
+        case BuiltinBase(name):
+            return f"builtin:{name}, comes with the trainer"
+        case HubModel(repo, revision, pinned):
+            at = f" at {revision[:12]}" if revision else ""
+            return f"{repo}{at}" + ("" if pinned else ", not pinned")
+        case LocalFolder(path):
+            return f"{path}, {_size(base.total_bytes)} to upload"
+        case _:
+            assert_never(base)
+
+
+def _photos(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("photo", overflow="fold")
+    table.add_column("pixels", justify="right", no_wrap=True)
+    table.add_column("trained at", justify="right", no_wrap=True)
+    table.add_column("scaled", justify="right", no_wrap=True)
+    table.add_column("cropped", justify="right", no_wrap=True)
+    for placed in plan.instance[:MAX_PHOTO_ROWS]:
+        table.add_row(*_photo_row(placed))
+    hidden = len(plan.instance) - MAX_PHOTO_ROWS
+    if hidden > 0:
+        table.add_row(f"and {hidden} more", "", "", "", "")
+    return table
+
+
+def _photo_row(placed: Placement) -> tuple[str, ...]:
+    cropped = f"{placed.cropped_share:.0%}" if placed.cropped_share >= 0.005 else "-"
+    photo = placed.photo
+    scaled = f"{placed.enlargement:.2f}×"
+    return escape(photo.path.name), f"{photo.width}×{photo.height}", str(placed.bucket), scaled, cropped
+
+
+def _sizes(plan: Plan) -> Table:
+    table = _facts()
+    for count in plan.buckets:
+        table.add_row(str(count.bucket), f"{count.photos} photo{'s' if count.photos > 1 else ''}")
+    return table
+
+
+def _training(plan: Plan) -> Table:
+    train = plan.train
+    table = _facts()
+    rank = f", rank {train.lora_rank}" if train.method == "lora" else ""
+    table.add_row("method", f"{train.method}{rank}, learning rate {train.learning_rate:g} ({train.lr_schedule})")
+    batch = f"batch {train.batch_size}"
+    if train.gradient_accumulation > 1:
+        batch += f" × {train.gradient_accumulation} accumulated"
+    photos = len(plan.instance)
+    times = f"each of {photos} photos {plan.epochs:.4g} times" if photos > 1 else f"one photo {plan.epochs:.4g} times"
+    table.add_row("steps", f"{train.steps}, {batch}: {times} (epochs)")
+    table.add_row("checkpoints", f"every {train.checkpoint_every} steps, the newest {train.keep_checkpoints} kept")
+    each = f"every {train.validate_every} steps, " if 0 < train.validate_every < train.steps else ""
+    table.add_row("pictures", f"{each}before and after, {len(train.validation_prompts)} at a time")
+    table.add_row("seed", str(train.seed))
+    return table
+
+
+def _machine(plan: Plan) -> Table:
+    offer = plan.offer
+    table = _facts()
+    gpu = f", {offer.gpu}" if offer.gpu else ""
+    memory = f" with {offer.vram_gb:g} GB" if offer.gpu and offer.vram_gb else ""
+    where = f", {offer.region}" if offer.region else ""
+    table.add_row("provider", escape(f"{offer.provider}{gpu}{memory}{where}"))
+    if offer.price_per_hour_usd == 0:
+        table.add_row("price", "$0.00: nothing is rented")
+    else:
+        table.add_row("price", f"${offer.price_per_hour_usd:.2f}/h ({offer.market.value})")
+    table.add_row("time", "not known before the first steps are measured")
+    if plan.cost_usd is None:
+        table.add_row("cost", f"not known before measuring; at most ${plan.max_cost_usd:.2f}")
+    else:
+        table.add_row("cost", f"${plan.cost_usd:.2f}")
+    if plan.deadline_s is not None:
+        table.add_row("ends at latest", f"after {_duration(plan.deadline_s)}")
+    return table
+
+
+def _decisions(plan: Plan) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(overflow="fold", ratio=1)
+    table.add_column(style="dim", overflow="fold", ratio=1)
+    for decision in plan.decisions:
+        table.add_row(escape(decision.what), escape(decision.why))
+    return table
+
+
+def _warnings(plan: Plan, console: Console) -> None:
+    lines = [
+        (finding.severity is Severity.WARNING, f"{finding.path.name} {finding.message}", finding.hint)
+        for finding in plan.findings
+    ]
+    lines += [(True, warned.message, warned.hint) for warned in plan.warnings]
+    if lines:
+        console.print()
+    for is_warning, message, hint in sorted(lines, key=lambda line: not line[0]):
+        word = "[yellow]warning:[/]" if is_warning else "[dim]note:[/]"
+        console.print(f"{word} {escape(message)}", highlight=False)
+        if hint:
+            console.print(Padding(f"[dim]hint: {escape(hint)}[/]", (0, 0, 0, 2)), highlight=False)
+
+
+def _size(count: int) -> str:
+    size, units = float(count), ["bytes", "kB", "MB", "GB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.3g} {units[0]}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours else f"{minutes} min"

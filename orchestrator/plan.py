@@ -1,0 +1,374 @@
+"""The plan: what will be trained, at which sizes, where, for how much. A pure function of what was looked up before.
+
+    spec + photos + class images + base + offers  ->  Plan  ->  wire.Job
+
+What the user left open is decided here, once, and every decision carries its reason. What cannot be known before
+measuring (seconds a step, so time and cost on a rented machine) is None, never a guess.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, LocalFolder, job_base
+from orchestrator.dataset.buckets import Bucket, bucket_for, cropped_share, enlargement
+from orchestrator.dataset.scan import Finding, Photo, Scan, Severity, require_usable
+from orchestrator.errors import UsageError
+from orchestrator.spec import APPLICABLE_FORMATS, ClassFolder, GeneratedClassImages, NoClassImages, RunSpec
+from providers.api import GpuRequest, Market, Offer
+from providers.errors import NoCapacity
+from remote_trainer.wire import DatasetSpec, Decision, ExportFormat, ImageSpec, Job, Method, TrainSpec, Warned
+
+LEARNING_RATES: dict[Method, tuple[float, str]] = {
+    "full": (2e-6, "all weights of a large network move; diffusers' study trains objects at this rate"),
+    "lora": (1e-4, "only small added matrices move, which takes a larger rate; diffusers' scripts use it"),
+}
+BUILTIN_LEARNING_RATE = (3e-4, "a builtin base is tiny, and small networks take larger steps")
+BUILTIN_RESOLUTION = 64
+"""Pixels: what builtin bases are made for."""
+
+NOTABLE_ENLARGEMENT = 2.0
+"""A photo below half of its bucket is warned about: the model learns the blur."""
+NOTABLE_CROP = 0.15
+
+INSTANCE_FOLDER = "data/instance"
+CLASS_FOLDER = "data/class"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A photo and the size at which it is trained."""
+
+    photo: Photo
+    bucket: Bucket
+    enlargement: float
+    """Scale factor to cover the bucket; above 1 pixels are invented."""
+    cropped_share: float
+    """0…1 of the photo that the center crop leaves out."""
+
+
+@dataclass(frozen=True)
+class BucketCount:
+    bucket: Bucket
+    photos: int
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    placements: tuple[Placement, ...]
+    generate: int
+    """How many the base makes on the host."""
+
+    @property
+    def count(self) -> int:
+        return len(self.placements) + self.generate
+
+
+@dataclass(frozen=True)
+class Plan:
+    name: str
+    instance_prompt: str
+    class_prompt: str | None
+    base: BaseSource
+    train: TrainSpec
+    """Resolved: no None is left but where None means off (`min_snr_gamma`) or the host's choice (`cpu_threads`)."""
+    formats: tuple[ExportFormat, ...]
+    output_folder: Path
+    instance: tuple[Placement, ...]
+    class_images: ClassImages | None
+    buckets: tuple[BucketCount, ...]
+    """Of the photos, largest group first."""
+    epochs: float
+    """How often each photo is seen: steps × batch size × accumulation / photos."""
+    offer: Offer
+    cost_usd: float | None
+    """0.0 on machines of one's own; None where time has to be measured first."""
+    max_cost_usd: float
+    deadline_s: float | None
+    """Seconds after which the machine ends the run by itself; None without any limit."""
+    upload_bytes: int | None
+    """Of a base that travels from the laptop; None when nothing but photos travels."""
+    allow_cpu: bool
+    decisions: tuple[Decision, ...]
+    findings: tuple[Finding, ...]
+    """About the photos: warnings and notes of the scan."""
+    warnings: tuple[Warned, ...]
+
+
+def gpu_requests(spec: RunSpec) -> tuple[GpuRequest, ...]:
+    """What to ask the provider for, in order of preference: two for `spot-then-on-demand`, else one."""
+    compute = spec.compute
+    markets = {
+        "on-demand": (Market.ON_DEMAND,),
+        "spot": (Market.SPOT,),
+        "spot-then-on-demand": (Market.SPOT, Market.ON_DEMAND),
+    }[compute.market]
+    return tuple(
+        GpuRequest(
+            gpus=compute.gpu,
+            min_vram_gb=compute.min_vram_gb,
+            disk_gb=compute.disk_gb or 0.0,
+            market=market,
+            max_price_per_hour_usd=None,  # an offer that is too dear makes a better error than none at all
+            secure_only=compute.trust == "secure",
+        )
+        for market in markets
+    )
+
+
+def make_plan(
+    spec: RunSpec, instance: Scan, class_images: Scan | None, base: BaseSource, offers: Sequence[Offer]
+) -> Plan:
+    """Decides everything that is still open. Pure: equal arguments give equal plans.
+
+    `class_images` is the scan of the folder that `data.regularization` names, None without one. `offers` answer
+    `gpu_requests(spec)`, concatenated in that order. Raises UsageError for unusable photos and NoCapacity when no
+    offer fits.
+    """
+    require_usable(*filter(None, (instance, class_images)))
+    offer = choose_offer(spec, offers)
+    train, decisions = _resolve_training(spec, base)
+    placements = _place(instance.photos, train)
+    planned_class = _plan_class_images(spec, class_images, train)
+    formats = spec.output.formats
+    if not formats:
+        formats = APPLICABLE_FORMATS[train.method]
+        decisions.append(Decision(f"output.formats = {', '.join(formats)}", f"what method {train.method} yields"))
+    decisions += _data_decisions(train, placements)
+    findings = [
+        finding
+        for scan in (instance, class_images)
+        if scan is not None
+        for finding in scan.findings
+        if finding.severity is not Severity.ERROR
+    ]
+    buckets = Counter(placement.bucket for placement in placements)
+    seen = train.steps * train.batch_size * train.gradient_accumulation
+    return Plan(
+        name=spec.name,
+        instance_prompt=spec.subject.instance_prompt,
+        class_prompt=spec.subject.class_prompt,
+        base=base,
+        train=train,
+        formats=formats,
+        output_folder=spec.output.folder,
+        instance=placements,
+        class_images=planned_class,
+        buckets=tuple(
+            BucketCount(bucket, count) for bucket, count in sorted(buckets.items(), key=lambda b: (-b[1], b[0]))
+        ),
+        epochs=seen / len(placements),
+        offer=offer,
+        cost_usd=0.0 if offer.price_per_hour_usd == 0 else None,
+        max_cost_usd=spec.limits.max_cost_usd,
+        deadline_s=_deadline_s(spec, offer),
+        upload_bytes=base.total_bytes if isinstance(base, LocalFolder) else None,
+        allow_cpu=spec.compute.allow_cpu,
+        decisions=tuple(decisions),
+        findings=tuple(findings),
+        warnings=tuple(_warnings(spec, train, placements, planned_class, base)),
+    )
+
+
+def choose_offer(spec: RunSpec, offers: Sequence[Offer]) -> Offer:
+    """The first offer that fits, markets and GPUs in the spec's order of preference, then by price.
+
+    Raises NoCapacity, with the nearest thing that could be had as its hint.
+    """
+    compute = spec.compute
+    wanted = " or ".join(compute.gpu) or (f"GPU with {compute.min_vram_gb:g} GB" if compute.min_vram_gb else "machine")
+    known = [offer for offer in offers if offer.secure or compute.trust == "any"]
+    if not known:
+        raise NoCapacity(
+            f"{compute.provider} has no {wanted} to offer right now",
+            "ask for less with `--set compute.gpu=[]` and a smaller compute.min_vram_gb, or try another provider",
+        )
+    limit = compute.max_price_per_hour
+    fitting = [offer for offer in known if limit is None or offer.price_per_hour_usd <= limit]
+    if not fitting:
+        cheapest = min(known, key=lambda offer: offer.price_per_hour_usd)
+        raise NoCapacity(
+            f"{compute.provider} has no {wanted} at or below ${limit:g}/h right now",
+            f"the cheapest is {cheapest.gpu} at ${cheapest.price_per_hour_usd:g}/h: "
+            f"`--set compute.max_price_per_hour={cheapest.price_per_hour_usd:g}`",
+        )
+    markets = [request.market for request in gpu_requests(spec)]
+
+    def rank(offer: Offer) -> tuple[int, int, float]:
+        market = markets.index(offer.market) if offer.market in markets else len(markets)
+        return market, _preference(compute.gpu, offer.gpu), offer.price_per_hour_usd
+
+    return min(fitting, key=rank)
+
+
+def build_job(plan: Plan, run_id: str, instance: tuple[ImageSpec, ...], class_images: tuple[ImageSpec, ...]) -> Job:
+    """The job of a plan, with its photos as prepared: `instance` lies in `data/instance`, `class_images` in
+    `data/class`, in the order of the plan's placements. For a base that travels, see `base_model.job_base`.
+    """
+    datasets = [DatasetSpec("instance", "instance", INSTANCE_FOLDER, plan.instance_prompt, instance)]
+    if plan.class_images is not None:
+        prompt = plan.class_prompt or ""
+        datasets.append(DatasetSpec("class", "class", CLASS_FOLDER, prompt, class_images, plan.class_images.generate))
+    return Job(
+        run=run_id,
+        name=plan.name,
+        base=job_base(plan.base),
+        train=plan.train,
+        datasets=tuple(datasets),
+        formats=plan.formats,
+        deadline_s=plan.deadline_s,
+        allow_cpu=plan.allow_cpu,
+    )
+
+
+# ---- steps ---------------------------------------------------------------------------------------------------------
+
+
+def _resolve_training(spec: RunSpec, base: BaseSource) -> tuple[TrainSpec, list[Decision]]:
+    train, decisions = spec.train, list[Decision]()
+
+    def decide(why: str, **value: object) -> None:
+        nonlocal train
+        train = dataclasses.replace(train, **value)  # type: ignore[arg-type]  # keys and types stand at the calls
+        shown = ", ".join(f"train.{key} = {_shown(item)}" for key, item in value.items())
+        decisions.append(Decision(shown, why))
+
+    if train.learning_rate is None:
+        rate, why = BUILTIN_LEARNING_RATE if isinstance(base, BuiltinBase) else LEARNING_RATES[train.method]
+        decide(why, learning_rate=rate)
+    if train.method == "lora" and train.lora_alpha is None:
+        decide("equal to the rank, so that the update is not rescaled", lora_alpha=float(train.lora_rank))
+    if not train.validation_prompts:
+        prompts = [spec.subject.instance_prompt]
+        why = "the prompt of the photos: shows whether the subject is learned"
+        if spec.subject.class_prompt and spec.subject.class_prompt != prompts[0]:
+            prompts.append(spec.subject.class_prompt)
+            why = "the first shows whether the subject is learned, the second whether its kind is forgotten"
+        decide(why, validation_prompts=tuple(prompts))
+    if train.checkpoint_every > train.steps:
+        decide("the run has no more steps", checkpoint_every=train.steps)
+    return train, decisions
+
+
+def _place(photos: Sequence[Photo], train: TrainSpec) -> tuple[Placement, ...]:
+    placed = []
+    for photo in photos:
+        size = photo.width, photo.height
+        bucket = bucket_for(*size, train.resolution, train.aspect_buckets)
+        placed.append(Placement(photo, bucket, enlargement(*size, bucket), cropped_share(*size, bucket)))
+    return tuple(placed)
+
+
+def _plan_class_images(spec: RunSpec, scan: Scan | None, train: TrainSpec) -> ClassImages | None:
+    match spec.data.class_images:
+        case NoClassImages():
+            return None
+        case GeneratedClassImages(count):
+            return ClassImages((), count)
+        case ClassFolder(folder):
+            if scan is None:
+                raise UsageError(f"the class images in {folder} were not looked at")
+            return ClassImages(_place(scan.photos, train), 0)
+        case _ as never:
+            assert_never(never)
+
+
+def _data_decisions(train: TrainSpec, placements: Sequence[Placement]) -> list[Decision]:
+    decisions = []
+    if not train.aspect_buckets:
+        decisions.append(Decision(f"photos are cropped to {train.resolution}×{train.resolution}", "as the spec says"))
+    captions = sum(placement.photo.caption is not None for placement in placements)
+    if 0 < captions < len(placements):
+        rest = len(placements) - captions
+        decisions.append(Decision(f"{rest} of {len(placements)} photos use the instance prompt", "no caption file"))
+    return decisions
+
+
+def _deadline_s(spec: RunSpec, offer: Offer) -> float | None:
+    limits = []
+    if spec.limits.max_hours is not None:
+        limits.append(spec.limits.max_hours)
+    if offer.price_per_hour_usd > 0:
+        limits.append(spec.limits.max_cost_usd / offer.price_per_hour_usd)
+    return min(limits) * 3600 if limits else None
+
+
+def _warnings(
+    spec: RunSpec,
+    train: TrainSpec,
+    placements: Sequence[Placement],
+    class_images: ClassImages | None,
+    base: BaseSource,
+) -> list[Warned]:
+    warnings = []
+    if isinstance(base, HubModel) and base.warning:
+        warnings.append(Warned(base.warning, "check the network and HF_ENDPOINT, then run the command again"))
+    if isinstance(base, BuiltinBase) and train.resolution > 2 * BUILTIN_RESOLUTION:
+        warnings.append(
+            Warned(
+                f"builtin:{base.name} is made for {BUILTIN_RESOLUTION} pixels, not for {train.resolution}: "
+                "training is slow and learns little",
+                f"`--set train.resolution={BUILTIN_RESOLUTION}`",
+            )
+        )
+    small = [placed for placed in placements if placed.enlargement > NOTABLE_ENLARGEMENT]
+    if small:
+        names = _names(small)
+        least = max(placed.enlargement for placed in small)
+        warnings.append(
+            Warned(
+                f"{names} must be enlarged up to {least:.1f} times for resolution {train.resolution}: "
+                "the model learns the blur",
+                "use the original photos, or a smaller `--set train.resolution=…`",
+            )
+        )
+    cut = [placed for placed in placements if placed.cropped_share > NOTABLE_CROP]
+    if cut:
+        most = max(placed.cropped_share for placed in cut)
+        hint = "crop them yourself around the subject" + (
+            "" if train.aspect_buckets else ", or set aspect_buckets = true"
+        )
+        warnings.append(Warned(f"{_names(cut)} lose up to {most:.0%} at the edges", hint))
+    if train.lr_warmup_steps >= train.steps:
+        warnings.append(
+            Warned(
+                f"the warm-up of {train.lr_warmup_steps} steps never ends in {train.steps}",
+                "`--set train.lr_warmup_steps=0`",
+            )
+        )
+    if class_images and train.prior_loss_weight == 0:
+        warnings.append(
+            Warned("class images have no effect: train.prior_loss_weight is 0", "`--set data.regularization=none`")
+        )
+    class_prompt = spec.subject.class_prompt
+    if class_images and class_prompt == spec.subject.instance_prompt:
+        warnings.append(
+            Warned(
+                "subject.class_prompt equals the instance prompt: the class images work against the photos",
+                "leave the rare word out of class_prompt",
+            )
+        )
+    return warnings
+
+
+def _names(placements: Sequence[Placement]) -> str:
+    names = [placed.photo.path.name for placed in placements]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _preference(wanted: Sequence[str], gpu: str) -> int:
+    for place, name in enumerate(wanted):
+        if name.casefold() in gpu.casefold():
+            return place
+    return len(wanted)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,30 @@
+"""A plan as JSON data: for `plan --json`, for the ledger and beside the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from orchestrator.base_model import job_base
+from orchestrator.plan import Plan
+
+
+def plan_to_data(plan: Plan) -> dict[str, Any]:
+    """Everything in the plan, plus `base_for_job`: numbers, texts, lists and objects only, keys as in `Plan`."""
+    data = _plain(plan)
+    assert isinstance(data, dict)
+    return {**data, "base_for_job": job_base(plan.base)}
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    return value
