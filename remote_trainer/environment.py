@@ -1,0 +1,416 @@
+"""Chooses or builds the Python environment that the trainer runs in.
+
+Standard library only, Python 3.9 or later: it runs on whatever interpreter a rented image brings. An interpreter
+that has the trainer's requirements is used as it is. Otherwise one environment per lock is built beside the runs:
+torch first, from the index that fits the graphics driver, then `requirements.lock` with hashes. An image's own torch
+with CUDA is kept, since it is gigabytes and known to fit.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from .errors import TrainingFailed
+
+LOCK_FILE = Path(__file__).with_name("requirements.lock")
+RANGES_FILE = Path(__file__).with_name("requirements.in")
+COMPLETE_MARK = "complete.json"
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+"""What requirements.lock was resolved for."""
+TORCH_INDEX = "https://download.pytorch.org/whl/"
+TORCH_VARIABLE = "CLOUDBOOTH_TORCH"
+"""Pins the torch requirement (`torch==2.13.0`), which is then left to pip and its own configuration."""
+
+_CUDA_INDEXES = (((13, 0), "cu130"), ((12, 8), "cu128"), ((12, 0), "cu126"), ((11, 8), "cu118"))
+"""Oldest driver of each index, newest first. Drivers run every minor version of their major one: 12.0 runs cu126."""
+
+_PROBE = """
+import json, sys
+from importlib import metadata
+found = {}
+for each in metadata.distributions():
+    name = each.metadata["Name"]
+    if name:
+        found.setdefault(name.lower().replace("_", "-").replace(".", "-"), each.version)
+print(json.dumps({"python": sys.version_info[:2], "virtual": sys.prefix != sys.base_prefix, "installed": found}))
+"""
+
+_CUDA_PROBE = """
+import torch
+side = torch.ones(64, 64, device="cuda")
+assert float((side @ side).sum()) == 64.0 ** 3
+print(torch.cuda.get_device_name(0))
+"""
+
+
+# ---- requirements --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One line of the lock, which is resolved for a single platform and so has no markers."""
+
+    name: str
+    version: str
+
+
+def parse_lock(text: str) -> list[Pin]:
+    """The pins in file order. Raises ValueError for a requirement that is no plain pin, a marker included."""
+    pins = []
+    for line in text.splitlines():
+        if not line.strip() or line.startswith((" ", "#")):  # hashes are indented
+            continue
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([^\s;]+) *\\?", line)
+        if match is None:
+            raise ValueError(f"the lock has something that is no pin: {line!r}")
+        pins.append(Pin(match.group(1), match.group(2)))
+    return pins
+
+
+def parse_ranges(text: str) -> dict[str, str]:
+    """`requirements.in` as name → specifiers (`>=2.6,<3`)."""
+    ranges = {}
+    for line in text.splitlines():
+        match = re.match(r"([A-Za-z0-9._-]+)\s*([<>=!].*)?$", line.split("#")[0].strip())
+        if match is not None:
+            ranges[match.group(1)] = match.group(2) or ""
+    return ranges
+
+
+def lock_hash() -> str:
+    """Names the environment: 12 hexadecimal digits of the lock and the ranges."""
+    return hashlib.sha256(LOCK_FILE.read_bytes() + RANGES_FILE.read_bytes()).hexdigest()[:12]
+
+
+def satisfies(version: str, specifiers: str) -> bool:
+    """Whether `2.13.0+cu128` is within `>=2.6,<3`. Release numbers only: a pre-release counts as its release."""
+    have = _release(version)
+    for specifier in filter(None, (each.strip() for each in specifiers.split(","))):
+        match = re.fullmatch(r"(>=|<=|==|!=|<|>)\s*(\S+)", specifier)
+        if match is None:
+            raise ValueError(f"cannot read the version range {specifier!r}")
+        want = _release(match.group(2))
+        holds = {
+            ">=": have >= want,
+            "<=": have <= want,
+            "==": have == want,
+            "!=": have != want,
+            "<": have < want,
+            ">": have > want,
+        }
+        if not holds[match.group(1)]:
+            return False
+    return True
+
+
+def _release(version: str) -> tuple[int, ...]:
+    match = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(part) for part in match.group().split(".")] if match else [0]
+    while len(numbers) > 1 and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def missing_requirements(
+    installed: Mapping[str, str], ranges: Mapping[str, str], *, needs_cuda: bool = False
+) -> list[str]:
+    """What keeps an interpreter from being used, for people: "torch 2.4.1 is not >=2.6,<3". Empty: nothing does.
+
+    With `needs_cuda`, a torch that says in its version that it was built for the CPU does not do.
+    """
+    missing = []
+    for name, specifiers in ranges.items():
+        version = installed.get(name)
+        if version is None:
+            missing.append(f"{name} is not installed")
+        elif not satisfies(version, specifiers):
+            missing.append(f"{name} {version} is not {specifiers}")
+        elif name == "torch" and needs_cuda and version.endswith("+cpu"):
+            missing.append(f"torch {version} is built without CUDA")
+    return missing
+
+
+def torch_install_commands(
+    nvidia_driver_cuda: Optional[tuple[int, int]], python: str, has_uv: bool, environ: Mapping[str, str]
+) -> list[list[str]]:
+    """Ways to install torch for `python`, to be tried in order until one succeeds.
+
+    `nvidia_driver_cuda` is the newest CUDA the driver runs, None without a GPU. PyPI comes last: its Linux build
+    brings CUDA along, which a machine without a GPU need not download.
+    """
+    pip = [python, "-m", "pip", "install"]
+    pinned = environ.get(TORCH_VARIABLE, "").strip()
+    if pinned:
+        return [[*pip, pinned]]
+    requirement = "torch" + parse_ranges(RANGES_FILE.read_text(encoding="utf-8"))["torch"]
+    install = ["uv", "pip", "install", "--python", python] if has_uv else [*pip, "--retries", "1", "--timeout", "15"]
+    build = "cpu"
+    if nvidia_driver_cuda is not None:
+        fitting = [name for oldest, name in _CUDA_INDEXES if nvidia_driver_cuda >= oldest]
+        build = fitting[0] if fitting else "cpu"
+    return [[*install, "--index-url", TORCH_INDEX + build, requirement], [*pip, requirement]]
+
+
+# ---- looking at a machine ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    path: str
+    version: tuple[int, int]
+    virtual: bool
+    installed: Mapping[str, str]
+    """Normalized distribution name → version."""
+
+
+def probe_interpreter(python: str) -> Optional[Interpreter]:
+    """What `python` is and has, without importing any of it; None when it cannot be run. Takes about 0.2 s."""
+    answer = _ask([python, "-c", _PROBE], timeout_s=60.0)
+    if answer is None:
+        return None
+    try:
+        said = json.loads(answer.splitlines()[-1])
+        return Interpreter(python, tuple(said["python"]), said["virtual"], said["installed"])
+    except (ValueError, KeyError, IndexError):
+        return None
+
+
+def driver_cuda() -> Optional[tuple[int, int]]:
+    """The newest CUDA version that the NVIDIA driver runs; None without driver or GPU."""
+    return parse_driver_cuda(_ask(["nvidia-smi"], timeout_s=30.0) or "")
+
+
+def parse_driver_cuda(nvidia_smi: str) -> Optional[tuple[int, int]]:
+    match = re.search(r"CUDA (?:UMD )?Version:\s*(\d+)\.(\d+)", nvidia_smi)
+    return (int(match.group(1)), int(match.group(2))) if match else None
+
+
+def cuda_works(python: str) -> Optional[str]:
+    """The GPU's name if a matrix product on it comes out right under `python`, else None. Takes 5–15 s."""
+    answer = _ask([python, "-c", _CUDA_PROBE], timeout_s=180.0)
+    return answer.strip().splitlines()[-1] if answer and answer.strip() else None
+
+
+def refuse_cpu(device: Optional[str], *, rented: bool, allow_cpu: bool) -> None:
+    """Raises TrainingFailed("no-gpu") when a rented machine would train on its CPU without having been allowed to."""
+    if rented and not allow_cpu and device is None:
+        raise TrainingFailed(
+            "no-gpu",
+            "this rented machine has no GPU that torch can compute on",
+            "try another offer; to train on its CPU all the same: `--set compute.allow_cpu=true`",
+        )
+
+
+def _ask(command: Sequence[str], timeout_s: float) -> Optional[str]:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=timeout_s
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+
+
+# ---- building ------------------------------------------------------------------------------------------------------
+
+
+def ensure_environment(
+    envs_folder: Path, report: Callable[[str], None], *, allow_cpu: bool = False, python: str = sys.executable
+) -> Path:
+    """The interpreter to run the trainer with: `python` if it has what is needed, else that of a built environment.
+
+    Blocks for minutes while it builds, or while another process builds the same; what pip says goes to stdout. Twice
+    is safe and quick. A build that was killed is removed and begun again. Raises TrainingFailed("environment").
+    `allow_cpu` accepts a torch without CUDA on a machine that has a GPU.
+    """
+    ranges = parse_ranges(RANGES_FILE.read_text(encoding="utf-8"))
+    cuda = driver_cuda()
+    needs_cuda = cuda is not None and not allow_cpu
+    current = probe_interpreter(python)
+    if current is not None and not missing_requirements(current.installed, ranges, needs_cuda=needs_cuda):
+        report(f"using {python}: it has everything")
+        return Path(python)
+    envs_folder.mkdir(parents=True, exist_ok=True)
+    folder = envs_folder.resolve() / lock_hash()
+    with _only_one_build(folder.with_name(folder.name + ".lock"), report):
+        if _is_complete(folder):
+            report(f"using the environment {folder.name}")
+            return _python_of(folder)
+        started = time.monotonic()
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished = folder.with_name(folder.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _build(unfinished, current, cuda, needs_cuda, ranges, report)
+        mark = {"seconds": round(time.monotonic() - started, 1)}
+        (unfinished / COMPLETE_MARK).write_text(json.dumps(mark), encoding="utf-8")
+        # `python -m` does not mind the move: only the scripts in bin/ name the old place, and nothing calls them.
+        unfinished.rename(folder)
+        report(f"environment built in {time.monotonic() - started:.0f} s")
+    return _python_of(folder)
+
+
+def _build(
+    folder: Path,
+    current: Optional[Interpreter],
+    cuda: Optional[tuple[int, int]],
+    needs_cuda: bool,
+    ranges: Mapping[str, str],
+    report: Callable[[str], None],
+) -> None:
+    has_uv = shutil.which("uv") is not None
+    keeps_torch = (
+        current is not None
+        and not current.virtual  # a child environment would see the parent's parent, not the parent
+        and _usable(current)
+        and not missing_requirements(current.installed, {"torch": ranges["torch"]}, needs_cuda=needs_cuda)
+    )
+    base = current if keeps_torch else _choose_base(current, has_uv)
+    with _timed("creating a Python environment", report):
+        _run_or_fail(_venv_command(folder, base, has_uv, keeps_torch), "a Python environment could not be created")
+    python = str(_python_of(folder))
+    if not keeps_torch:
+        with _timed("installing torch", report):
+            _first_that_works(torch_install_commands(cuda, python, has_uv, os.environ), report)
+    with _timed(f"installing {len(parse_lock(LOCK_FILE.read_text(encoding='utf-8')))} pinned packages", report):
+        install = ["uv", "pip", "install", "--python", python] if has_uv else [python, "-m", "pip", "install"]
+        # Without dependencies: the lock is complete, and torch, which it leaves out, is there already.
+        command = [*install, "--no-deps", "--require-hashes", "-r", str(LOCK_FILE)]
+        _run_or_fail(command, "the trainer's packages could not be installed")
+    built = probe_interpreter(python)
+    missing = missing_requirements(built.installed if built else {}, ranges, needs_cuda=needs_cuda)
+    if missing:
+        raise TrainingFailed(
+            "environment",
+            f"the environment just built lacks something: {'; '.join(missing)}",
+            f"set {TORCH_VARIABLE} to a requirement that fits this machine, such as `torch==2.13.0`",
+        )
+
+
+def _choose_base(current: Optional[Interpreter], has_uv: bool) -> Optional[Interpreter]:
+    """An interpreter that can carry the environment; None leaves the choice to uv. Raises when there is neither."""
+    versions = range(NEWEST_PYTHON[1], OLDEST_PYTHON[1] - 1, -1)
+    found = [probe_interpreter(path) for path in filter(None, (shutil.which(f"python3.{v}") for v in versions))]
+    candidates = [each for each in (current, *found) if each is not None and _usable(each)]
+    if has_uv:
+        return candidates[0] if candidates else None
+    for each in candidates:
+        if _ask([each.path, "-c", "import venv, ensurepip"], timeout_s=60.0) is not None:
+            return each
+    if candidates:
+        version = "{}.{}".format(*candidates[0].version)
+        raise TrainingFailed(
+            "environment",
+            f"{candidates[0].path} cannot create environments: it lacks ensurepip",
+            f"apt install python3-venv python{version}-venv, or install uv: "
+            "curl -LsSf https://astral.sh/uv/install.sh | sh",
+        )
+    oldest, newest = ("{}.{}".format(*each) for each in (OLDEST_PYTHON, NEWEST_PYTHON))
+    raise TrainingFailed(
+        "environment",
+        f"there is no Python {oldest} to {newest} on this machine",
+        f"apt install python{oldest} python{oldest}-venv, or install uv, which brings its own: "
+        "curl -LsSf https://astral.sh/uv/install.sh | sh",
+    )
+
+
+def _usable(interpreter: Interpreter) -> bool:
+    return OLDEST_PYTHON <= interpreter.version <= NEWEST_PYTHON
+
+
+def _venv_command(folder: Path, base: Optional[Interpreter], has_uv: bool, sees_base: bool) -> list[str]:
+    system = ["--system-site-packages"] if sees_base else []
+    if not has_uv and base is not None:
+        return [base.path, "-m", "venv", *system, str(folder)]
+    # Seeded: pip is the last resort for torch.
+    wanted = base.path if base is not None else "{}.{}".format(*OLDEST_PYTHON)
+    return ["uv", "venv", "--seed", "--python", wanted, *system, str(folder)]
+
+
+def _first_that_works(commands: Sequence[Sequence[str]], report: Callable[[str], None]) -> None:
+    for attempt, command in enumerate(commands, start=1):
+        output = _run(command)
+        if output is None:
+            return
+        if attempt < len(commands):
+            report(f"that did not work, trying another source: {_last_line(output)}")
+        else:
+            raise TrainingFailed(
+                "environment",
+                f"torch could not be installed: {output}",
+                f"install it yourself, or name what fits this machine: export {TORCH_VARIABLE}='torch==2.13.0'",
+            )
+
+
+def _run_or_fail(command: Sequence[str], message: str) -> None:
+    output = _run(command)
+    if output is not None:
+        raise TrainingFailed("environment", f"{message}: {output}", "the whole output is in train.log")
+
+
+def _run(command: Sequence[str]) -> Optional[str]:
+    """None when it succeeded, else the end of what it said. Its output passes through to ours as it comes."""
+    last: collections.deque[str] = collections.deque(maxlen=12)
+    # For uv, what `--retries 1 --timeout 15` is for pip: a machine without that index finds out soon.
+    environ = {"UV_HTTP_TIMEOUT": "30", "UV_HTTP_RETRIES": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **os.environ}
+    print("+", *command, flush=True)
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ
+        )
+    except OSError as error:
+        return str(error)
+    with child:
+        assert child.stdout is not None
+        for raw in child.stdout:
+            line = raw.decode(errors="replace").rstrip()
+            print(line, flush=True)
+            if line:
+                last.append(line)
+    return None if child.returncode == 0 else "\n".join([f"exit code {child.returncode}", *last])
+
+
+def _last_line(output: str) -> str:
+    return output.splitlines()[-1]
+
+
+def _python_of(folder: Path) -> Path:
+    return folder / "bin" / "python"
+
+
+def _is_complete(folder: Path) -> bool:
+    """The interpreter is a link to the one it was made from, which an upgrade may have taken away."""
+    return (folder / COMPLETE_MARK).is_file() and _python_of(folder).is_file()
+
+
+@contextlib.contextmanager
+def _only_one_build(path: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Waits for other builders of the same environment. The kernel frees the lock of a process that was killed."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("waiting for another run that builds the same environment")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _timed(what: str, report: Callable[[str], None]) -> Iterator[None]:
+    report(what)
+    started = time.monotonic()
+    yield
+    report(f"{what}: done in {time.monotonic() - started:.0f} s")
