@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UsageError
+from orchestrator.spec import (
+    DEFAULT_BASE,
+    ClassFolder,
+    GeneratedClassImages,
+    NoClassImages,
+    RunSpec,
+    slug,
+    spec_from_json,
+    spec_to_json,
+)
+from orchestrator.spec_file import load_spec, spec_from_photos
+
+MINIMAL = """
+[subject]
+instance_prompt = "a photo of sks dog"
+[data]
+instance = "photos"
+"""
+
+FULL = """
+name = "my-dog"
+[subject]
+instance_prompt = "a photo of sks dog"
+class_prompt = "a photo of a dog"
+[data]
+instance = "photos"
+regularization = "generate:20"
+[model]
+base = "owner/name@main"
+[train]
+method = "full"
+steps = 40
+learning_rate = 0.30000000000000004
+validation_prompts = ["a", "b"]
+min_snr_gamma = 5
+[compute]
+provider = "ssh"
+market = "on-demand"
+gpu = ["RTX 4090", "RTX A5000"]
+min_vram_gb = 24
+max_price_per_hour = 0.6
+disk_gb = 40
+trust = "secure"
+allow_cpu = true
+[compute.ssh]
+host = "me@gpu-box"
+port = 2222
+identity_file = "~/.ssh/id_ed25519"
+python = "python3.12"
+workdir = "~/work"
+[limits]
+max_cost_usd = 2
+max_hours = 1.5
+[output]
+folder = "out"
+formats = ["diffusers"]
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    def to_file(text: str) -> Path:
+        path = tmp_path / "my-dog.toml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return to_file
+
+
+Write = Callable[[str], Path]
+
+
+def refusal(of: Callable[[], object]) -> str:
+    with pytest.raises(UsageError) as caught:
+        of()
+    return f"{caught.value.message}\n\nhint: {caught.value.hint}\n"
+
+
+# ---- what a spec means ---------------------------------------------------------------------------------------------
+
+
+def test_two_keys_are_a_whole_spec(write: Write, tmp_path: Path) -> None:
+    spec = load_spec(write(MINIMAL))
+    assert spec.name == "my-dog"
+    assert spec.model.base == DEFAULT_BASE
+    assert spec.data.class_images == NoClassImages()
+    assert spec.data.instance == tmp_path / "photos"
+    assert spec.output.folder == tmp_path / "models"
+    assert spec.limits.max_cost_usd == 5.0
+    assert spec.train.method == "lora"
+
+
+def test_paths_belong_to_the_folder_of_the_spec(write: Write, tmp_path: Path) -> None:
+    text = MINIMAL.replace('"photos"', '"../photos"\nregularization = "class/"') + '[output]\nfolder = "."\n'
+    spec = load_spec(write(text.replace("[data]", 'class_prompt = "a dog"\n[data]')))
+    assert spec.data.instance == tmp_path.parent / "photos"
+    assert spec.data.class_images == ClassFolder(tmp_path / "class")
+    assert spec.output.folder == tmp_path
+
+
+def test_paths_of_flags_belong_to_the_current_folder(write: Write) -> None:
+    spec = load_spec(write(MINIMAL), ["data.instance=elsewhere", "output.folder=~/out"])
+    assert spec.data.instance == Path.cwd() / "elsewhere"
+    assert spec.output.folder == Path.home() / "out"
+
+
+def test_a_base_that_is_a_folder_beside_the_spec_becomes_a_path(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "bases" / "mine").mkdir(parents=True)
+    assert load_spec(write(MINIMAL), []).model.base == DEFAULT_BASE
+    text = MINIMAL + '[model]\nbase = "bases/mine"\n'
+    assert load_spec(write(text)).model.base == str(tmp_path / "bases" / "mine")
+    assert load_spec(write(MINIMAL + '[model]\nbase = "owner/mine"\n')).model.base == "owner/mine"
+    assert load_spec(write(MINIMAL + '[model]\nbase = "./gone"\n')).model.base == str(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "value"),
+    [
+        ("train.steps=800", lambda spec: spec.train.steps, 800),
+        ("train.learning_rate=1e-4", lambda spec: spec.train.learning_rate, 1e-4),
+        ("train.learning_rate=1", lambda spec: spec.train.learning_rate, 1.0),
+        ("train.aspect_buckets=false", lambda spec: spec.train.aspect_buckets, False),
+        ("train.method=full", lambda spec: spec.train.method, "full"),
+        ("subject.instance_prompt=a photo of = sks", lambda spec: spec.subject.instance_prompt, "a photo of = sks"),
+        ('compute.gpu=["RTX 4090"]', lambda spec: spec.compute.gpu, ("RTX 4090",)),
+        ('name="other"', lambda spec: spec.name, "other"),
+    ],
+)  # fmt: skip
+def test_set_takes_toml_values_and_bare_words(
+    write: Write, override: str, read: Callable[[RunSpec], object], value: object
+) -> None:
+    assert read(load_spec(write(MINIMAL), [override])) == value
+
+
+def test_a_later_set_wins(write: Write) -> None:
+    assert load_spec(write(MINIMAL), ["train.steps=1", "train.steps=2"]).train.steps == 2
+
+
+def test_photos_and_a_subject_are_a_spec(tmp_path: Path) -> None:
+    spec = spec_from_photos(tmp_path / "shots", "sks orange cat", ["train.steps=7"])
+    assert spec.name == "sks-orange-cat"
+    assert spec.subject.instance_prompt == "a photo of sks orange cat"
+    assert spec.subject.class_prompt == "a photo of an orange cat"
+    assert spec.data.instance == tmp_path / "shots"
+    assert spec.train.steps == 7
+
+
+@pytest.mark.parametrize("text", [MINIMAL, FULL])
+def test_a_spec_survives_the_ledger_exactly(write: Write, text: str) -> None:
+    spec = load_spec(write(text))
+    assert spec_from_json(spec_to_json(spec)) == spec
+
+
+def test_ssh_access_splits_the_user_from_the_host(write: Write) -> None:
+    ssh = load_spec(write(FULL)).compute.ssh
+    assert ssh is not None
+    assert (ssh.access.user, ssh.access.host, ssh.access.port) == ("me", "gpu-box", 2222)
+    assert ssh.access.identity_file == str(Path.home() / ".ssh/id_ed25519")
+    assert ssh.access.workdir == "~/work"
+
+
+def test_generated_class_images_have_a_count(write: Write) -> None:
+    assert load_spec(write(FULL)).data.class_images == GeneratedClassImages(20)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("My Dog!", "my-dog"), ("../x", "x"), ("ü", "model"), ("a.b", "a.b"), ("-a-", "a"), ("x" * 90, "x" * 64)],
+)
+def test_a_slug_can_name_a_file(text: str, name: str) -> None:
+    assert slug(text) == name
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------------
+
+
+def test_all_problems_are_reported_together(write: Write, snapshot: Callable[[str, str], None]) -> None:
+    path = write(
+        """
+        nam = "x"
+        steps = 5
+        [subject]
+        instance_promt = "a"
+        [data]
+        instance = "photos/"
+        regularization = "generate:x"
+        [train]
+        stepz = 4
+        method = "lorra"
+        batch_size = -1
+        resolution = 100
+        learning_rate = inf
+        validation_prompts = ["a", 3]
+        seed = "4"
+        aspect_buckets = 1
+        [compute]
+        market = "spots"
+        gpu = "RTX"
+        [compute.ssh]
+        hots = "a"
+        port = 70000
+        [output]
+        formats = ["diffuser"]
+        [storage]
+        url = "s3://bucket"
+        """
+    )
+    snapshot("all_problems_at_once", refusal(lambda: load_spec(path, ["train.x", "limits=4"])))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("syntax_error", "[train]\nmethod = lora\n"),
+        ("unclosed_list", "[train]\nsteps = [\n"),
+        ("empty_spec", ""),
+        ("negative_steps", MINIMAL + "[train]\nsteps = -5\n"),
+        ("steps_as_text", MINIMAL + '[train]\nsteps = "many"\n'),
+        ("typo", MINIMAL + "[train]\nstepz = 5\n"),
+        ("key_in_the_wrong_section", MINIMAL + "resolution = 512\n"),
+        ("name_is_no_file_name", 'name = "my dog/1"\n' + MINIMAL),
+        ("empty_prompt", MINIMAL.replace("a photo of sks dog", "  ")),
+        ("git_url", MINIMAL + 'regularization = "https://example.com/x.git"\n'),
+        ("class_prompt_missing", MINIMAL + 'regularization = "generate:10"\n'),
+        ("format_of_another_method", MINIMAL + '[output]\nformats = ["diffusers"]\n'),
+        ("ssh_without_host", MINIMAL + '[compute]\nprovider = "ssh"\n'),
+        ("two_users", MINIMAL + '[compute.ssh]\nhost = "me@box"\nuser = "you"\n'),
+        ("section_is_a_value", MINIMAL.replace("[subject]", "train = 5\n[subject]")),
+        ("later_feature", MINIMAL + "[limits]\nrescue_hours = 72\n"),
+    ],
+)
+def test_a_wrong_spec_says_what_is_wrong(
+    write: Write, snapshot: Callable[[str, str], None], name: str, text: str
+) -> None:
+    snapshot(name, refusal(lambda: load_spec(write(text))))
+
+
+def test_a_folder_is_no_spec(tmp_path: Path, snapshot: Callable[[str, str], None]) -> None:
+    snapshot("folder_given", refusal(lambda: load_spec(tmp_path)))
+
+
+def test_a_photo_is_no_spec(tmp_path: Path, snapshot: Callable[[str, str], None]) -> None:
+    snapshot("photo_given", refusal(lambda: load_spec(tmp_path / "dog.jpg")))
+
+
+def test_a_missing_spec_is_named(tmp_path: Path, snapshot: Callable[[str, str], None]) -> None:
+    snapshot("missing_spec", refusal(lambda: load_spec(tmp_path / "dog.toml")))
+
+
+def test_the_only_spec_beside_a_missing_one_is_suggested(write: Write, tmp_path: Path) -> None:
+    existing = write(MINIMAL)
+    assert str(existing) in refusal(lambda: load_spec(tmp_path / "mydog.toml"))
+
+
+def test_a_spec_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "is not UTF-8 text" in refusal(lambda: load_spec(path))
+
+
+def test_a_subject_needs_its_kind(snapshot: Callable[[str, str], None]) -> None:
+    snapshot("subject_without_kind", refusal(lambda: spec_from_photos(Path("photos"), "sks")))
+
+
+def test_a_recorded_spec_of_another_version_is_refused(write: Write) -> None:
+    recorded = spec_to_json(load_spec(write(MINIMAL))).replace('"steps"', '"stepz"')
+    assert "the recorded spec has a problem" in refusal(lambda: spec_from_json(recorded))
