@@ -1,0 +1,229 @@
+"""A machine behind SSH, as a `Host`: each command is one exec channel, without a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import paramiko  # type: ignore[import-untyped]
+
+from orchestrator.host import Completed, ConnectionLost, HostError
+from orchestrator.output_tail import Tail
+from orchestrator.ssh.config import resolve
+from orchestrator.ssh.connection import Connection, connect
+from orchestrator.ssh.watchdog import Watchdog
+from providers.api import SshAccess
+
+READ_BYTES = 1 << 20
+"""Asked for per read: paramiko moves the rest of its buffer at every read, so few large ones are cheaper."""
+SEND_BYTES = 32 << 10
+OPEN_TIMEOUT_S = 30.0
+STDERR_TAIL_BYTES = 64 << 10
+_BROKEN = (paramiko.SSHException, EOFError, OSError)
+
+
+def remote_command(argv: Sequence[str]) -> str:
+    """The line for the user's login shell, whichever it is: a POSIX shell that waits and reports as shells do.
+
+    Without the `exit` the shell would replace itself by the command, and sshd would report a death by signal in a
+    message that paramiko drops, instead of as 128 + n.
+    """
+    return f"exec /bin/sh -c {shlex.quote(shlex.join(argv) + '; exit $?')}"
+
+
+class SshHost:
+    """Implements `orchestrator.host.Host` over one connection, made at the first use and again after a loss.
+
+    `known_hosts` replaces the user's and the system's files; `config_file` replaces the user's ssh_config.
+    """
+
+    def __init__(
+        self,
+        access: SshAccess,
+        known_hosts: Path | None = None,
+        *,
+        config_file: Path | None = None,
+        connect_timeout_s: float = 20.0,
+    ) -> None:
+        self.access = access
+        self._known_hosts = known_hosts
+        self._config_file = config_file
+        self._connect_timeout_s = connect_timeout_s
+        self._connection: Connection | None = None
+
+    @property
+    def label(self) -> str:
+        host = self.access.host.rpartition("@")[2]
+        return f"{self.access.user}@{host}" if self.access.user else self.access.host
+
+    def connect(self) -> Connection:
+        """The living connection, or a new one. Raises HostUnreachable, HostKeyRejected, LoginRefused."""
+        if self._connection is None or not self._connection.alive:
+            self.close()
+            destination = resolve(self.access, known_hosts=self._known_hosts, config_file=self._config_file)
+            self._connection = connect(destination, self.access.host_key, self._connect_timeout_s)
+        return self._connection
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Completed:
+        return self._exchange(argv, [stdin], timeout_s, total=True)
+
+    def send(self, argv: Sequence[str], chunks: Iterable[bytes], *, idle_timeout_s: float = 60.0) -> Completed:
+        return self._exchange(argv, chunks, idle_timeout_s, total=False)
+
+    @contextlib.contextmanager
+    def receive(self, argv: Sequence[str], *, idle_timeout_s: float = 60.0) -> Iterator[Iterator[bytes]]:
+        channel = self._open()
+        stderr = Tail(STDERR_TAIL_BYTES)
+        try:
+            with Watchdog(idle_timeout_s, self._abort) as watchdog:
+                self._execute(channel, argv, watchdog)
+                watchdog.disarm()
+                drain = _start_drain(channel.recv_stderr, stderr.add)
+                chunks = self._stdout(channel, argv, watchdog, drain, stderr)
+                try:
+                    yield chunks
+                finally:
+                    watchdog.disarm()
+                    chunks.close()
+        finally:
+            with contextlib.suppress(*_BROKEN):
+                channel.close()
+
+    # ---- how -------------------------------------------------------------------------------------------------------
+
+    def _exchange(self, argv: Sequence[str], chunks: Iterable[bytes], timeout_s: float, *, total: bool) -> Completed:
+        """`total`: the time is for everything, not for the pauses between signs of life."""
+        stdout: list[bytes] = []
+        stderr: list[bytes] = []
+        channel = self._open()
+        try:
+            with Watchdog(timeout_s, self._abort) as watchdog:
+                self._execute(channel, argv, watchdog)
+
+                def into(parts: list[bytes]) -> Callable[[bytes], None]:
+                    def add(data: bytes) -> None:
+                        parts.append(data)
+                        if not total:
+                            watchdog.touch()
+
+                    return add
+
+                drains = [_start_drain(channel.recv, into(stdout)), _start_drain(channel.recv_stderr, into(stderr))]
+                self._feed(channel, chunks, watchdog, total)
+                for drain in drains:
+                    drain.join()
+                exit_code = self._exit_code(channel, argv, watchdog)
+        finally:
+            with contextlib.suppress(*_BROKEN):
+                channel.close()
+        return Completed(exit_code, b"".join(stdout), b"".join(stderr))
+
+    def _open(self) -> Any:
+        """A channel; a connection that broke while nobody used it is replaced, since nothing has been started."""
+        reused = self._connection is not None
+        connection = self.connect()
+        try:
+            return connection.open_channel(OPEN_TIMEOUT_S)
+        except _BROKEN as error:
+            self.close()
+            if not reused:
+                raise ConnectionLost(*self._lost(f"{error or 'it hung up'}")) from None
+        try:
+            return self.connect().open_channel(OPEN_TIMEOUT_S)
+        except _BROKEN as error:
+            self.close()
+            raise ConnectionLost(*self._lost(f"{error or 'it hung up'}")) from None
+
+    def _execute(self, channel: Any, argv: Sequence[str], watchdog: Watchdog) -> None:
+        try:
+            channel.exec_command(remote_command(argv))
+        except _BROKEN as error:
+            raise self._broken(watchdog, argv, error) from None
+
+    def _feed(self, channel: Any, chunks: Iterable[bytes], watchdog: Watchdog, total: bool) -> None:
+        """Sends all of `chunks` and the end of input. A command that stops listening is no error.
+
+        Whatever breaks the sending shows in the exit code; what breaks the source of `chunks` is raised as it is.
+        """
+        parts = iter(chunks)
+        while True:
+            if not total:
+                watchdog.disarm()  # reading a slow disk of ours is not the host's silence
+            part = next(parts, None)
+            if not total:
+                watchdog.arm()
+            if part is None:
+                break
+            view = memoryview(part)
+            while view:
+                try:
+                    sent = channel.send(view[:SEND_BYTES].tobytes())
+                except _BROKEN:
+                    return
+                if sent == 0:
+                    return
+                view = view[sent:]
+                if not total:
+                    watchdog.touch()
+        with contextlib.suppress(*_BROKEN):
+            channel.shutdown_write()
+
+    def _stdout(
+        self, channel: Any, argv: Sequence[str], watchdog: Watchdog, drain: threading.Thread, stderr: Tail
+    ) -> Generator[bytes]:
+        while True:
+            watchdog.arm()
+            data = channel.recv(READ_BYTES)
+            if not data:
+                break
+            watchdog.disarm()
+            yield data
+        drain.join()
+        exit_code = self._exit_code(channel, argv, watchdog)
+        watchdog.disarm()
+        if exit_code != 0:
+            said = stderr.text()
+            raise HostError(f"`{argv[0]}` ended with exit code {exit_code} on {self.label}{': ' if said else ''}{said}")
+
+    def _exit_code(self, channel: Any, argv: Sequence[str], watchdog: Watchdog) -> int:
+        """Blocks for the exit status. The status may overtake output: only the end of output proves it complete."""
+        exit_code = int(channel.recv_exit_status())
+        if exit_code == -1 or not channel.eof_received or watchdog.expired:
+            raise self._broken(watchdog, argv, None)
+        return exit_code
+
+    def _broken(self, watchdog: Watchdog, argv: Sequence[str], error: BaseException | None) -> ConnectionLost:
+        self.close()
+        if watchdog.expired:
+            return ConnectionLost(*self._lost(f"`{argv[0]}` did not answer within {watchdog.timeout_s:g} s"))
+        return ConnectionLost(*self._lost(f"it broke while `{argv[0]}` ran{f' ({error})' if error else ''}"))
+
+    def _lost(self, reason: str) -> tuple[str, str]:
+        return f"lost the connection to {self.label}: {reason}", f"ssh {self.label} true"
+
+    def _abort(self) -> None:
+        """Called from the watchdog's thread: wakes whoever is blocked; the owner's thread then cleans up."""
+        connection = self._connection
+        if connection is not None:
+            connection.close()
+
+
+def _start_drain(receive: Callable[[int], bytes], add: Callable[[bytes], None]) -> threading.Thread:
+    """Reads a stream to its end beside the other one, so that a full window of either never blocks the command."""
+
+    def drain() -> None:
+        while data := receive(READ_BYTES):
+            add(data)
+
+    thread = threading.Thread(target=drain, name="ssh-drain", daemon=True)
+    thread.start()
+    return thread
