@@ -1,0 +1,85 @@
+"""Finds providers by name among the installed ones; built-ins register exactly like plug-ins.
+
+A plug-in declares, in its own pyproject.toml:
+
+    [project.entry-points."cloudbooth.providers"]
+    acme = "cloudbooth_acme:AcmeProvider"
+
+where the value is a callable that takes a `ProviderContext` and returns a `MachineProvider`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from providers.api import MachineProvider
+from providers.errors import CloudboothError
+
+GROUP = "cloudbooth.providers"
+
+
+@dataclass(frozen=True)
+class ProviderContext:
+    """What a provider may know of its surroundings."""
+
+    state_folder: Path
+    """Where it may keep records; made when needed, shared by all runs of this installation."""
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+    """Credentials and base URLs are read from here, never from `os.environ`; kept out of the repr for that reason."""
+    options: Mapping[str, str | int | None] = field(default_factory=dict)
+    """The provider's own section of the spec, `[compute.NAME]`. None and absent mean the same."""
+
+
+def installed_providers() -> list[str]:
+    """The names, sorted; a broken plug-in is among them, for nothing is imported."""
+    return sorted(entry_points(group=GROUP).names)
+
+
+def load_provider(name: str, context: ProviderContext) -> MachineProvider:
+    """Imports and builds one provider; the others are not touched, so that a broken plug-in harms no one else.
+
+    Raises CloudboothError for an unknown name and for a plug-in that cannot be imported or is no provider, and
+    whatever the provider itself says about its options and credentials.
+    """
+    found = [entry for entry in entry_points(group=GROUP) if entry.name == name]
+    if not found:
+        names = installed_providers()
+        raise CloudboothError(
+            f"there is no provider {name!r}; installed are {', '.join(names) or 'none'}", _suggestion(name, names)
+        )
+    if len({(entry.value, _package(entry)) for entry in found}) > 1:
+        owners = ", ".join(sorted(_package(entry) for entry in found))
+        raise CloudboothError(f"several packages provide {name!r}: {owners}", "uninstall all but one of these packages")
+    entry = found[0]
+    try:
+        factory = entry.load()
+    except Exception as error:  # a foreign module may fail in any way while it is imported
+        raise _broken(entry, f"{type(error).__name__}: {error}") from error
+    if not callable(factory):
+        raise _broken(entry, f"{entry.value} is not callable")
+    provider = factory(context)
+    if not isinstance(provider, MachineProvider):
+        raise _broken(entry, f"{entry.value} does not return a MachineProvider")
+    return provider
+
+
+def _suggestion(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f'provider = "{near[0]}"' if near else f"uv tool install cloudbooth --with cloudbooth-{name}"
+
+
+def _broken(entry: EntryPoint, reason: str) -> CloudboothError:
+    package = _package(entry)
+    return CloudboothError(
+        f"the provider {entry.name!r} of the package {package} cannot be used: {reason}",
+        f"reinstall or remove {package}; other providers are not affected",
+    )
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.module.partition(".")[0]
