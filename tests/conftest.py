@@ -1,0 +1,53 @@
+"""What every test stands on: a home folder of its own, and a real SSH server for those that ask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from providers.api import SshAccess
+from tests.fakes.sshd import Sshd, make_key, running_sshd, sshd_binary
+
+pytest.register_assert_rewrite("tests.contract.host_contract", "providers.testing.contract")
+
+
+@pytest.fixture(autouse=True)
+def isolated_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or writes the user's files, keys or agent; child processes inherit the same."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("CLOUDBOOTH_HOME", str(home / "cloudbooth"))
+    for kind in ("CONFIG", "DATA", "STATE", "CACHE"):
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(home / f".{kind.lower()}"))
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(home / "no-agent"))
+    monkeypatch.delenv("CLOUDBOOTH_SSH_CONFIG", raising=False)
+    return home
+
+
+@pytest.fixture
+def sshd(isolated_home: Path, tmp_path: Path) -> Iterator[Sshd]:
+    """A server that lets in `~/.ssh/id_ed25519`, which is made for it."""
+    if sshd_binary() is None:
+        reason = "OpenSSH's server is missing: apt-get install openssh-server"
+        if os.environ.get("CLOUDBOOTH_REQUIRE_SSHD") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    public = make_key(isolated_home / ".ssh" / "id_ed25519")
+    with running_sshd(tmp_path / "sshd", [public]) as server:
+        yield server
+
+
+@pytest.fixture
+def ssh_access(sshd: Sshd, isolated_home: Path) -> SshAccess:
+    """The server of `sshd`, known to `~/.ssh/known_hosts`."""
+    sshd.write_known_hosts(isolated_home / ".ssh" / "known_hosts")
+    return sshd.access()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "sshd" in getattr(item, "fixturenames", ()):
+            item.add_marker("sshd")

@@ -1,0 +1,222 @@
+"""A real OpenSSH server on loopback, run by the test's own user, with its own home folder and keys.
+
+Nothing is faked but the home: logins land in `Sshd.home` instead of the user's. The server answers on a port of its
+own, so that known_hosts holds it as `[127.0.0.1]:port`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from providers.api import SshAccess
+
+START_DEADLINE_S = 10.0
+
+
+def sshd_binary() -> str | None:
+    """The server's absolute path (it refuses to be started by a relative one), or None."""
+    return shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
+
+
+def make_key(file: Path, kind: str = "ed25519", passphrase: str = "") -> str:
+    """Writes a key pair to `file` and `file.pub`; returns the public line."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in (file, Path(f"{file}.pub")):
+        old.unlink(missing_ok=True)
+    # -a 1: one round of key derivation, or the encrypted ones take a second
+    argv = ["ssh-keygen", "-q", "-t", kind, "-a", "1", "-N", passphrase, "-C", "test key", "-f", str(file)]
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    return Path(f"{file}.pub").read_text().strip()
+
+
+@dataclass
+class Sshd:
+    folder: Path
+    port: int
+    host_keys: tuple[str, ...]
+    """Public key lines, without comment."""
+    process: subprocess.Popen[bytes]
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def authorized_keys(self) -> Path:
+        return self.folder / "authorized_keys"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "sshd.log").read_text(errors="replace")
+
+    def access(
+        self, *, identity_file: Path | None = None, host: str = "127.0.0.1", host_key: str | None = None
+    ) -> SshAccess:
+        return SshAccess(
+            host=host,
+            port=self.port,
+            user=getpass.getuser(),
+            identity_file=None if identity_file is None else str(identity_file),
+            python=sys.executable,
+            workdir=str(self.home / "cloudbooth"),
+            host_key=host_key,
+        )
+
+    def write_known_hosts(self, file: Path, *, hashed: bool = False) -> None:
+        """What a user has after the first `ssh` to this server."""
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lines = [f"[127.0.0.1]:{self.port} {key}" for key in self.host_keys]
+        file.write_text("# known\n" + "\n".join(lines) + "\n")
+        if hashed:
+            subprocess.run(["ssh-keygen", "-H", "-f", str(file)], check=True, capture_output=True)
+            Path(f"{file}.old").unlink()
+
+    def kill_connections(self) -> int:
+        """Kills this server's processes that carry connections, and only these; returns how many there were."""
+        pids = [pid for pid in _descendants(self.process.pid) if _name(pid).startswith("sshd")]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(pids)
+
+    def freeze_connections(self) -> list[int]:
+        """Stops the processes that carry connections: the link stays up and says nothing. Thaw with SIGKILL."""
+        pids = [pid for pid in _descendants(self.process.pid) if _name(pid).startswith("sshd")]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        return pids
+
+
+@contextlib.contextmanager
+def running_sshd(
+    folder: Path,
+    authorized: Sequence[str] = (),
+    *,
+    host_key_kinds: Sequence[str] = ("ed25519",),
+    port: int | None = None,
+) -> Iterator[Sshd]:
+    """A server that lets in the `authorized` public keys. Give the `port` of an ended one to take its place.
+
+    Its connections are killed with it; commands they started end by the end of their input.
+    """
+    binary = sshd_binary()
+    assert binary is not None, "ask sshd_binary() first"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "home").mkdir(exist_ok=True)
+    (folder / "authorized_keys").write_text("".join(f"{line}\n" for line in authorized))
+    keys = [make_key(folder / f"host_{kind}", kind) for kind in host_key_kinds]
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # privilege separation needs it; packages leave it to boot
+    chosen = port or _free_port()
+    config = folder / "sshd_config"
+    config.write_text(_config(folder, chosen, host_key_kinds))
+    with (folder / "sshd.log").open("wb") as log:
+        process = subprocess.Popen([binary, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log)
+    server = Sshd(folder, chosen, tuple(" ".join(key.split()[:2]) for key in keys), process)
+    try:
+        _await_banner(server)
+        yield server
+    finally:
+        for _ in range(3):  # as root, a connection is two processes, and the second may be forked meanwhile
+            if not server.kill_connections():
+                break
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def running_agent(folder: Path, keys: Sequence[Path] = ()) -> Iterator[str]:
+    """A real ssh-agent holding `keys` (unencrypted ones); yields the path of its socket."""
+    socket_path = folder / "agent"
+    process = subprocess.Popen(
+        ["ssh-agent", "-D", "-a", str(socket_path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + START_DEADLINE_S
+        while not socket_path.exists():
+            assert time.monotonic() < deadline, "ssh-agent did not start"
+            time.sleep(0.005)
+        environ = {**os.environ, "SSH_AUTH_SOCK": str(socket_path)}
+        for key in keys:
+            subprocess.run(["ssh-add", "-q", str(key)], check=True, capture_output=True, env=environ)
+        yield str(socket_path)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def corrupted(public_line: str) -> str:
+    """A well-formed key line that is not this key."""
+    kind, blob = public_line.split()[:2]
+    raw = bytearray(base64.b64decode(blob))
+    raw[-1] ^= 1
+    return f"{kind} {base64.b64encode(raw).decode()}"
+
+
+def _config(folder: Path, port: int, host_key_kinds: Sequence[str]) -> str:
+    host_keys = "".join(f"HostKey {folder}/host_{kind}\n" for kind in host_key_kinds)
+    return f"""{host_keys}ListenAddress 127.0.0.1
+Port {port}
+PidFile {folder}/sshd.pid
+AuthorizedKeysFile {folder}/authorized_keys
+AuthenticationMethods publickey
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+UsePAM no
+StrictModes no
+UseDNS no
+MaxStartups 100
+PrintMotd no
+LogLevel VERBOSE
+Subsystem sftp internal-sftp
+SetEnv HOME={folder}/home
+ForceCommand cd && exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_banner(server: Sshd) -> None:
+    deadline = time.monotonic() + START_DEADLINE_S
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 1.0) as probe:
+            if probe.recv(4) == b"SSH-":
+                return
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"sshd did not start:\n{server.log}")
+        time.sleep(0.005)
+
+
+def _descendants(pid: int) -> list[int]:
+    parents: dict[int, int] = {}
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], check=True, capture_output=True, text=True)
+    for line in listing.stdout.splitlines():
+        child, parent = line.split()
+        parents[int(child)] = int(parent)
+    found, frontier = [], {pid}
+    while frontier:
+        frontier = {child for child, parent in parents.items() if parent in frontier}
+        found += sorted(frontier)
+    return found
+
+
+def _name(pid: int) -> str:
+    listing = subprocess.run(["ps", "-p", str(pid), "-o", "comm="], check=False, capture_output=True, text=True)
+    return listing.stdout.strip().rpartition("/")[2]
