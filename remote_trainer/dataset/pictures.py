@@ -1,0 +1,93 @@
+"""Pictures as tensors: read, checked against the job, center-cropped to their bucket. Never resampled."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingFailed
+from ..wire import DatasetSpec, ImageSpec, Job
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file on the host and all that training has to know about it."""
+
+    path: Path
+    width: int
+    height: int
+    """Size of the crop in pixels."""
+    caption: str
+    sha256: str | None
+    """None: made on this host, so there is nothing to compare it with."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The job's pictures by role. `class_` is empty without prior preservation."""
+
+    instance: tuple[Picture, ...]
+    class_: tuple[Picture, ...]
+
+
+def generated_files(run_folder: Path, spec: DatasetSpec) -> list[Path]:
+    """Where the class images that the base makes for `spec` lie, whether they exist yet or not."""
+    return [run_folder / spec.folder / "generated" / f"{index:06d}.png" for index in range(spec.generate)]
+
+
+def training_set(job: Job, run_folder: Path) -> TrainingSet:
+    """The pictures the job names, in its order, and after them the generated ones. Opens no file.
+
+    Raises TrainingFailed("bad-job") when nothing shows the subject, or when it is to be generated.
+    """
+    by_role: dict[str, list[Picture]] = {"instance": [], "class": []}
+    for spec in job.datasets:
+        if spec.role == "instance" and spec.generate:
+            raise TrainingFailed("bad-job", f"dataset {spec.id!r} would have the base invent pictures of the subject")
+        pictures = by_role[spec.role]
+        pictures += [_named(run_folder, spec, image) for image in spec.images]
+        side = job.train.resolution
+        pictures += [Picture(path, side, side, spec.prompt, None) for path in generated_files(run_folder, spec)]
+    if not by_role["instance"]:
+        raise TrainingFailed("bad-job", "the job has no picture of the subject")
+    return TrainingSet(tuple(by_role["instance"]), tuple(by_role["class"]))
+
+
+def _named(run_folder: Path, spec: DatasetSpec, image: ImageSpec) -> Picture:
+    caption = spec.prompt if image.caption is None else image.caption
+    path = run_folder / spec.folder / image.file
+    return Picture(path, image.bucket_width, image.bucket_height, caption, image.sha256)
+
+
+def load_pixels(picture: Picture) -> Tensor:
+    """The center crop, (3, height, width), float32 in [-1, 1].
+
+    Raises TrainingFailed("bad-image") when the file is missing, is not the one the laptop sent, cannot be read or is
+    smaller than its bucket.
+    """
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        raw = picture.path.read_bytes()
+    except FileNotFoundError:
+        raise TrainingFailed("bad-image", f"{picture.path} is missing on the host") from None
+    if picture.sha256 is not None and hashlib.sha256(raw).hexdigest() != picture.sha256:
+        hint = "start the run again: photographs are sent anew when their hashes differ"
+        raise TrainingFailed("bad-image", f"{picture.path} is not the file that was sent", hint)
+    try:
+        with Image.open(picture.path) as opened:
+            image = opened.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise TrainingFailed("bad-image", f"{picture.path} cannot be read as a picture: {error}") from None
+    if image.width < picture.width or image.height < picture.height:
+        sizes = f"{image.width}×{image.height}, smaller than its bucket {picture.width}×{picture.height}"
+        raise TrainingFailed("bad-image", f"{picture.path} is {sizes}")
+    left, top = (image.width - picture.width) // 2, (image.height - picture.height) // 2
+    cropped = image.crop((left, top, left + picture.width, top + picture.height))
+    pixels = torch.from_numpy(np.array(cropped, dtype=np.float32)).permute(2, 0, 1)
+    return pixels / 127.5 - 1.0
