@@ -1,0 +1,90 @@
+"""What the recipe needs from a model family, and nothing else. The only place where libraries' types are `Any`.
+
+One file for each family implements it; `families.detect` picks by the base's `model_index.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..objective import Prediction
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The diffusion process the base was trained with."""
+
+    prediction: Prediction
+    alphas_cumprod: Tensor
+    """(T,), float32, on the CPU."""
+
+
+class Autoencoder(Protocol):
+    """Between pixels (B, 3, H, W) in [-1, 1] and latents (B, C, H/f, W/f) in the denoiser's scale."""
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, std) of the latents; sampling is left to the caller, so that one encoding serves all epochs."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels, float32, clamped to [-1, 1]."""
+        ...
+
+
+class TextEncoder(Protocol):
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """(B, tokens, width), float32. A prompt longer than the model's window is cut off."""
+        ...
+
+
+class Family(Protocol):
+    """A base model in a local diffusers folder. Every `load_…` reads from disk anew and keeps no reference."""
+
+    name: str
+    folder: Path
+    schedule: NoiseSchedule
+    latent_channels: int
+    pixels_per_latent: int
+    """f: the side of a latent in pixels. Buckets must be multiples of it."""
+    denoiser_folder: str
+    """Name of the denoiser's component in `model_index.json`."""
+    lora_targets: tuple[str, ...]
+    """Ends of the names of the linear layers a LoRA adapts."""
+
+    def denoiser_parameters(self) -> int:
+        """About how many, from the size of the files: decides things before anything is loaded."""
+        ...
+
+    def load_denoiser(self, device: torch.device) -> nn.Module:
+        """float32, frozen, in evaluation mode."""
+        ...
+
+    def load_autoencoder(self, device: torch.device) -> Autoencoder: ...
+
+    def load_text_encoder(self, device: torch.device) -> TextEncoder: ...
+
+    def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """noisy: (B, C, h, w); timesteps: (B,); text: (B, tokens, width). Returns (B, C, h, w)."""
+        ...
+
+    def sampling_scheduler(self) -> Any:
+        """The diffusers scheduler that the base's own pipeline samples with."""
+        ...
+
+    def pipeline_class(self) -> Any:
+        """The diffusers class that `model_index.json` names."""
+        ...
+
+    def load_pipeline(self, folder: Path) -> Any:
+        """The diffusers pipeline in `folder`, float32, on the CPU."""
+        ...
+
+    def load_denoiser_pipeline(self) -> Any:
+        """The base's pipeline without anything but its denoiser and scheduler: enough to load a LoRA onto."""
+        ...

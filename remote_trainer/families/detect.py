@@ -1,0 +1,46 @@
+"""From what a job calls its base to a `Family`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import TrainingFailed
+from .api import Family
+from .sd import StableDiffusion
+
+_FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
+
+
+def open_base(base: str) -> Family:
+    """base: a diffusers folder, or a hub id with optional `@revision`, which is downloaded (blocks for minutes).
+
+    Raises TrainingFailed("base-not-found") when there is no such base, "bad-job" when its kind cannot be trained.
+    """
+    folder = Path(base) if Path(base).is_dir() else _download(base)
+    try:
+        kind = json.loads((folder / "model_index.json").read_bytes())["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        message = f"{base} is no diffusers pipeline: it has no readable model_index.json"
+        raise TrainingFailed("base-not-found", message, "give a folder written by `save_pretrained`") from error
+    if kind not in _FAMILIES:
+        known = ", ".join(sorted(_FAMILIES))
+        raise TrainingFailed("bad-job", f"{base} is a {kind}, which cannot be trained yet", f"known kinds: {known}")
+    return _FAMILIES[kind](folder)
+
+
+def _download(base: str) -> Path:
+    from diffusers import DiffusionPipeline
+
+    repository, _, revision = base.partition("@")
+    if base.startswith(("/", ".", "~")) or repository.count("/") != 1:
+        raise TrainingFailed("base-not-found", f"there is no folder {base} on the host")
+    # The safety checker is 1.2 GB that training does not need; the export names it as absent.
+    options: dict[str, Any] = {"revision": revision or None, "safety_checker": None, "feature_extractor": None}
+    try:
+        return Path(DiffusionPipeline.download(repository, **options))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = f"check the name at https://huggingface.co/{repository}; gated bases need HF_TOKEN on the host"
+        raise TrainingFailed("base-not-found", f"{base} cannot be downloaded: {reason}", hint) from error
