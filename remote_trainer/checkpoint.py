@@ -1,0 +1,129 @@
+"""Checkpoints: what trains, its optimizer state, and the decisions that a resumed run must not take again.
+
+`checkpoints/checkpoint-000100/` holds `weights.safetensors` (by parameter name), `optimizer.safetensors`
+(`<parameter>/<state>`), `state.json` and `manifest.json`. No pickles: a checkpoint may have lain on a stranger's disk.
+Random numbers and the order of pictures are functions of (seed, step), so the step is all there is to store of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import wire
+from .commit import commit_folder, read_committed, remove_committed, unfinished
+
+_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_UNFINISHED = ".checkpoint-*"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Decisions that change bits: taken once, by the first machine, and kept by every later one."""
+
+    precision: str
+    cpu_threads: int
+    """0 on a GPU."""
+    gradient_checkpointing: bool
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class RunState:
+    step: int
+    micro_batches: int
+    """Position in the order of pictures."""
+    identity: str
+    """What the weights belong to: base, method, rank, seed; a checkpoint of another identity is refused."""
+    frozen: Frozen
+    evaluations: tuple[wire.Evaluated, ...]
+    """So that the record beside the model is the same whether or not the run was interrupted."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    folder: Path
+    state: RunState
+
+    def restore(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        """Copies weights and optimizer state into place. The names must be those that were saved."""
+        from safetensors.torch import load_file
+
+        weights = load_file(self.folder / _WEIGHTS)
+        if weights.keys() != parameters.keys():
+            raise ValueError(f"{self.folder.name} holds other parameters than this run trains")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+        for key, value in load_file(self.folder / _OPTIMIZER).items():
+            name, _, entry = key.rpartition("/")
+            # A fused optimizer keeps its step count on the device too. A clone is aligned, a view of a file may not be.
+            optimizer.state[parameters[name]][entry] = value.clone().to(parameters[name].device)
+
+
+def save(
+    run_folder: Path,
+    state: RunState,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+) -> wire.CheckpointCommitted:
+    """Commits a checkpoint, then removes all but the newest `keep`; the one just written always stays."""
+    from safetensors.torch import save_file
+
+    relative = wire.checkpoint_folder(state.step)
+    folder = run_folder / relative
+    prepared = unfinished(folder)
+    save_file({name: _plain(parameter) for name, parameter in parameters.items()}, prepared / _WEIGHTS)
+    moments = {
+        f"{name}/{entry}": _plain(value)
+        for name, parameter in parameters.items()
+        for entry, value in sorted(optimizer.state.get(parameter, {}).items())
+    }
+    save_file(moments, prepared / _OPTIMIZER)
+    (prepared / _STATE).write_bytes(wire.dumps(state))
+    manifest = commit_folder(prepared, folder, state.step)
+    for old in _folders(run_folder)[:-keep]:
+        if old != folder:
+            remove_committed(old)
+    size = manifest.total_bytes
+    return wire.CheckpointCommitted(state.step, relative, manifest.sha256, size)
+
+
+def newest(run_folder: Path) -> Checkpoint | None:
+    """The committed checkpoint with the highest step, every file of it checked by hash. Removes torn ones."""
+    root = run_folder / wire.CHECKPOINTS_FOLDER
+    for leftover in root.glob(_UNFINISHED):
+        remove_committed(leftover)
+    found: Checkpoint | None = None
+    for folder in reversed(_folders(run_folder)):
+        state = _read(folder)
+        if state is None:
+            remove_committed(folder)
+        elif found is None:
+            found = Checkpoint(folder, state)
+            break
+    return found
+
+
+def _read(folder: Path) -> RunState | None:
+    manifest = read_committed(folder)
+    if manifest is None:
+        return None
+    try:
+        return wire.loads(RunState, (folder / _STATE).read_bytes())
+    except (OSError, wire.WireError):
+        return None
+
+
+def _folders(run_folder: Path) -> list[Path]:
+    """By ascending step."""
+    return sorted((run_folder / wire.CHECKPOINTS_FOLDER).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
