@@ -1,0 +1,67 @@
+"""Latents and text embeddings, computed once. After that no step needs the autoencoder or the text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .dataset.pictures import Picture, load_pixels
+from .errors import TrainingFailed
+from .families.api import Family
+from .stopping import ShouldStop, check
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """mean, std: (C, h, w), float32: the posterior and not a draw from it, so that every visit draws anew."""
+
+    mean: Tensor
+    std: Tensor
+    caption: str
+
+    @property
+    def bucket(self) -> tuple[int, ...]:
+        return tuple(self.mean.shape)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Embeddings (1, tokens, width) by text, on the training device."""
+
+    embeddings: dict[str, Tensor]
+
+    def batch(self, texts: Sequence[str]) -> Tensor:
+        """(B, tokens, width)."""
+        return torch.cat([self.embeddings[text] for text in texts])
+
+
+def encode_prompts(family: Family, texts: Iterable[str], device: torch.device) -> Prompts:
+    """Loads the text encoder, embeds each distinct text by itself and lets the encoder go."""
+    encoder = family.load_text_encoder(device)
+    # One by one: the bits of an embedding must not depend on which other texts a run happens to need.
+    return Prompts({text: encoder.encode([text]) for text in dict.fromkeys(texts)})
+
+
+def encode_pictures(
+    family: Family, pictures: Sequence[Picture], device: torch.device, should_stop: ShouldStop
+) -> list[EncodedPicture]:
+    """Loads the autoencoder, encodes every picture by itself and lets the autoencoder go.
+
+    Raises TrainingFailed("bad-job") for a bucket that the autoencoder cannot halve often enough, "bad-image" as
+    `load_pixels` does, and StopRequested.
+    """
+    multiple = family.pixels_per_latent
+    for picture in pictures:
+        if picture.width % multiple or picture.height % multiple:
+            size = f"{picture.width}×{picture.height}"
+            raise TrainingFailed("bad-job", f"bucket {size} is no multiple of {multiple} pixels", "change `resolution`")
+    autoencoder = family.load_autoencoder(device)
+    encoded = []
+    for picture in pictures:
+        check(should_stop)
+        mean, std = autoencoder.encode(load_pixels(picture)[None])
+        encoded.append(EncodedPicture(mean[0], std[0], picture.caption))
+    return encoded

@@ -1,0 +1,81 @@
+"""Pictures from a denoiser: the base's own scheduler, classifier-free guidance, and no second copy of any weight."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .denoising import Denoising
+from .draws import generator
+from .families.api import Autoencoder
+from .run_folder import write_atomically
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    inference_steps: int
+    guidance_scale: float
+    """Up to 1 means none (Ho & Salimans 2022, arXiv 2207.12598)."""
+    side: int
+    """Pixels; pictures are square."""
+
+
+@torch.no_grad()
+def sample_latents(
+    denoising: Denoising,
+    text: Tensor,
+    negative: Tensor,
+    keys: Sequence[tuple[int | str, ...]],
+    settings: SamplerSettings,
+) -> Tensor:
+    """Clean latents (B, C, h, w). text: (B, tokens, width); negative: (1, tokens, width).
+
+    keys: one for each picture; its noise depends on nothing else. The bits of a picture do depend on B.
+    """
+    family, device = denoising.family, text.device
+    scheduler = family.sampling_scheduler()
+    scheduler.set_timesteps(settings.inference_steps)
+    side = settings.side // family.pixels_per_latent
+    sources = [generator("sample", *key) for key in keys]
+    noise = [torch.randn((family.latent_channels, side, side), generator=source) for source in sources]
+    latents: Tensor = (torch.stack(noise) * scheduler.init_noise_sigma).to(device)
+    guided = settings.guidance_scale > 1.0
+    condition = torch.cat([negative.expand_as(text), text]) if guided else text
+    options: dict[str, Any] = {}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        options["generator"] = sources
+    for timestep in scheduler.timesteps:
+        doubled = torch.cat([latents, latents]) if guided else latents
+        noisy = scheduler.scale_model_input(doubled, timestep)
+        predicted = denoising.predict(noisy, timestep.expand(len(noisy)).to(device), condition)
+        if guided:
+            without, with_ = predicted.chunk(2)
+            predicted = without + settings.guidance_scale * (with_ - without)
+        latents = scheduler.step(predicted, timestep, latents, return_dict=False, **options)[0]
+    return latents
+
+
+def to_images(autoencoder: Autoencoder, latents: Tensor) -> list[Any]:
+    """PIL images, decoded one at a time: the decoder's memory grows with the batch, its speed hardly does."""
+    from PIL import Image
+
+    images = []
+    for latent in latents:
+        pixels = autoencoder.decode(latent[None])[0]
+        bytes_ = ((pixels + 1.0) * 127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
+        images.append(Image.fromarray(bytes_.numpy()))
+    return images
+
+
+def write_png(image: Any, path: Path) -> None:
+    """The file appears whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
