@@ -1,0 +1,102 @@
+"""What the trainer decides by itself, each with the reason that the laptop prints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .errors import TrainingFailed
+from .optimizers import default_learning_rate
+from .wire import Decision, TrainSpec
+
+Say = Callable[[Decision], None]
+
+TINY_PARAMETERS = 20_000_000
+"""Below this a second OpenMP thread costs more in synchronization than it computes (measured: 10-30 times slower)."""
+
+
+def choose_device(allow_cpu: bool, say: Say) -> torch.device:
+    """A GPU on which a matrix product succeeds, else the CPU when the job allows it.
+
+    Raises TrainingFailed("no-gpu") otherwise: a rented GPU that cannot be used must not be paid for.
+    """
+    reason = "torch sees no CUDA device"
+    if torch.cuda.is_available():
+        try:
+            torch.ones(64, 64, device="cuda").matmul(torch.ones(64, 64, device="cuda")).sum().item()
+        except RuntimeError as error:
+            reason = f"a matrix product on the GPU failed: {str(error).splitlines()[0]}"
+        else:
+            say(Decision(f"train on {torch.cuda.get_device_name()}", "a matrix product on it succeeded"))
+            return torch.device("cuda")
+    if not allow_cpu:
+        raise TrainingFailed("no-gpu", reason, "set `compute.allow_cpu = true` to train on the CPU all the same")
+    say(Decision("train on the CPU", reason))
+    return torch.device("cpu")
+
+
+def choose_precision(spec: TrainSpec, device: torch.device, say: Say) -> str:
+    if spec.precision != "auto":
+        return spec.precision
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        say(Decision("precision bf16", "the GPU computes bfloat16; weights and optimizer stay in float32"))
+        return "bf16"
+    why = "a CPU gains nothing from bfloat16" if device.type == "cpu" else "the GPU has no bfloat16 units"
+    say(Decision("precision fp32", why))
+    return "fp32"
+
+
+def choose_cpu_threads(spec: TrainSpec, device: torch.device, parameters: int, say: Say) -> int:
+    """0 on a GPU, where the count changes nothing."""
+    if device.type != "cpu":
+        return 0
+    if spec.cpu_threads is not None:
+        return spec.cpu_threads
+    millions = f"{parameters / 1e6:.1f} million parameters"
+    if parameters < TINY_PARAMETERS:
+        say(Decision("1 CPU thread", f"{millions}: a second thread would cost more than it computes"))
+        return 1
+    cores = physical_cores()
+    say(Decision(f"{cores} CPU threads", f"{millions}, and this machine lets us use {cores} physical cores"))
+    return cores
+
+
+def physical_cores() -> int:
+    """Cores without their hyper-threads, at most as many as this process may run on."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    topology = Path("/sys/devices/system/cpu")
+    siblings = set()
+    for cpu in allowed:
+        try:
+            siblings.add((topology / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text())
+        except OSError:
+            siblings.add(str(cpu))
+    return max(1, len(siblings))
+
+
+def choose_learning_rate(spec: TrainSpec, say: Say) -> float:
+    if spec.learning_rate is not None:
+        return spec.learning_rate
+    rate = default_learning_rate(spec.method)
+    say(Decision(f"learning rate {rate:g}", f"the job states none; this is the usual one for {spec.method}"))
+    return rate
+
+
+def choose_gradient_checkpointing(device: torch.device, probe: Callable[[], None], say: Say) -> bool:
+    """Whether to recompute activations in the backward pass instead of keeping them.
+
+    probe: one forward and backward pass over the largest batch; run on a GPU only, where it is cheap.
+    """
+    if device.type == "cpu":
+        return False
+    try:
+        probe()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        say(Decision("gradient checkpointing on", "a step at the largest bucket does not fit into the GPU's memory"))
+        return True
+    say(Decision("gradient checkpointing off", "a step at the largest bucket fits into the GPU's memory"))
+    return False

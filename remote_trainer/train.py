@@ -1,0 +1,248 @@
+"""The recipe: load → class images → encode → loop → export. Read it top to bottom.
+
+Everything random is keyed by (seed, step, …) and every picture's turn is a function of the step, so the only state is
+what `checkpoint` stores; a resumed run repeats the bits of an undisturbed one on the same device and software.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import adapters, checkpoint, class_images, decisions, validate, wire
+from .checkpoint import Checkpoint, Frozen, RunState
+from .dataset.pictures import training_set
+from .denoising import Denoising
+from .encoded import encode_pictures, encode_prompts
+from .errors import TrainingFailed
+from .evaluation import evaluate
+from .export.output import finished, write_output
+from .failures import named_failures
+from .families.api import Family
+from .families.detect import open_base
+from .micro_batch import MicroBatches
+from .optimizers import adamw, learning_rate, set_learning_rate
+from .progress import Progress
+from .stopping import ShouldStop, StopRequested
+from .wire import Decision, Job, PhaseStarted, TrainSpec
+
+Emit = Callable[[wire.Event], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    step: int
+    manifest_sha256: str | None
+    """Of `output/manifest.json`; None when training was asked to stop. Then the checkpoint of `step` is committed,
+    unless `step` is 0: before the first step there is nothing to keep."""
+
+
+def train(job: Job, run_folder: Path, base_folder: str, emit: Emit, should_stop: ShouldStop) -> Outcome:
+    """Trains to the end, or until `should_stop`; blocks for all that time. Calling it again continues or confirms.
+
+    base_folder: a diffusers folder, or a hub id with optional `@revision`. Raises TrainingFailed for everything that
+    is not a bug. Sets process-wide torch settings (threads, determinism): one run in a process.
+    """
+    with named_failures(job.train):
+        whole = finished(job, run_folder)
+        if whole is not None:
+            return Outcome(whole.step, whole.sha256)
+        resumed = _own_checkpoint(job, run_folder, emit)
+        try:
+            return _train(job, run_folder, base_folder, resumed, emit, should_stop)
+        except StopRequested:
+            return Outcome(resumed.state.step if resumed else 0, None)
+
+
+def _train(
+    job: Job, run_folder: Path, base_folder: str, resumed: Checkpoint | None, emit: Emit, should_stop: ShouldStop
+) -> Outcome:
+    spec = job.train
+
+    emit(PhaseStarted("load", job.base))
+    _repeat_bits()
+    pictures = training_set(job, run_folder)
+    family = open_base(base_folder)
+    device = decisions.choose_device(job.allow_cpu, emit)
+    frozen = _frozen(spec, family, device, resumed, emit)
+
+    absent = class_images.missing(job, run_folder)
+    if absent:
+        emit(PhaseStarted("class-images", f"{absent} to be made by the base"))
+        base = Denoising(family, family.load_denoiser(device), device, frozen.precision)
+        class_images.generate(job, run_folder, base, validate.sampler_settings(spec), should_stop)
+        del base
+
+    emit(PhaseStarted("encode", f"{len(pictures.instance)} of the subject, {len(pictures.class_)} of the class"))
+    emit(Decision("encode pictures and prompts once", "no crop or caption changes between steps"))
+    instance = encode_pictures(family, pictures.instance, device, should_stop)
+    class_ = encode_pictures(family, pictures.class_, device, should_stop)
+    captions = [picture.caption for picture in (*pictures.instance, *pictures.class_)]
+    prompts = encode_prompts(family, [*captions, *spec.validation_prompts, ""], device)
+
+    emit(PhaseStarted("load", family.denoiser_folder))
+    denoising = Denoising(family, family.load_denoiser(device), device, frozen.precision)
+    _make_trainable(spec, family, denoising.model)
+    parameters = adapters.trainable(denoising.model)
+    optimizer = adamw(parameters.values(), spec)
+    batches = MicroBatches(spec, denoising, instance, class_, prompts)
+    if resumed is None:
+        frozen = _fit_memory(frozen, denoising, batches, parameters, emit)
+    _apply_gradient_checkpointing(frozen, denoising.model)
+
+    def make_pictures(step: int) -> None:
+        """A stop leaves the rest of them to the resumed run."""
+        emit(PhaseStarted("validate", f"step {step}"))
+        try:
+            validate.make_pictures(run_folder, step, spec, denoising, prompts, emit, should_stop)
+        except StopRequested:
+            return
+
+    def evaluated(state: RunState) -> RunState:
+        evaluation = evaluate(denoising, instance, prompts, spec.seed, state.step)
+        emit(evaluation)
+        return replace(state, evaluations=(*state.evaluations, evaluation))
+
+    def commit(state: RunState) -> None:
+        emit(checkpoint.save(run_folder, state, parameters, optimizer, spec.keep_checkpoints))
+
+    # The denoiser still answers as the base does, resumed or not: the only moment for the pictures of "before".
+    if validate.is_due(0, spec) and not all(path.exists() for path in validate.picture_files(run_folder, 0, spec)):
+        make_pictures(0)
+    if resumed is None:
+        state = evaluated(RunState(0, 0, _identity(job), frozen, ()))
+    else:
+        resumed.restore(parameters, optimizer)
+        state = resumed.state
+        if state.step > 0 and validate.is_due(state.step, spec):
+            make_pictures(state.step)
+
+    emit(PhaseStarted("train", f"step {state.step} of {spec.steps}"))
+    committed_step = state.step
+    progress = Progress(spec.steps, batches.pictures_each * spec.gradient_accumulation, device, emit)
+    while state.step < spec.steps and not should_stop():
+        step = state.step + 1
+        rate = learning_rate(step, spec, frozen.learning_rate)
+        loss, gradient_norm = _optimizer_step(spec, batches, step, rate, parameters, optimizer)
+        progress.step_done(step, loss, gradient_norm, rate)
+        state = replace(state, step=step, micro_batches=step * spec.gradient_accumulation)
+
+        if step % spec.checkpoint_every == 0 or step == spec.steps:
+            progress.require_finite(step, rate)
+            state = evaluated(state)
+            commit(state)
+            committed_step = step
+            progress.restart_clock()
+        if validate.is_due(step, spec):
+            make_pictures(step)
+            emit(PhaseStarted("train", f"step {step} of {spec.steps}"))
+            progress.restart_clock()
+
+    if should_stop():
+        if committed_step < state.step:
+            progress.require_finite(state.step, learning_rate(state.step, spec, frozen.learning_rate))
+            commit(state)
+        return Outcome(state.step, None)
+
+    optimizer.state.clear()
+    optimizer.zero_grad(set_to_none=True)
+    manifest = write_output(job, run_folder, family, denoising.model, state, emit)
+    return Outcome(state.step, manifest.sha256)
+
+
+def _optimizer_step(
+    spec: TrainSpec,
+    batches: MicroBatches,
+    step: int,
+    rate: float,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> tuple[Tensor, Tensor]:
+    """The step's mean loss over its micro-batches and the norm of its gradient before clipping, both scalars."""
+    optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for micro_step in range(spec.gradient_accumulation):
+        loss = batches.loss(step, micro_step) / spec.gradient_accumulation
+        torch.autograd.backward(loss)
+        losses.append(loss.detach())
+    gradient_norm = nn.utils.clip_grad_norm_(parameters.values(), spec.max_grad_norm)
+    set_learning_rate(optimizer, rate)
+    optimizer.step()
+    return torch.stack(losses).sum(), gradient_norm
+
+
+def _own_checkpoint(job: Job, run_folder: Path, emit: Emit) -> Checkpoint | None:
+    """The newest whole checkpoint. Raises TrainingFailed("bad-job") when it belongs to another kind of run."""
+    found = checkpoint.newest(run_folder)
+    if found is None:
+        return None
+    if found.state.identity != _identity(job) or found.state.step > job.train.steps:
+        message = f"{found.folder.name} was made by a run with other settings ({found.state.identity})"
+        raise TrainingFailed("bad-job", message, "start a run of another name, or give these settings")
+    emit(Decision(f"resume from step {found.state.step}", f"{found.folder.name} is the newest whole checkpoint"))
+    return found
+
+
+def _identity(job: Job) -> str:
+    """The settings under which weights of a checkpoint mean something."""
+    spec = job.train
+    lora = f" rank={spec.lora_rank} alpha={spec.lora_alpha or spec.lora_rank:g}" if spec.method == "lora" else ""
+    return f"base={job.base} method={spec.method}{lora} seed={spec.seed}"
+
+
+def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Checkpoint | None, emit: Emit) -> Frozen:
+    """What the first machine decided; and the decisions put to effect that are settings of the whole process."""
+    threads = resumed.state.frozen.cpu_threads if resumed else 0
+    if device.type == "cpu":
+        threads = threads or decisions.choose_cpu_threads(spec, device, family.denoiser_parameters(), emit)
+        torch.set_num_threads(threads)
+    if resumed:
+        return replace(resumed.state.frozen, cpu_threads=threads)
+    return Frozen(
+        precision=decisions.choose_precision(spec, device, emit),
+        cpu_threads=threads,
+        gradient_checkpointing=False,
+        learning_rate=decisions.choose_learning_rate(spec, emit),
+    )
+
+
+def _fit_memory(
+    frozen: Frozen, denoising: Denoising, batches: MicroBatches, parameters: Mapping[str, nn.Parameter], emit: Emit
+) -> Frozen:
+    def one_pass() -> None:
+        try:
+            torch.autograd.backward(batches.loss(1, batches.largest()))
+        finally:
+            for parameter in parameters.values():
+                parameter.grad = None
+
+    return replace(
+        frozen, gradient_checkpointing=decisions.choose_gradient_checkpointing(denoising.device, one_pass, emit)
+    )
+
+
+def _make_trainable(spec: TrainSpec, family: Family, denoiser: nn.Module) -> None:
+    if spec.method == "lora":
+        alpha = spec.lora_alpha or spec.lora_rank
+        adapters.add_lora(denoiser, spec.lora_rank, alpha, family.lora_targets, spec.seed)
+    else:
+        denoiser.requires_grad_(True)
+
+
+def _apply_gradient_checkpointing(frozen: Frozen, denoiser: Any) -> None:
+    if frozen.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+
+
+def _repeat_bits() -> None:
+    """Asks torch for kernels whose sums do not depend on the order of threads, where it has them."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling fresh memory with NaN finds bugs in kernels, not in trainers, and costs a pass over every tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
