@@ -21,12 +21,12 @@ from providers.errors import CloudboothError
 MAX_PIXELS = 200_000_000
 """Above it a file is refused before it is decoded: a small file can claim any size."""
 
+_AVIF = "avif" in features.modules and features.check("avif")  # Pillow before 11.3 does not know the word
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-    | ({".avif"} if features.check("avif") else set())
+    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", *([".avif"] if _AVIF else []))
 )
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if _AVIF else []))
 """Pillow's decoders that a photo may reach; the many rarer ones are left to nobody's test."""
 
 HEIF_HINT = "export it as JPEG: in Photos use File > Export, on an iPhone set Camera > Formats > Most Compatible"
@@ -70,7 +70,7 @@ def open_picture(content: bytes) -> Iterator[Image.Image]:
             ) from None
         except MemoryError:
             raise UnreadablePicture("does not fit in memory", "scale it down to 4000 pixels or less") from None
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
+        except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
             # What Pillow's decoders let through on damaged files; all mean the same to its owner.
             damage = "ends too early (truncated)" if "truncated" in str(error) else f"is damaged ({error})"
             raise UnreadablePicture(damage, "copy the photo again from where it came from") from None
