@@ -1,0 +1,208 @@
+"""Which Python the trainer runs on, decided without installing anything."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from remote_trainer import environment
+from remote_trainer.environment import (
+    Interpreter,
+    Pin,
+    missing_requirements,
+    parse_driver_cuda,
+    parse_lock,
+    parse_ranges,
+    satisfies,
+    torch_install_commands,
+)
+from remote_trainer.errors import TrainingFailed
+
+ROOT = Path(__file__).parents[2]
+RANGES = {"torch": ">=2.6,<3", "numpy": ">=2.0"}
+
+
+# ---- the lock and the ranges
+
+
+def test_a_lock_is_read_as_pins_in_order() -> None:
+    text = (
+        "# made by hand\nnumpy==2.4.6 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\nhf-xet==1.8.0\n    # via x\n"
+    )
+    assert parse_lock(text) == [Pin("numpy", "2.4.6"), Pin("hf-xet", "1.8.0")]
+
+
+@pytest.mark.parametrize("line", ["numpy>=2", "numpy==2 ; python_version < '3.12'", "-r other.txt"])
+def test_a_lock_with_anything_but_pins_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match="no pin"):
+        parse_lock(line + "\n")
+
+
+def test_the_shipped_lock_pins_every_requirement_except_torch_within_its_range() -> None:
+    pins = {pin.name: pin.version for pin in parse_lock(environment.LOCK_FILE.read_text())}
+    ranges = parse_ranges(environment.RANGES_FILE.read_text())
+    assert ranges.keys() - pins.keys() == {"torch"}
+    assert not missing_requirements({**pins, "torch": "2.13.0"}, ranges)
+
+
+def test_every_pin_of_the_shipped_lock_has_a_hash_and_no_index_is_named() -> None:
+    text = environment.LOCK_FILE.read_text()
+    blocks = re.split(r"\n(?=\S)", text)
+    pinned = [block for block in blocks if "==" in block.splitlines()[0]]
+    assert len(pinned) == len(parse_lock(text))
+    assert all("--hash=sha256:" in block for block in pinned)
+    assert "://" not in text
+    assert "--index-url" not in text
+
+
+def test_the_shipped_lock_agrees_with_the_constraints() -> None:
+    constraints = {pin.name: pin.version for pin in parse_lock((ROOT / "constraints.txt").read_text())}
+    for pin in parse_lock(environment.LOCK_FILE.read_text()):
+        assert constraints[pin.name] == pin.version
+
+
+def test_the_ranges_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pillow = [line for line in project["dependencies"] if line.startswith("pillow")]
+    wanted = parse_ranges("\n".join(project["optional-dependencies"]["train"] + pillow))
+    assert parse_ranges(environment.RANGES_FILE.read_text()) == wanted
+
+
+# ---- what satisfies
+
+
+@pytest.mark.parametrize(
+    ("version", "specifiers", "expected"),
+    [
+        ("2.6", ">=2.6,<3", True),
+        ("2.13.0+cu128", ">=2.6,<3", True),
+        ("2.13.0a0+git1", ">=2.6,<3", True),
+        ("2.5.1", ">=2.6,<3", False),
+        ("3.0", ">=2.6,<3", False),
+        ("3.0.0", "==3", True),
+        ("1.10", ">=1.9", True),
+        ("1", "", True),
+    ],
+)
+def test_a_version_satisfies_a_range_by_its_release_number(version: str, specifiers: str, expected: bool) -> None:
+    assert satisfies(version, specifiers) is expected
+
+
+def test_an_unreadable_range_is_an_error_not_a_pass() -> None:
+    with pytest.raises(ValueError, match="~=2"):
+        satisfies("2.0", "~=2")
+
+
+def test_nothing_is_missing_from_an_interpreter_that_has_all() -> None:
+    assert missing_requirements({"torch": "2.13.0+cu130", "numpy": "2.4.6", "other": "1"}, RANGES) == []
+
+
+def test_what_is_missing_is_said_with_versions() -> None:
+    assert missing_requirements({"torch": "2.4.1"}, RANGES) == [
+        "torch 2.4.1 is not >=2.6,<3",
+        "numpy is not installed",
+    ]
+
+
+def test_a_torch_for_the_cpu_does_not_do_where_cuda_is_needed() -> None:
+    installed = {"torch": "2.13.0+cpu", "numpy": "2.4.6"}
+    assert missing_requirements(installed, RANGES) == []
+    assert missing_requirements(installed, RANGES, needs_cuda=True) == ["torch 2.13.0+cpu is built without CUDA"]
+
+
+# ---- how torch is installed
+
+
+@pytest.mark.parametrize(
+    ("driver", "index"),
+    [
+        (None, "cpu"),
+        ((13, 1), "cu130"),
+        ((12, 9), "cu128"),
+        ((12, 8), "cu128"),
+        ((12, 4), "cu126"),
+        ((11, 8), "cu118"),
+        ((11, 4), "cpu"),
+    ],
+)
+def test_torch_comes_from_the_index_that_fits_the_driver(driver: tuple[int, int] | None, index: str) -> None:
+    first, *_ = torch_install_commands(driver, "py", False, {})
+    assert f"https://download.pytorch.org/whl/{index}" in first
+
+
+def test_plain_pip_is_the_last_resort() -> None:
+    *_, last = torch_install_commands((12, 8), "py", True, {})
+    assert last == ["py", "-m", "pip", "install", "torch>=2.6,<3"]
+
+
+def test_an_index_that_does_not_answer_is_given_up_soon() -> None:
+    first, _ = torch_install_commands(None, "py", False, {})
+    assert first[:8] == ["py", "-m", "pip", "install", "--retries", "1", "--timeout", "15"]
+
+
+def test_uv_installs_where_it_exists() -> None:
+    first, _ = torch_install_commands(None, "py", True, {})
+    assert first[:5] == ["uv", "pip", "install", "--python", "py"]
+
+
+def test_a_pinned_torch_is_left_to_plain_pip() -> None:
+    pinned = {"CLOUDBOOTH_TORCH": "torch==2.13.0"}
+    assert torch_install_commands((12, 8), "py", True, pinned) == [["py", "-m", "pip", "install", "torch==2.13.0"]]
+
+
+# ---- the machine
+
+
+def test_the_driver_says_which_cuda_it_runs() -> None:
+    banner = "| NVIDIA-SMI 570.86.10    Driver Version: 570.86.10    CUDA Version: 12.8     |"
+    assert parse_driver_cuda(banner) == (12, 8)
+
+
+def test_no_driver_is_no_cuda() -> None:
+    assert parse_driver_cuda("") is None
+
+
+def test_a_rented_machine_without_a_working_gpu_is_refused() -> None:
+    with pytest.raises(TrainingFailed) as refusal:
+        environment.refuse_cpu(None, rented=True, allow_cpu=False)
+    assert refusal.value.code == "no-gpu"
+    assert "compute.allow_cpu=true" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("device", "rented", "allow_cpu"),
+    [("NVIDIA L4", True, False), (None, True, True), (None, False, False)],
+)
+def test_other_machines_may_train(device: str | None, rented: bool, allow_cpu: bool) -> None:
+    environment.refuse_cpu(device, rented=rented, allow_cpu=allow_cpu)
+
+
+def test_probing_names_the_distributions_of_an_interpreter() -> None:
+    found = environment.probe_interpreter(sys.executable)
+    assert isinstance(found, Interpreter)
+    assert found.version == sys.version_info[:2]
+    assert "pytest" in found.installed
+
+
+def test_a_path_that_is_no_interpreter_is_no_interpreter(tmp_path: Path) -> None:
+    assert environment.probe_interpreter(str(tmp_path / "python")) is None
+    assert environment.probe_interpreter("/bin/false") is None
+
+
+@pytest.mark.parametrize("name", ["wire", "errors", "environment", "agent", "supervisor", "stage", "__main__"])
+def test_what_runs_before_the_environment_is_python_3_9(name: str) -> None:
+    source = (ROOT / "remote_trainer" / f"{name}.py").read_text()
+    ast.parse(source, feature_version=(3, 9))
+
+
+def test_choosing_the_environment_needs_the_standard_library_alone() -> None:
+    code = "import remote_trainer.environment, sys; print(*{n.partition('.')[0] for n in sys.modules})"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    foreign = set(done.stdout.split()) - set(sys.stdlib_module_names) - {"remote_trainer", "__main__"}
+    assert foreign == set()
