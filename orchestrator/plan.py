@@ -193,8 +193,8 @@ def choose_offer(spec: RunSpec, offers: Sequence[Offer]) -> Offer:
     if not fitting:
         cheapest = min(known, key=lambda offer: offer.price_per_hour_usd)
         raise NoCapacity(
-            f"{compute.provider} has no {wanted} at or below ${limit:g}/h right now",
-            f"the cheapest is {cheapest.gpu} at ${cheapest.price_per_hour_usd:g}/h: "
+            f"{compute.provider} has no {wanted} at or below ${limit:.2f}/h right now",
+            f"the cheapest is {cheapest.gpu} at ${cheapest.price_per_hour_usd:.2f}/h: "
             f"`--set compute.max_price_per_hour={cheapest.price_per_hour_usd:g}`",
         )
     markets = [request.market for request in gpu_requests(spec)]
@@ -333,7 +333,7 @@ def _warnings(
         hint = "crop them yourself around the subject" + (
             "" if train.aspect_buckets else ", or set aspect_buckets = true"
         )
-        warnings.append(Warned(f"{_names(cut)} lose up to {most:.0%} at the edges", hint))
+        warnings.append(Warned(f"up to {most:.0%} is cropped away at the edges of {_names(cut)}", hint))
     if train.lr_warmup_steps >= train.steps:
         warnings.append(
             Warned(

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.base_model import BaseFile, BaseSource, BuiltinBase, HubModel, LocalFolder
+from orchestrator.cli.render.plan import render_plan
+from orchestrator.dataset.buckets import Bucket
+from orchestrator.dataset.scan import Finding, Photo, Scan, Severity
+from orchestrator.errors import UsageError
+from orchestrator.plan import BucketCount, Plan, build_job, choose_offer, gpu_requests, make_plan
+from orchestrator.plan_json import plan_to_data
+from orchestrator.spec import RunSpec
+from orchestrator.spec_file import spec_from_photos
+from providers.api import GpuRequest, Market, Offer
+from providers.errors import NoCapacity
+from remote_trainer.wire import ImageSpec, decode, encode
+from remote_trainer.wire import Job as WireJob
+
+COMMIT = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+HUB = HubModel("owner/base", COMMIT, pinned=True)
+OWN = Offer("local", "here", "", 0, 0.0, Market.ON_DEMAND, 0.0)
+RENTED = Offer("runpod", "1", "NVIDIA GeForce RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.5, "EU-RO-1")
+
+
+def spec(*overrides: str) -> RunSpec:
+    return spec_from_photos(Path("/photos"), "sks dog", ["output.folder=/models", *overrides])
+
+
+def photo(name: str, width: int = 1000, height: int = 1000, caption: str | None = None) -> Photo:
+    return Photo(Path("/photos") / name, width, height, "RGB", 1000, "0" * 64, caption)
+
+
+def scan(*photos: Photo, findings: tuple[Finding, ...] = ()) -> Scan:
+    return Scan(Path("/photos"), photos or tuple(photo(f"{n}.jpg") for n in range(5)), findings)
+
+
+def plan(
+    *overrides: str,
+    instance: Scan | None = None,
+    class_images: Scan | None = None,
+    base: BaseSource = HUB,
+    offer: Offer = OWN,
+) -> Plan:
+    return make_plan(spec(*overrides), instance or scan(), class_images, base, [offer])
+
+
+def reasons(made: Plan) -> dict[str, str]:
+    return {decision.what: decision.why for decision in made.decisions}
+
+
+def warned(made: Plan) -> str:
+    return "\n".join(warning.message for warning in made.warnings)
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def test_epochs_count_how_often_a_photo_is_seen() -> None:
+    made = plan("train.steps=100", "train.batch_size=2", "train.gradient_accumulation=3")
+    assert made.epochs == 100 * 2 * 3 / 5
+
+
+@pytest.mark.parametrize(
+    ("method", "base", "rate"),
+    [("full", HUB, 2e-6), ("lora", HUB, 1e-4), ("full", BuiltinBase("tiny"), 3e-4)],
+)
+def test_the_learning_rate_follows_method_and_base(method: str, base: BaseSource, rate: float) -> None:
+    made = plan(f"train.method={method}", base=base)
+    assert made.train.learning_rate == rate
+    assert reasons(made)[f"train.learning_rate = {rate:g}"]
+
+
+def test_what_the_user_chose_is_no_decision() -> None:
+    made = plan(
+        "train.learning_rate=5e-5", "train.lora_alpha=8", 'train.validation_prompts=["a"]', 'output.formats=["lora"]'
+    )
+    assert (made.train.learning_rate, made.train.lora_alpha, made.train.validation_prompts) == (5e-5, 8.0, ("a",))
+    assert made.decisions == ()
+
+
+def test_lora_alpha_is_the_rank_and_only_for_lora() -> None:
+    assert plan("train.lora_rank=4").train.lora_alpha == 4.0
+    assert plan("train.method=full").train.lora_alpha is None
+
+
+def test_validation_shows_the_subject_and_its_kind() -> None:
+    assert plan().train.validation_prompts == ("a photo of sks dog", "a photo of a dog")
+
+
+def test_a_run_shorter_than_the_checkpoint_interval_still_has_one() -> None:
+    assert plan("train.steps=30").train.checkpoint_every == 30
+    assert plan("train.steps=300").train.checkpoint_every == 100
+
+
+@pytest.mark.parametrize(("method", "formats"), [("full", ("diffusers",)), ("lora", ("lora",))])
+def test_formats_follow_the_method(method: str, formats: tuple[str, ...]) -> None:
+    assert plan(f"train.method={method}").formats == formats
+
+
+# ---- photos --------------------------------------------------------------------------------------------------------
+
+
+def test_photos_are_counted_by_bucket_largest_group_first() -> None:
+    made = plan(instance=scan(photo("a", 3000, 4000), photo("b"), photo("c"), photo("d", 4000, 3000)))
+    assert made.buckets == (
+        BucketCount(Bucket(512, 512), 2), BucketCount(Bucket(448, 576), 1), BucketCount(Bucket(576, 448), 1),
+    )  # fmt: skip
+    assert [placed.bucket for placed in made.instance][:2] == [Bucket(448, 576), Bucket(512, 512)]
+
+
+def test_a_photo_below_half_of_its_bucket_is_warned_about() -> None:
+    assert "small.jpg must be enlarged up to 2.6 times" in warned(plan(instance=scan(photo("small.jpg", 200, 200))))
+    assert warned(plan(instance=scan(photo("half.jpg", 256, 256)))) == ""
+
+
+def test_a_photo_that_loses_much_at_the_edges_is_warned_about() -> None:
+    long = scan(photo("long.jpg", 3000, 1000))
+    assert "at the edges of long.jpg" in warned(plan(instance=long))
+    assert "up to 67% is cropped away at the edges of long.jpg" in warned(
+        plan("train.aspect_buckets=false", instance=long)
+    )
+
+
+def test_photos_without_captions_among_captioned_ones_are_mentioned() -> None:
+    made = plan(instance=scan(photo("a", caption="sks dog asleep"), photo("b"), photo("c")))
+    assert "2 of 3 photos use the instance prompt" in reasons(made)
+
+
+def test_unusable_photos_stop_the_plan() -> None:
+    bad = scan(findings=(Finding(Severity.ERROR, Path("/photos/x.jpg"), "is empty (0 bytes)"),))
+    with pytest.raises(UsageError, match=r"/photos/x\.jpg is empty"):
+        plan(instance=bad)
+
+
+def test_unusable_class_images_stop_the_plan_too() -> None:
+    bad = scan(findings=(Finding(Severity.ERROR, Path("/class/x.jpg"), "is empty (0 bytes)"),))
+    with pytest.raises(UsageError, match=r"/class/x\.jpg is empty"):
+        plan("data.regularization=/class", class_images=bad)
+
+
+def test_findings_of_the_scan_stay_in_the_plan() -> None:
+    note = Finding(Severity.NOTE, Path("/photos/0.jpg"), "is black and white")
+    assert plan(instance=scan(findings=(note,))).findings == (note,)
+
+
+# ---- class images --------------------------------------------------------------------------------------------------
+
+
+def test_class_images_come_from_a_folder_or_the_base_or_not_at_all() -> None:
+    assert plan().class_images is None
+    generated = plan("data.regularization=generate:200").class_images
+    assert generated is not None
+    assert (generated.generate, generated.count) == (200, 200)
+    folder = plan("data.regularization=/class", class_images=scan(photo("a"), photo("b"))).class_images
+    assert folder is not None
+    assert (folder.generate, folder.count) == (0, 2)
+
+
+def test_class_images_without_weight_or_with_the_subject_s_prompt_are_warned_about() -> None:
+    assert "no effect" in warned(plan("data.regularization=generate:2", "train.prior_loss_weight=0"))
+    same = plan("data.regularization=generate:2", "subject.class_prompt=a photo of sks dog")
+    assert "work against the photos" in warned(same)
+
+
+# ---- base ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_base_that_could_not_be_checked_is_a_warning() -> None:
+    assert "not be checked" in warned(plan(base=HubModel("a/b", None, False, "the base could not be checked")))
+
+
+def test_a_builtin_base_at_a_large_resolution_is_a_warning() -> None:
+    assert "made for 64 pixels" in warned(plan(base=BuiltinBase("tiny")))
+    assert warned(plan("train.resolution=64", base=BuiltinBase("tiny"))) == ""
+
+
+def test_a_base_from_the_laptop_is_counted_as_upload() -> None:
+    assert plan(base=LocalFolder(Path("/base"), (BaseFile("a", 10), BaseFile("b", 5)))).upload_bytes == 15
+    assert plan().upload_bytes is None
+
+
+# ---- money ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_own_machine_costs_nothing_and_has_no_deadline() -> None:
+    made = plan()
+    assert (made.cost_usd, made.deadline_s) == (0.0, None)
+
+
+def test_the_cost_of_a_rented_machine_is_not_guessed_but_bounded() -> None:
+    made = plan("limits.max_cost_usd=2", offer=RENTED)
+    assert (made.cost_usd, made.deadline_s) == (None, 4 * 3600)
+
+
+def test_the_tighter_of_hours_and_dollars_is_the_deadline() -> None:
+    assert plan("limits.max_cost_usd=2", "limits.max_hours=3", offer=RENTED).deadline_s == 3 * 3600
+    assert plan("limits.max_hours=3").deadline_s == 3 * 3600
+
+
+def test_the_cheapest_offer_of_the_preferred_gpu_is_taken() -> None:
+    a5000 = dataclasses.replace(RENTED, id="2", gpu="RTX A5000", price_per_hour_usd=0.2)
+    dear = dataclasses.replace(RENTED, id="3", price_per_hour_usd=0.9)
+    offers = [dear, a5000, RENTED]
+    assert choose_offer(spec('compute.gpu=["4090", "A5000"]'), offers) == RENTED
+    assert choose_offer(spec('compute.gpu=["4090", "A5000"]', "compute.max_price_per_hour=0.3"), offers) == a5000
+    assert choose_offer(spec(), offers) == a5000
+
+
+def test_spot_is_preferred_when_asked_for() -> None:
+    spot = dataclasses.replace(RENTED, id="2", market=Market.SPOT, price_per_hour_usd=0.45)
+    cheap = dataclasses.replace(RENTED, id="3", price_per_hour_usd=0.4)
+    assert choose_offer(spec("compute.market=spot-then-on-demand"), [cheap, spot]) == spot
+    assert choose_offer(spec("compute.market=spot-then-on-demand"), [cheap]) == cheap
+
+
+def test_strangers_machines_are_left_out_when_trust_is_secure() -> None:
+    community = dataclasses.replace(RENTED, secure=False)
+    assert choose_offer(spec(), [community]) == community
+    with pytest.raises(NoCapacity):
+        choose_offer(spec("compute.trust=secure"), [community])
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "offers"),
+    [
+        ("no_offers", ['compute.gpu=["RTX 4090"]', "compute.provider=runpod"], []),
+        ("too_dear", ["compute.max_price_per_hour=0.3", "compute.provider=runpod"], [RENTED]),
+    ],
+)
+def test_nothing_to_rent_has_a_hint(
+    snapshot: Callable[[str, str], None], name: str, overrides: list[str], offers: list[Offer]
+) -> None:
+    with pytest.raises(NoCapacity) as caught:
+        make_plan(spec(*overrides), scan(), None, HUB, offers)
+    snapshot(name, f"{caught.value.message}\n\nhint: {caught.value.hint}\n")
+
+
+def test_providers_are_asked_for_what_the_spec_wants() -> None:
+    wanted = spec('compute.gpu=["A"]', "compute.min_vram_gb=24", "compute.disk_gb=40", "compute.trust=secure")
+    assert gpu_requests(wanted) == (GpuRequest(("A",), 24.0, 40.0, Market.ON_DEMAND, None, True),)
+    markets = [request.market for request in gpu_requests(spec("compute.market=spot-then-on-demand"))]
+    assert markets == [Market.SPOT, Market.ON_DEMAND]
+
+
+# ---- the job -------------------------------------------------------------------------------------------------------
+
+
+def test_the_job_carries_the_plan_and_survives_the_wire() -> None:
+    image = ImageSpec("000-a.png", "0" * 64, 512, 512, "sks dog asleep")
+    class_image = ImageSpec("000-b.png", "1" * 64, 512, 512)
+    made = plan("data.regularization=/class", class_images=scan(photo("b")), offer=RENTED)
+    job = build_job(made, "run-1", (image,), (class_image,))
+    assert decode(WireJob, json.loads(json.dumps(encode(job)))) == job
+    assert (job.run, job.name, job.base) == ("run-1", "sks-dog", f"owner/base@{COMMIT}")
+    assert (job.train, job.formats, job.deadline_s) == (made.train, made.formats, made.deadline_s)
+    instance, classes = job.datasets
+    assert (instance.role, instance.folder, instance.prompt) == ("instance", "data/instance", "a photo of sks dog")
+    assert (classes.role, classes.folder, classes.prompt) == ("class", "data/class", "a photo of a dog")
+    assert (instance.images, classes.images, classes.generate) == ((image,), (class_image,), 0)
+
+
+def test_class_images_to_generate_are_the_host_s_work() -> None:
+    job = build_job(plan("data.regularization=generate:7"), "run-1", (), ())
+    assert [dataset.generate for dataset in job.datasets] == [0, 7]
+
+
+def test_without_class_images_there_is_one_dataset() -> None:
+    assert [dataset.role for dataset in build_job(plan(), "run-1", (), ()).datasets] == ["instance"]
+
+
+# ---- for people and for programs -----------------------------------------------------------------------------------
+
+
+def test_a_plan_is_json(snapshot: Callable[[str, str], None]) -> None:
+    made = plan(instance=scan(photo("a.jpg", caption="sks dog asleep")), offer=RENTED)
+    snapshot("plan_json", json.dumps(plan_to_data(made), indent=1, allow_nan=False))
+
+
+def rendered(made: Plan) -> str:
+    console = Console(width=80, file=io.StringIO(), no_color=True)
+    render_plan(made, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_plan_on_this_machine_reads_well(snapshot: Callable[[str, str], None]) -> None:
+    made = plan("train.resolution=64", "train.steps=60", base=BuiltinBase("tiny"))
+    snapshot("rendered_local", rendered(made))
+
+
+def test_a_plan_with_everything_reads_well(snapshot: Callable[[str, str], None]) -> None:
+    findings = (
+        Finding(Severity.WARNING, Path("/photos/d.jpg"), "is the same file as b.jpg", "remove one of the two"),
+        Finding(Severity.NOTE, Path("/photos/b.jpg"), "is black and white"),
+    )
+    photos = scan(
+        photo("a [bold] photograph whose name is far too long for a narrow terminal.jpg", 12000, 9000),
+        photo("b.jpg", 3000, 1000),
+        photo("c.jpg", 200, 300, caption="sks dog asleep"),
+        findings=findings,
+    )
+    made = plan(
+        "data.regularization=generate:200",
+        "train.method=full",
+        "train.batch_size=2",
+        "train.gradient_accumulation=4",
+        "limits.max_hours=1.5",
+        instance=photos,
+        offer=RENTED,
+        base=HubModel("owner/base", None, False, "the base owner/base could not be checked"),
+    )
+    snapshot("rendered_rented", rendered(made))
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_no_line_of_a_plan_is_wider_than_the_terminal(width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), no_color=True)
+    render_plan(plan("data.regularization=generate:2", offer=RENTED), console)
+    assert isinstance(console.file, io.StringIO)
+    assert max(map(len, console.file.getvalue().splitlines())) <= width
+
+
+def test_many_photos_are_summed_up() -> None:
+    text = rendered(plan(instance=scan(*(photo(f"{number:02}.jpg") for number in range(30)))))
+    assert "and 10 more" in text
+    assert "25.jpg" not in text
