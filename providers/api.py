@@ -162,3 +162,12 @@ class MachineProvider(Protocol):
     def self_release(self) -> SelfRelease | None:
         """What the machine may call to release itself; None when there is no such call."""
         ...
+
+
+@runtime_checkable
+class HasStandingMachine(Protocol):
+    """The machine exists before it is taken, so that it can be looked at free of charge."""
+
+    def access(self) -> Access:
+        """Where it answers. No exchange with anybody."""
+        ...

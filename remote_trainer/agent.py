@@ -28,6 +28,7 @@ from . import wire
 STALE_EPOCH_EXIT = 75
 """Exit code of a call whose epoch is older than one already seen."""
 FOLLOW_POLL_S = 0.1
+SIGN_OF_LIFE_S = 1.0
 START_TIMEOUT_S = 20.0
 STOP_NOW_TIMEOUT_S = 20.0
 COPY_CHUNK = 1 << 20
@@ -89,10 +90,9 @@ def start(run_folder: Path, epoch: int) -> wire.HostStatus:
     current = status(run_folder)
     if current.supervisor_pid is not None or current.ended == "done":
         return current
-    log = open(run_folder / wire.LOG_FILE, "ab")
     argv = [sys.executable, "-m", "remote_trainer", "supervise", "--run-folder", str(run_folder), "--epoch", str(epoch)]
-    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    log.close()
+    with open(run_folder / wire.LOG_FILE, "ab") as log:
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     hello_after = current.events_bytes
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -136,22 +136,24 @@ def forget(run_folder: Path, epoch: int) -> None:
 
 
 def follow(run_folder: Path, offset: int, out: BinaryIO, leash: int) -> None:
-    """Copies `events.jsonl` from byte `offset` to `out` as it grows.
+    """Copies whole lines of `events.jsonl` from byte `offset` to `out` as they come, an empty line each quiet second.
 
     Ends when nothing more can come (no supervisor lives and everything is sent) or when `leash` (stdin) reaches its
     end, which is how a broken connection shows.
     """
     path = run_folder / wire.EVENTS_FILE
+    shown_life_at = time.monotonic()
     while True:
-        alive = folders.is_held(run_folder / folders.SUPERVISOR_LOCK)
-        if path.exists():
-            with open(path, "rb") as handle:
-                handle.seek(offset)
-                fresh = handle.read()
-            whole = fresh[: fresh.rfind(b"\n") + 1]
+        alive = folders.is_held(run_folder / folders.SUPERVISOR_LOCK)  # looked at before the last read, not after
+        whole = _whole_lines(path, offset)
+        offset += len(whole)
+        now = time.monotonic()
+        if not whole and now - shown_life_at >= SIGN_OF_LIFE_S:
+            whole = b"\n"
+        if whole:
+            shown_life_at = now
             out.write(whole)
             out.flush()
-            offset += len(whole)
         if not alive:
             return
         readable, _, _ = select.select([leash], [], [], FOLLOW_POLL_S)
@@ -203,6 +205,16 @@ def sha256_of(path: Path) -> str:
 
 def wanted_from_json(raw: bytes) -> list[wire.FileEntry]:
     return [wire.decode(wire.FileEntry, item) for item in json.loads(raw)]
+
+
+def _whole_lines(path: Path, offset: int) -> bytes:
+    try:
+        with open(path, "rb") as handle:
+            handle.seek(offset)
+            fresh = handle.read()
+    except FileNotFoundError:
+        return b""
+    return fresh[: fresh.rfind(b"\n") + 1]
 
 
 def _epoch(run_folder: Path) -> int:

@@ -1,0 +1,125 @@
+"""`pull`, `stop`, `down`, `resume`: changing what happens to a run."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+
+from orchestrator.cli.driving import detach, drive_to_end
+from orchestrator.cli.options import json_option, run_argument
+from orchestrator.cli.render.live import reporter_for
+from orchestrator.cli.render.summary import Summary, summarize
+from orchestrator.driver import is_driven
+from orchestrator.errors import RunConflict
+from orchestrator.lifecycle import RESUMABLE, State, Wish
+from orchestrator.phases.retrieve import pull_what_is_there
+from orchestrator.reporter import Reporter
+from orchestrator.wiring import Wiring, wire_up
+
+WAIT_POLL_S = 0.3
+
+
+@click.command(epilog="Example: cloudbooth pull my-dog")
+@run_argument
+@json_option
+def pull(run: str, as_json: bool) -> int:
+    """Fetch the pictures and the newest checkpoint of a run, or its model when it is done. Twice is safe."""
+    wiring = wire_up()
+    record = wiring.ledger.run(run)
+    with reporter_for(as_json) as reporter:
+        context = wiring.context(run, record.driver_epoch, reporter)
+        machine = context.machine()
+        if machine is not None and machine.absent_at is None:
+            pull_what_is_there(context)
+    here = wiring.ledger.artifacts(run)
+    if as_json:
+        files = [{"kind": a.kind, "step": a.step, "folder": a.folder} for a in here]
+        click.echo(json.dumps({"type": "summary", "run": run, "artifacts": files}))
+    else:
+        for artifact in here:
+            click.echo(f"{artifact.kind} of step {artifact.step}: {artifact.folder}")
+        if not here:
+            click.echo("nothing is committed yet")
+    return 0
+
+
+@click.command(epilog="Example: cloudbooth stop my-dog")
+@run_argument
+@json_option
+def stop(run: str, as_json: bool) -> int:
+    """Checkpoint, bring it home, give the machine back. Returns when that is done."""
+    return _end(run, Wish.STOP, as_json)
+
+
+@click.command(epilog="Example: cloudbooth down my-dog")
+@run_argument
+@json_option
+def down(run: str, as_json: bool) -> int:
+    """Give the machine back now, without waiting for a checkpoint. Returns when its absence is confirmed."""
+    return _end(run, Wish.DOWN, as_json)
+
+
+@click.command(epilog="Example: cloudbooth resume my-dog")
+@run_argument
+@click.option("--detach", "in_background", is_flag=True, help="Leave the driver in the background and return.")
+@json_option
+def resume(run: str, in_background: bool, as_json: bool) -> int:
+    """Continue a failed, stopped or interrupted run from its newest committed checkpoint."""
+    wiring = wire_up()
+    record = wiring.ledger.run(run)
+    if record.state is State.ENDED and record.reason not in RESUMABLE:
+        output = [a.folder for a in wiring.ledger.artifacts(run) if a.kind == "output"]
+        raise RunConflict(f"run `{run}` is done", f"its model is in {output[-1]}" if output else "")
+    begins_again = record.state is State.ENDED
+    if in_background:
+        if begins_again:
+            wiring.ledger.start_attempt(run, wiring.ledger.become_driver(run))
+        pid = detach(wiring, run)
+        click.echo(
+            json.dumps({"type": "summary", "run": run, "detached": True, "driver_pid": pid})
+            if as_json
+            else f"{run} runs in the background (process {pid}); `cloudbooth attach {run}` watches it"
+        )
+        return 0
+    with reporter_for(as_json) as reporter:
+        return _tell(drive_to_end(wiring, run, reporter, resume=begins_again), as_json)
+
+
+def _end(run: str, wish: Wish, as_json: bool) -> int:
+    """Writes the wish down; then either waits for the driver that obeys it, or becomes that driver."""
+    wiring = wire_up()
+    record = wiring.ledger.run(run)
+    if record.state is State.ENDED:
+        assert record.reason is not None
+        raise RunConflict(
+            f"run `{run}` has ended already ({record.reason.value})", f"`cloudbooth status {run}` shows it"
+        )
+    wiring.ledger.set_wish(run, wish)
+    with reporter_for(as_json) as reporter:
+        while True:
+            try:
+                summary = drive_to_end(wiring, run, reporter)
+                break
+            except RunConflict:
+                if not is_driven(wiring.home.run(run).driver_lock):
+                    raise
+                _wait_for_driver(wiring, run, reporter)
+            record = wiring.ledger.run(run)
+            if record.state is State.ENDED and record.reason is not None:
+                summary = summarize(wiring, run, record.reason)
+                break
+    # What was asked for has happened: only a failure on the way is a failure of this verb.
+    return 0 if _tell(summary, as_json) in (0, 6, 7) else summary.exit_code
+
+
+def _wait_for_driver(wiring: Wiring, run: str, reporter: Reporter) -> None:
+    reporter.note("the run's driver was told; waiting for it")
+    while is_driven(wiring.home.run(run).driver_lock) and wiring.ledger.run(run).state is not State.ENDED:
+        time.sleep(WAIT_POLL_S)
+
+
+def _tell(summary: Summary, as_json: bool) -> int:
+    click.echo(json.dumps(summary.to_data()) if as_json else "\n" + "\n".join(summary.lines()))
+    return summary.exit_code

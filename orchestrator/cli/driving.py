@@ -1,0 +1,104 @@
+"""Becoming a run's driver, obeying Ctrl-C, and saying how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.cli.render.summary import Summary, summarize
+from orchestrator.driver import drive, driver_lock, is_driven
+from orchestrator.errors import RunConflict
+from orchestrator.ledger import Ledger
+from orchestrator.lifecycle import EndReason, Wish
+from orchestrator.reporter import Reporter
+from orchestrator.wiring import Wiring
+
+DETACH_TIMEOUT_S = 15.0
+
+
+def drive_to_end(wiring: Wiring, run: str, reporter: Reporter, *, resume: bool = False) -> Summary:
+    """Drives in this process until the run has ended. Raises RunConflict when another process drives it.
+
+    Ctrl-C asks for a checkpoint and the end; a second one ends everything now, without a checkpoint; a third leaves
+    at once, with the run as it is (the summary says what is still held).
+    """
+    with driver_lock(wiring.home.run(run).driver_lock, run):
+        epoch = wiring.ledger.become_driver(run)
+        if resume:
+            wiring.ledger.start_attempt(run, epoch)
+        with _obeying_ctrl_c(wiring, run, reporter):
+            reason = _drive_through_interrupts(wiring, run, epoch, reporter)
+    return summarize(wiring, run, reason)
+
+
+def detach(wiring: Wiring, run: str) -> int:
+    """Leaves a driver in the background and returns its process id once it holds the run."""
+    home = wiring.home.run(run)
+    # -P keeps a folder `orchestrator` in the user's current directory from shadowing ours.
+    argv = [sys.executable, "-P", "-c", "from orchestrator.cli.main import main; main()", "attach", run]
+    with home.driver_log.open("ab") as log:
+        child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=dict(os.environ)
+        )
+    deadline = time.monotonic() + DETACH_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if is_driven(home.driver_lock):
+            return child.pid
+        if child.poll() not in (None, 0):
+            break
+        time.sleep(0.05)
+    raise RunConflict(
+        f"the background driver of `{run}` did not start", f"see {home.driver_log}, or `cloudbooth attach {run}`"
+    )
+
+
+def _drive_through_interrupts(wiring: Wiring, run: str, epoch: int, reporter: Reporter) -> EndReason:
+    try:
+        return drive(wiring.context(run, epoch, reporter))
+    except KeyboardInterrupt:
+        wiring.ledger.set_wish(run, Wish.DOWN)
+        reporter.note("ending now, without a checkpoint; Ctrl-C once more leaves everything as it is")
+        return drive(wiring.context(run, epoch, reporter))
+
+
+@contextmanager
+def _obeying_ctrl_c(wiring: Wiring, run: str, reporter: Reporter) -> Iterator[None]:
+    """The first Ctrl-C becomes a wish in the ledger, later ones KeyboardInterrupt.
+
+    A thread with a connection of its own writes the wish: the handler may run in the middle of a transaction.
+    """
+    asked = threading.Event()
+    presses = 0
+
+    def on_sigint(_number: int, _frame: object) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > 1:
+            raise KeyboardInterrupt
+        asked.set()
+
+    def write_wish() -> None:
+        asked.wait()
+        if not over:
+            ledger = Ledger(wiring.home.ledger_file, wiring.clock)
+            ledger.set_wish(run, Wish.STOP)
+            ledger.close()
+            reporter.note("stopping with a checkpoint; Ctrl-C again ends now without one")
+
+    over = False
+    thread = threading.Thread(target=write_wish, name="ctrl-c", daemon=True)
+    thread.start()
+    previous = signal.signal(signal.SIGINT, on_sigint)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        over = True
+        asked.set()
+        thread.join(timeout=5)

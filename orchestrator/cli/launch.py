@@ -1,0 +1,115 @@
+"""`plan` and `launch`: from photos or a spec to a plan, and from an accepted plan to a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli.driving import detach, drive_to_end
+from orchestrator.cli.options import json_option
+from orchestrator.cli.render.live import reporter_for
+from orchestrator.cli.render.plan import render_plan
+from orchestrator.plan import Plan
+from orchestrator.plan_json import plan_to_data
+from orchestrator.planning import accept, look_up
+from orchestrator.spec import RunSpec
+from orchestrator.spec_file import load_spec, spec_from_photos
+from orchestrator.wiring import Wiring, wire_up
+
+
+def _spec_options(function: Any) -> Any:
+    """What describes a run; the same for `plan` and `launch`."""
+    for option in reversed(
+        (
+            click.argument("what", metavar="SPEC|PHOTOS", type=click.Path(path_type=Path)),
+            click.option("--subject", help='With a folder of photos: a rare word and the kind, "sks dog".'),
+            click.option("--name", help="Name of the run and the model."),
+            click.option("--provider", help="Where to train: local, ssh, or an installed plug-in."),
+            click.option("--host", help="SSH host (alias or user@host); implies --provider ssh."),
+            click.option("--steps", type=int, help="Optimizer steps."),
+            click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key: train.batch_size=2."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.command(epilog="Example: cloudbooth plan my-dog.toml --set train.steps=800")
+@_spec_options
+@json_option
+def plan(what: Path, as_json: bool, **options: Any) -> int:
+    """Show everything a launch would do, and start nothing.
+
+    WHAT is a spec (TOML) or a folder of photos with --subject. Needs neither torch nor an account.
+    """
+    _show(look_up(wire_up(), _spec(what, **options)), as_json)
+    return 0
+
+
+@click.command(epilog='Example: cloudbooth launch photos/ --subject "sks dog" --host me@gpu-box')
+@_spec_options
+@click.option("--dry-run", is_flag=True, help="Stop after the plan (the same as `plan`).")
+@click.option("--detach", "in_background", is_flag=True, help="Leave the driver in the background and return.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
+def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: bool, **options: Any) -> int:
+    """Train a model from photos: plan, confirm, run.
+
+    Everything that can be checked for free is checked first. Ctrl-C once stops with a checkpoint, twice at once.
+    """
+    wiring = wire_up()
+    spec = _spec(what, **options)
+    planned = look_up(wiring, spec)
+    _show(planned, as_json)
+    if dry_run:
+        return 0
+    if not (yes or as_json) and sys.stdin.isatty() and not click.confirm("\nStart?", default=True):
+        return 0
+    accept(wiring, spec, planned)
+    if in_background:
+        return _say_detached(wiring, spec.name, as_json)
+    with reporter_for(as_json) as reporter:
+        summary = drive_to_end(wiring, spec.name, reporter)
+    click.echo(json.dumps(summary.to_data()) if as_json else "\n" + "\n".join(summary.lines()))
+    return summary.exit_code
+
+
+def _spec(
+    what: Path,
+    subject: str | None,
+    name: str | None,
+    provider: str | None,
+    host: str | None,
+    steps: int | None,
+    overrides: tuple[str, ...],
+) -> RunSpec:
+    """Flags are `--set` in other words; a `--set` of the same key wins."""
+    short = {"name": name, "compute.provider": provider or ("ssh" if host else None), "compute.ssh.host": host}
+    flags = [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
+    if steps is not None:
+        flags.append(f"train.steps={steps}")
+    all_overrides = (*flags, *overrides)
+    return spec_from_photos(what, subject, all_overrides) if subject else load_spec(what, all_overrides)
+
+
+def _show(planned: Plan, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"type": "plan", **plan_to_data(planned)}))
+        return
+    from rich.console import Console
+
+    render_plan(planned, Console())
+
+
+def _say_detached(wiring: Wiring, run: str, as_json: bool) -> int:
+    pid = detach(wiring, run)
+    if as_json:
+        click.echo(json.dumps({"type": "summary", "run": run, "detached": True, "driver_pid": pid}))
+    else:
+        click.echo(f"{run} runs in the background (process {pid}); closing the lid pauses only what comes home")
+        click.echo(f"watch it with `cloudbooth attach {run}`, end it with `cloudbooth stop {run}`")
+    return 0

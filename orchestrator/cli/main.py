@@ -1,0 +1,110 @@
+"""The command `cloudbooth`. Verbs are loaded when they are called, so that help and completion are instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+VERBS: dict[str, tuple[str, str]] = {
+    "plan": ("launch", "Show everything a launch would do, and start nothing."),
+    "launch": ("launch", "Train a model from photos: plan, confirm, run."),
+    "ps": ("watch", "List runs, what they cost so far first."),
+    "status": ("watch", "Show one run in detail."),
+    "logs": ("watch", "Print a run's events or the trainer's output."),
+    "attach": ("watch", "Watch a run; drive it on when nobody does."),
+    "pull": ("control", "Fetch what a run has made so far."),
+    "stop": ("control", "Checkpoint, bring it home, give the machine back."),
+    "down": ("control", "Give the machine back now, without a checkpoint."),
+    "resume": ("control", "Continue a run from its newest checkpoint."),
+    "completion": ("completion", "Print the shell's completion script."),
+}
+"""Verb → (module of `orchestrator.cli`, the line in the help)."""
+
+
+class LazyGroup(click.Group):
+    """Knows its verbs by name; imports one module when one is called."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"orchestrator.cli.{VERBS[name][0]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            meant = f", did you mean `{close[0]}`?" if close else ""
+            raise click.UsageError(f"there is no command `{args[0]}`{meant}", ctx) from None
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLOUDBOOTH"},
+    epilog='Example: cloudbooth launch photos/ --subject "sks dog" --set model.base=builtin:tiny',
+)
+@click.version_option(package_name="cloudbooth", message="cloudbooth %(version)s")
+def cli() -> None:
+    """Turn 5-20 photos of a subject into a text-to-image model that knows it."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits with one of the documented codes (docs/cli.md)."""
+    sys.exit(run(argv))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """`main` without the exit, for callers that are Python."""
+    try:
+        result = cli.main(args=None if argv is None else list(argv), prog_name="cloudbooth", standalone_mode=False)
+        return int(result or 0)
+    except click.exceptions.Exit as end:
+        return int(end.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return int(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) has seen enough
+        return 0
+    except Exception as error:
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    from orchestrator.cli.failure import exit_code_of, write_crash_report
+    from providers.errors import CloudboothError
+
+    if isinstance(error, CloudboothError):
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"\nhint: {error.hint}", file=sys.stderr)
+        return int(exit_code_of(error))
+    path = write_crash_report("".join(traceback.format_exception(error)))
+    print(f"error: cloudbooth has a bug: {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"\nhint: the traceback is in {path}; `cloudbooth ps` shows what is still running", file=sys.stderr)
+    return int(exit_code_of(error))
+
+
+if __name__ == "__main__":
+    main()

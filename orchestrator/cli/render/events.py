@@ -1,0 +1,61 @@
+"""An event as one line of text, in rich markup."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from rich.markup import escape
+
+from orchestrator.progress import Progress
+from remote_trainer import wire
+
+
+def describe(event: wire.Event, progress: Progress) -> str | None:
+    """None for events that say nothing to a person (heartbeats, the supervisor's greeting)."""
+    match event:
+        case wire.Hello() | wire.Heartbeat() | wire.SelfReleased():
+            return None
+        case wire.PhaseStarted(name, detail):
+            return f"{escape(name)}{': ' + escape(detail) if detail else ''}"
+        case wire.Decision(what, why):
+            return f"decided: {escape(what)} [dim]({escape(why)})[/]"
+        case wire.StepDone():
+            return _step(event, progress)
+        case wire.Evaluated(step, mean_loss):
+            return f"mean loss on the fixed set at step {step}: {mean_loss:.4f}"
+        case wire.SampleMade(step, prompt, file):
+            return f"picture at step {step}: {escape(file.path)} [dim]“{escape(prompt)}”[/]"
+        case wire.CheckpointCommitted(step):
+            return f"checkpoint at step {step} committed ({event.bytes / 1e6:.1f} MB)"
+        case wire.Uploaded(step):
+            return f"step {step} is in the store"
+        case wire.Warned(message, hint):
+            return f"[yellow]warning:[/] {escape(message)}" + (f" [dim]({escape(hint)})[/]" if hint else "")
+        case wire.Failed(code, message):
+            return f"[red]failed[/] ({escape(code)}): {escape(message)}"
+        case wire.Stopped(step):
+            return f"stopped at step {step}"
+        case wire.Done(step):
+            return f"[green]done[/] at step {step}"
+        case wire.Unknown(type=kind):
+            return f"[dim]{escape(kind)}[/]"
+    assert_never(event)
+
+
+def _step(step: wire.StepDone, progress: Progress) -> str:
+    parts = [f"step {step.step}/{step.of}", f"loss {step.loss:.4f}", f"{step.images_per_s:.1f} images/s"]
+    if step.vram_gb is not None:
+        parts.append(f"{step.vram_gb:.1f} GB")
+    if progress.eta_s is not None and step.step < step.of:
+        parts.append(f"{span(progress.eta_s)} left")
+    return ", ".join(parts)
+
+
+def span(seconds: float) -> str:
+    """`42 s`, `3 min 05 s`, `2 h 14 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

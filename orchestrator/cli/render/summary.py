@@ -1,0 +1,75 @@
+"""How a run ended: as a value, as lines for people, as the last JSON object."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.budget import spent_usd
+from orchestrator.errors import ExitCode
+from orchestrator.lifecycle import EXIT_CODES, EndReason
+from orchestrator.mirror import progress_of
+from orchestrator.wiring import Wiring
+from remote_trainer import wire
+
+
+@dataclass(frozen=True)
+class Summary:
+    run: str
+    reason: str
+    exit_code: int
+    step: int
+    steps: int
+    cost_usd: float
+    output: str | None
+    """Folder of the finished model."""
+    checkpoint: str | None
+    """The newest checkpoint on the laptop; only when the run did not finish."""
+    evaluations: tuple[wire.Evaluated, ...]
+    message: str = ""
+    hint: str = ""
+
+    def to_data(self) -> dict[str, Any]:
+        return {"type": "summary", **asdict(self)}
+
+    def lines(self) -> list[str]:
+        """For people, most important first."""
+        told = [f"{self.run}: {self.reason} at step {self.step} of {self.steps}, cost ${self.cost_usd:.2f}"]
+        if self.message:
+            told.append(f"error: {self.message}")
+        if len(self.evaluations) > 1:
+            first, last = self.evaluations[0], self.evaluations[-1]
+            told.append(f"mean loss on the fixed set: {first.mean_loss:.4f} → {last.mean_loss:.4f}")
+        if self.output:
+            told.append(f"model: {self.output}")
+        if self.checkpoint:
+            told.append(f"newest checkpoint: {self.checkpoint}")
+        if self.hint:
+            told += ["", f"hint: {self.hint}"]
+        return told
+
+
+def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
+    """Reads ledger and mirror; asks no host."""
+    run = wiring.ledger.run(run_name)
+    mirror = wiring.home.run(run_name).newest_events()
+    progress = progress_of(mirror.read_bytes() if mirror else b"")
+    artifacts = wiring.ledger.artifacts(run_name)
+    outputs = [a.folder for a in artifacts if a.kind == "output"]
+    checkpoints = [a.folder for a in artifacts if a.kind == "checkpoint"]
+    finished = reason is EndReason.DONE
+    failed = progress.failed if reason is EndReason.TRAINING_FAILED else None
+    hint = "" if finished else f"`cloudbooth resume {run_name}` continues from the newest checkpoint"
+    return Summary(
+        run=run_name,
+        reason=reason.value,
+        exit_code=int(EXIT_CODES.get(reason, ExitCode.INTERNAL)),
+        step=progress.step,
+        steps=progress.of,
+        cost_usd=round(spent_usd(wiring.ledger.machines(run_name), run.ended_at or wiring.clock.now()), 4),
+        output=outputs[-1] if finished and outputs else None,
+        checkpoint=checkpoints[-1] if not finished and checkpoints else None,
+        evaluations=progress.evaluations,
+        message=failed.message if failed else "",
+        hint=failed.hint.replace("RUN", run_name) if failed and failed.hint else hint,
+    )

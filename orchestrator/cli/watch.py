@@ -1,0 +1,173 @@
+"""`ps`, `status`, `logs`, `attach`: looking at runs without changing them (attach takes over where nobody drives)."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from orchestrator.cli.driving import drive_to_end
+from orchestrator.cli.options import json_option, run_argument
+from orchestrator.cli.render.events import describe
+from orchestrator.cli.render.live import reporter_for
+from orchestrator.cli.render.runs import render_runs, render_status, view_run, view_status, view_to_json
+from orchestrator.cli.render.summary import summarize
+from orchestrator.driver import is_driven
+from orchestrator.errors import RunConflict
+from orchestrator.lifecycle import State
+from orchestrator.mirror import read_events
+from orchestrator.phases.retrieve import fetch_log
+from orchestrator.progress import Progress, advance
+from orchestrator.reporter import Reporter
+from orchestrator.wiring import Wiring, wire_up
+from remote_trainer import wire
+
+WATCH_POLL_S = 0.3
+
+
+@click.command(epilog="Example: cloudbooth ps --json | jq .state")
+@json_option
+def ps(as_json: bool) -> int:
+    """List runs, what may still cost money first."""
+    wiring = wire_up()
+    runs = [view_run(wiring, run) for run in wiring.ledger.runs()]
+    if as_json:
+        for run in runs:
+            click.echo(view_to_json("run", run))
+        click.echo(json.dumps({"type": "summary", "runs": len(runs)}))
+    else:
+        render_runs(runs, Console())
+    return 0
+
+
+@click.command(epilog="Example: cloudbooth status my-dog")
+@run_argument
+@json_option
+def status(run: str, as_json: bool) -> int:
+    """Show one run in detail: state, progress, machine, money, files."""
+    wiring = wire_up()
+    record = wiring.ledger.run(run)
+    view, detail = view_run(wiring, record), view_status(wiring, record)
+    if as_json:
+        click.echo(view_to_json("summary", view, detail))
+    else:
+        render_status(view, detail, Console())
+    return 0
+
+
+@click.command(epilog="Example: cloudbooth logs my-dog --trainer | tail -50")
+@run_argument
+@click.option("--follow", "-f", is_flag=True, help="Go on printing until the run has ended.")
+@click.option("--trainer", is_flag=True, help="The raw output of trainer and supervisor instead of the events.")
+@json_option
+def logs(run: str, follow: bool, trainer: bool, as_json: bool) -> int:
+    """Print what a run has said so far; without -f this returns at once."""
+    wiring = wire_up()
+    record = wiring.ledger.run(run)
+    if trainer:
+        click.echo(_trainer_log(wiring, run), nl=False)
+        return 0
+    console = Console()
+    offset, progress = 0, Progress()
+    while True:
+        ended = wiring.ledger.run(run).state is State.ENDED
+        envelopes, offset = read_events(wiring.home.run(record.name).newest_events(), offset)
+        for envelope in envelopes:
+            progress = advance(progress, envelope)
+            _print_event(console, envelope, progress, as_json)
+        if ended or not follow:
+            return 0
+        time.sleep(WATCH_POLL_S)
+
+
+@click.command(epilog="Example: cloudbooth attach my-dog")
+@run_argument
+@json_option
+def attach(run: str, as_json: bool) -> int:
+    """Watch a run; drive it on when nobody does.
+
+    While another process drives the run, Ctrl-C only ends the watching.
+    """
+    wiring = wire_up()
+    record = wiring.ledger.run(run)
+    with reporter_for(as_json) as reporter:
+        while record.state is not State.ENDED:
+            try:
+                summary = drive_to_end(wiring, run, reporter)
+                break
+            except RunConflict:
+                if not is_driven(wiring.home.run(run).driver_lock):
+                    raise
+                reporter.note("another process drives this run: watching")
+                _watch(wiring, run, reporter)
+                record = wiring.ledger.run(run)
+        else:
+            assert record.reason is not None
+            summary = summarize(wiring, run, record.reason)
+    click.echo(json.dumps(summary.to_data()) if as_json else "\n" + "\n".join(summary.lines()))
+    return summary.exit_code
+
+
+def _watch(wiring: Wiring, run: str, reporter: Reporter) -> None:
+    """Shows new events until the run has ended or its driver is gone."""
+    home = wiring.home.run(run)
+    file = home.newest_events()
+    progress = Progress()
+    envelopes, offset = read_events(file)
+    for envelope in envelopes:
+        progress = advance(progress, envelope)
+    state = wiring.ledger.run(run).state
+    while is_driven(home.driver_lock):
+        newest = home.newest_events()
+        if newest != file:
+            file, offset, progress = newest, 0, Progress()
+        envelopes, offset = read_events(file, offset)
+        for envelope in envelopes:
+            progress = advance(progress, envelope)
+            reporter.event(envelope, progress)
+        record = wiring.ledger.run(run)
+        if record.state is not state:
+            state = record.state
+            reporter.moved(state, wiring.ledger.moves(run)[-1].why)
+        time.sleep(WATCH_POLL_S)
+
+
+def _trainer_log(wiring: Wiring, run: str) -> str:
+    """From the host while the run lives there, else the copy that came home."""
+    home = wiring.home.run(run)
+    context = wiring.context(run, 0, _Silent())
+    machine = context.machine()
+    if machine is not None and machine.absent_at is None and machine.machine_id is not None:
+        remote = context.open_remote()
+        try:
+            fetch_log(remote, home)
+        finally:
+            remote.host.close()
+    return home.trainer_log.read_text(errors="replace") if home.trainer_log.exists() else ""
+
+
+class _Silent:
+    """For verbs that need a context and tell nothing."""
+
+    def moved(self, state: State, why: str) -> None: ...
+
+    def event(self, envelope: wire.Envelope, progress: Progress) -> None: ...
+
+    def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None: ...
+
+    def arrived(self, what: str, path: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+def _print_event(console: Console, envelope: wire.Envelope, progress: Progress, as_json: bool) -> None:
+    if as_json:
+        click.echo(wire.encode_event(envelope.event, envelope.seq, envelope.t), nl=False)
+        return
+    text = describe(envelope.event, progress)
+    if text is not None:
+        stamp = escape(time.strftime("%H:%M:%S", time.localtime(envelope.t)))
+        console.print(f"[dim]{stamp}[/] {text}", highlight=False, soft_wrap=True)

@@ -1,0 +1,79 @@
+"""The loop that drives a run: load, ask `next_step`, do it, repeat. Any process can resume any run.
+
+One driver per run: an OS file lock keeps a second process of this machine out, and the epoch in the ledger keeps a
+process out that lost its lock without noticing (a laptop that slept, a copied home). Kill it on any line: the next
+driver reads the ledger, asks the host, and goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.errors import RunConflict
+from orchestrator.lifecycle import Do, EndReason, Facts, Finished, Move, Phase, Standing, facts_after, next_step
+from orchestrator.phases import follow, provision, release, retrieve, ship
+from orchestrator.phases.context import RunContext
+
+PHASES: dict[Phase, Callable[[RunContext, Facts], Facts]] = {
+    Phase.CREATE: provision.create,
+    Phase.SETTLE: provision.settle,
+    Phase.AWAIT: provision.await_ready,
+    Phase.SHIP: ship.ship,
+    Phase.FOLLOW: follow.follow,
+    Phase.RETRIEVE: retrieve.retrieve,
+    Phase.RELEASE: release.release,
+}
+
+
+def drive(context: RunContext) -> EndReason:
+    """Drives the run to its end and returns why it ended.
+
+    An error leaves the run in its state, to be driven again; StaleDriver means that somebody else does already.
+    """
+    facts = Facts()
+    while True:
+        run = context.ledger.run(context.run.name)
+        context = replace(context, run=run)
+        machine = context.machine()
+        standing = machine.standing if machine else Standing.NONE
+        match next_step(run.state, run.wish, standing, facts):
+            case Finished():
+                assert run.reason is not None
+                return run.reason
+            case Move() as move:
+                context.ledger.move(run.name, context.epoch, run.state, move.to, move.why, move.reason)
+                context.reporter.moved(move.to, move.why)
+                facts = facts_after(move, run.state, facts)
+            case Do(phase):
+                facts = PHASES[phase](context, facts)
+
+
+@contextmanager
+def driver_lock(file: Path, run: str) -> Iterator[None]:
+    """Held while this process drives. Raises RunConflict at once when another process does."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunConflict(
+                f"another process drives run `{run}`", f"watch it with `cloudbooth attach {run}`"
+            ) from None
+        yield
+
+
+def is_driven(file: Path) -> bool:
+    """Whether a living process of this machine drives the run."""
+    try:
+        with file.open() as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            return False
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,73 @@
+"""Where this installation keeps its state: the ledger and a folder for every run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from remote_trainer import wire
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below one root; nothing is created by asking for a path."""
+
+    root: Path
+
+    @classmethod
+    def of_environment(cls) -> Home:
+        """`CLOUDBOOTH_HOME`, else the platform's folder for application data."""
+        chosen = os.environ.get("CLOUDBOOTH_HOME")
+        return cls(Path(chosen).expanduser().absolute() if chosen else platformdirs.user_data_path("cloudbooth"))
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.root / "ledger.sqlite3"
+
+    @property
+    def providers_folder(self) -> Path:
+        return self.root / "providers"
+
+    def run(self, name: str) -> RunHome:
+        return RunHome(self.root / "runs" / name)
+
+
+@dataclass(frozen=True)
+class RunHome:
+    """The folder of one run on the laptop."""
+
+    root: Path
+
+    @property
+    def staged(self) -> Path:
+        """What is shipped, laid out as in the run's folder on the host."""
+        return self.root / "ship"
+
+    @property
+    def job_file(self) -> Path:
+        return self.root / wire.JOB_FILE
+
+    @property
+    def driver_lock(self) -> Path:
+        return self.root / "driver.lock"
+
+    @property
+    def driver_log(self) -> Path:
+        return self.root / "driver.log"
+
+    @property
+    def trainer_log(self) -> Path:
+        """The host's `train.log`, fetched when a run ends."""
+        return self.root / "train.log"
+
+    def events(self, incarnation: str) -> Path:
+        """The mirror of one event log; its size is the offset to follow from."""
+        return self.root / f"events-{incarnation}.jsonl"
+
+    def newest_events(self) -> Path | None:
+        """The mirror that was written last; None before the first event."""
+        mirrors = sorted(self.root.glob("events-*.jsonl"), key=lambda path: path.stat().st_mtime)
+        return mirrors[-1] if mirrors else None

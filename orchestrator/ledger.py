@@ -1,0 +1,324 @@
+"""The one durable memory of the laptop: runs, machines, moves. SQLite.
+
+Three rules make it safe to be killed anywhere:
+- intent before act: a machine's row is written before `create` is called, so what may bill is always on record;
+- compare and set: a move names the state it leaves, so that two processes cannot both make it;
+- one driver: every write of a driver carries its epoch, and an older epoch is refused with StaleDriver.
+
+Transactions are IMMEDIATE: a deferred one that starts by reading fails with "database is locked" the moment it wants
+to write, whatever the busy timeout. No network call is ever made inside a transaction.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.clock import Clock
+from orchestrator.errors import RunConflict, StaleDriver, UsageError
+from orchestrator.lifecycle import MOVES, EndReason, Standing, State, Wish
+from providers.api import MachineId
+
+BUSY_TIMEOUT_S = 30.0
+
+_MIGRATIONS: tuple[tuple[str, str], ...] = (
+    (
+        "0001-runs-machines-moves",
+        """
+        CREATE TABLE runs (
+            name TEXT PRIMARY KEY, created_at REAL NOT NULL, provider TEXT NOT NULL,
+            spec_json TEXT NOT NULL, plan_json TEXT NOT NULL,
+            state TEXT NOT NULL, wish TEXT NOT NULL, reason TEXT, attempt INTEGER NOT NULL,
+            driver_epoch INTEGER NOT NULL, ended_at REAL
+        ) STRICT;
+        CREATE TABLE machines (
+            tag TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs(name), attempt INTEGER NOT NULL,
+            provider TEXT NOT NULL, offer_id TEXT NOT NULL, price_per_hour_usd REAL NOT NULL,
+            intent_at REAL NOT NULL, machine_id TEXT, created_at REAL, absent_at REAL
+        ) STRICT;
+        CREATE TABLE moves (
+            id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs(name), at REAL NOT NULL,
+            epoch INTEGER NOT NULL, from_state TEXT NOT NULL, to_state TEXT NOT NULL, why TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE artifacts (
+            run TEXT NOT NULL REFERENCES runs(name), kind TEXT NOT NULL, step INTEGER NOT NULL,
+            folder TEXT NOT NULL, manifest_sha256 TEXT NOT NULL, at REAL NOT NULL,
+            PRIMARY KEY (run, kind, step, manifest_sha256)
+        ) STRICT;
+        CREATE TABLE installation (id TEXT NOT NULL) STRICT;
+        """,
+    ),
+)
+"""Applied in order, once each; never edited after a release."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    name: str
+    created_at: float
+    provider: str
+    spec_json: str
+    plan_json: str
+    state: State
+    wish: Wish
+    reason: EndReason | None
+    attempt: int
+    driver_epoch: int
+    ended_at: float | None
+
+
+@dataclass(frozen=True)
+class MachineRecord:
+    tag: str
+    run: str
+    attempt: int
+    provider: str
+    offer_id: str
+    price_per_hour_usd: float
+    intent_at: float
+    machine_id: MachineId | None
+    created_at: float | None
+    absent_at: float | None
+
+    @property
+    def standing(self) -> Standing:
+        if self.absent_at is not None:
+            return Standing.ABSENT
+        return Standing.UNSETTLED if self.machine_id is None else Standing.HELD
+
+
+@dataclass(frozen=True)
+class MoveRecord:
+    at: float
+    from_state: State
+    to_state: State
+    why: str
+
+
+@dataclass(frozen=True)
+class ArtifactRecord:
+    kind: str
+    """`checkpoint` or `output`."""
+    step: int
+    folder: str
+    manifest_sha256: str
+
+
+class Ledger:
+    """Opens (and on first use makes) the database. Every method is one transaction; blocks up to 30 s on a writer."""
+
+    def __init__(self, file: Path, clock: Clock) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._clock = clock
+        self._db = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._migrate()
+
+    def close(self) -> None:
+        self._db.close()
+
+    @property
+    def installation(self) -> str:
+        """Eight letters that mark this installation's machines at every provider."""
+        return str(self._db.execute("SELECT id FROM installation").fetchone()["id"])
+
+    # -- runs
+
+    def add_run(self, name: str, provider: str, spec_json: str, plan_json: str) -> None:
+        """Raises RunConflict when the name is taken."""
+        with self._transaction():
+            known = self._db.execute("SELECT state, reason FROM runs WHERE name = ?", (name,)).fetchone()
+            if known:
+                raise RunConflict(
+                    f"a run named `{name}` exists ({known['reason'] or known['state']})",
+                    f"choose another with `--name {name}-2`, or continue it with `cloudbooth resume {name}`",
+                )
+            self._db.execute(
+                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, NULL, 1, 0, NULL)",
+                (name, self._clock.now(), provider, spec_json, plan_json, State.PLANNED.value, Wish.RUN.value),
+            )
+
+    def run(self, name: str) -> RunRecord:
+        """Raises UsageError with the nearest known names."""
+        row = self._db.execute("SELECT * FROM runs WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise UsageError(f"there is no run named `{name}`", self._nearest(name))
+        return _run_record(row)
+
+    def has_run(self, name: str) -> bool:
+        return self._db.execute("SELECT 1 FROM runs WHERE name = ?", (name,)).fetchone() is not None
+
+    def runs(self) -> list[RunRecord]:
+        """Newest first."""
+        return [_run_record(row) for row in self._db.execute("SELECT * FROM runs ORDER BY created_at DESC")]
+
+    def become_driver(self, name: str) -> int:
+        """Takes the run over: from now on every write with an older epoch is refused. Returns the new epoch."""
+        with self._transaction():
+            self._db.execute("UPDATE runs SET driver_epoch = driver_epoch + 1 WHERE name = ?", (name,))
+            return int(
+                self._db.execute("SELECT driver_epoch FROM runs WHERE name = ?", (name,)).fetchone()["driver_epoch"]
+            )
+
+    def move(
+        self, name: str, epoch: int, leaving: State, to: State, why: str, reason: EndReason | None = None
+    ) -> RunRecord:
+        """Compare and set. Raises StaleDriver for an old epoch and RunConflict when the run left that state already."""
+        if to not in MOVES[leaving]:
+            raise RunConflict(f"a run cannot go from {leaving.value} to {to.value}")
+        now = self._clock.now()
+        with self._transaction():
+            self._require_epoch(name, epoch)
+            changed = self._db.execute(
+                "UPDATE runs SET state = ?, reason = coalesce(?, reason), ended_at = ? WHERE name = ? AND state = ?",
+                (to.value, reason and reason.value, now if to is State.ENDED else None, name, leaving.value),
+            )
+            if changed.rowcount != 1:
+                raise RunConflict(f"run `{name}` is no longer {leaving.value}")
+            self._note_move(name, epoch, leaving, to, why)
+        return self.run(name)
+
+    def start_attempt(self, name: str, epoch: int) -> RunRecord:
+        """An ended run becomes a planned one with the next attempt number. For `resume`."""
+        with self._transaction():
+            self._require_epoch(name, epoch)
+            changed = self._db.execute(
+                "UPDATE runs SET state = ?, wish = ?, reason = NULL, attempt = attempt + 1, ended_at = NULL "
+                "WHERE name = ? AND state = ?",
+                (State.PLANNED.value, Wish.RUN.value, name, State.ENDED.value),
+            )
+            if changed.rowcount != 1:
+                raise RunConflict(f"run `{name}` has not ended", f"watch it with `cloudbooth attach {name}`")
+            self._note_move(name, epoch, State.ENDED, State.PLANNED, "`resume` was asked for")
+        return self.run(name)
+
+    def set_wish(self, name: str, wish: Wish) -> None:
+        """Any process may. A wish only grows (run → stop → down) until the run ends."""
+        with self._transaction():
+            order = [w.value for w in Wish]
+            current = self._db.execute("SELECT wish FROM runs WHERE name = ?", (name,)).fetchone()
+            if current is not None and order.index(wish.value) > order.index(current["wish"]):
+                self._db.execute("UPDATE runs SET wish = ? WHERE name = ?", (wish.value, name))
+
+    def moves(self, name: str) -> list[MoveRecord]:
+        """In the order they were made."""
+        rows = self._db.execute("SELECT * FROM moves WHERE run = ? ORDER BY id", (name,))
+        return [MoveRecord(r["at"], State(r["from_state"]), State(r["to_state"]), r["why"]) for r in rows]
+
+    # -- machines
+
+    def record_intent(self, run: RunRecord, epoch: int, tag: str, offer_id: str, price_per_hour_usd: float) -> None:
+        """Written before `create` is called: from here on a machine may exist."""
+        with self._transaction():
+            self._require_epoch(run.name, epoch)
+            self._db.execute(
+                "INSERT INTO machines VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
+                (tag, run.name, run.attempt, run.provider, offer_id, price_per_hour_usd, self._clock.now()),
+            )
+
+    def record_created(self, run: str, epoch: int, tag: str, machine_id: MachineId) -> None:
+        with self._transaction():
+            self._require_epoch(run, epoch)
+            self._db.execute(
+                "UPDATE machines SET machine_id = ?, created_at = ? WHERE tag = ?", (machine_id, self._clock.now(), tag)
+            )
+
+    def record_absent(self, run: str, epoch: int, tag: str) -> None:
+        """The provider has confirmed that nothing of this intent exists."""
+        with self._transaction():
+            self._require_epoch(run, epoch)
+            self._db.execute("UPDATE machines SET absent_at = ? WHERE tag = ?", (self._clock.now(), tag))
+
+    def machine(self, run: str, attempt: int) -> MachineRecord | None:
+        """The newest machine of an attempt."""
+        row = self._db.execute(
+            "SELECT * FROM machines WHERE run = ? AND attempt = ? ORDER BY rowid DESC LIMIT 1", (run, attempt)
+        ).fetchone()
+        return _machine_record(row) if row else None
+
+    def machines(self, run: str) -> list[MachineRecord]:
+        return [
+            _machine_record(r) for r in self._db.execute("SELECT * FROM machines WHERE run = ? ORDER BY rowid", (run,))
+        ]
+
+    def open_machines(self) -> list[MachineRecord]:
+        """Everything that may still bill: no confirmed absence."""
+        return [_machine_record(r) for r in self._db.execute("SELECT * FROM machines WHERE absent_at IS NULL")]
+
+    # -- artifacts
+
+    def record_artifact(self, run: str, kind: str, step: int, folder: Path, manifest_sha256: str) -> None:
+        """What has arrived and was verified. Twice is safe; no epoch, since an arrived file is a fact."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?, ?, ?)",
+                (run, kind, step, str(folder), manifest_sha256, self._clock.now()),
+            )
+
+    def artifacts(self, run: str) -> list[ArtifactRecord]:
+        """Oldest step first."""
+        rows = self._db.execute("SELECT * FROM artifacts WHERE run = ? ORDER BY step, at", (run,))
+        return [ArtifactRecord(r["kind"], r["step"], r["folder"], r["manifest_sha256"]) for r in rows]
+
+    # -- internals
+
+    def _require_epoch(self, name: str, epoch: int) -> None:
+        row = self._db.execute("SELECT driver_epoch FROM runs WHERE name = ?", (name,)).fetchone()
+        if row is None or row["driver_epoch"] != epoch:
+            raise StaleDriver(f"another process drives run `{name}` now", f"watch it with `cloudbooth attach {name}`")
+
+    def _note_move(self, name: str, epoch: int, leaving: State, to: State, why: str) -> None:
+        self._db.execute(
+            "INSERT INTO moves (run, at, epoch, from_state, to_state, why) VALUES (?, ?, ?, ?, ?, ?)",
+            (name, self._clock.now(), epoch, leaving.value, to.value, why),
+        )
+
+    def _nearest(self, name: str) -> str:
+        names = [row["name"] for row in self._db.execute("SELECT name FROM runs")]
+        close = difflib.get_close_matches(name, names, n=3)
+        return f"did you mean `{close[0]}`?" if close else "`cloudbooth ps` lists all runs"
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _migrate(self) -> None:
+        with self._transaction():
+            self._db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
+            applied = {row["name"] for row in self._db.execute("SELECT name FROM migrations")}
+            for name, script in _MIGRATIONS:
+                if name not in applied:
+                    for statement in script.split(";"):
+                        self._db.execute(statement)
+                    self._db.execute("INSERT INTO migrations VALUES (?)", (name,))
+            if self._db.execute("SELECT 1 FROM installation").fetchone() is None:
+                self._db.execute("INSERT INTO installation VALUES (?)", (uuid.uuid4().hex[:8],))
+
+
+def _run_record(row: sqlite3.Row) -> RunRecord:
+    reason = EndReason(row["reason"]) if row["reason"] else None
+    return RunRecord(
+        row["name"], row["created_at"], row["provider"], row["spec_json"], row["plan_json"], State(row["state"]),
+        Wish(row["wish"]), reason, row["attempt"], row["driver_epoch"], row["ended_at"],
+    )  # fmt: skip
+
+
+def _machine_record(row: sqlite3.Row) -> MachineRecord:
+    machine_id = MachineId(row["machine_id"]) if row["machine_id"] is not None else None
+    return MachineRecord(
+        row["tag"], row["run"], row["attempt"], row["provider"], row["offer_id"], row["price_per_hour_usd"],
+        row["intent_at"], machine_id, row["created_at"], row["absent_at"],
+    )  # fmt: skip

@@ -1,0 +1,197 @@
+"""The life of a run as values: states, reasons, legal moves, and what to do next. No I/O.
+
+`next_step` is the whole strategy: the driver does what it says, learns facts from it, and asks again. Everything that
+must survive the driver stands in the ledger; `Facts` is what one driver has learned since it started, and a fresh
+driver with empty facts reaches the same end because every phase is safe to run twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import assert_never
+
+from orchestrator.errors import ExitCode
+from remote_trainer.wire import HostStatus
+
+
+class State(Enum):
+    PLANNED = "planned"
+    PROVISIONING = "provisioning"
+    SHIPPING = "shipping"
+    TRAINING = "training"
+    RETRIEVING = "retrieving"
+    RELEASING = "releasing"
+    ENDED = "ended"
+
+
+class EndReason(Enum):
+    """Why a run ended. Decided when its end begins, and kept through retrieval and release."""
+
+    DONE = "done"
+    STOPPED = "stopped"
+    """By request, with a checkpoint of the last step where training had begun."""
+    CANCELED = "canceled"
+    """By request, without waiting for one."""
+    TRAINING_FAILED = "training-failed"
+    NO_MACHINE = "no-machine"
+    """Nothing could be rented, or what was rented never answered."""
+
+
+class Wish(Enum):
+    """What the user wants now; any process may change it, the driver obeys within a second."""
+
+    RUN = "run"
+    STOP = "stop"
+    DOWN = "down"
+
+
+class Standing(Enum):
+    """What the ledger knows about the machine of the current attempt."""
+
+    NONE = "none"
+    UNSETTLED = "unsettled"
+    """The intent is written and no answer is: a machine may or may not exist."""
+    HELD = "held"
+    ABSENT = "absent"
+    """Released, and its absence confirmed."""
+
+
+class Phase(Enum):
+    CREATE = "create"
+    SETTLE = "settle"
+    AWAIT = "await"
+    SHIP = "ship"
+    FOLLOW = "follow"
+    RETRIEVE = "retrieve"
+    RELEASE = "release"
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.PLANNED: frozenset({State.PROVISIONING, State.RELEASING}),
+    State.PROVISIONING: frozenset({State.SHIPPING, State.RELEASING}),
+    State.SHIPPING: frozenset({State.TRAINING, State.RELEASING}),
+    State.TRAINING: frozenset({State.SHIPPING, State.RETRIEVING, State.RELEASING}),
+    State.RETRIEVING: frozenset({State.RELEASING}),
+    State.RELEASING: frozenset({State.ENDED}),
+    State.ENDED: frozenset({State.PLANNED}),
+}
+"""Legal moves. ENDED → PLANNED is `resume`; TRAINING → SHIPPING restarts a supervisor that is gone."""
+
+EXIT_CODES: dict[EndReason, ExitCode] = {
+    EndReason.DONE: ExitCode.OK,
+    EndReason.STOPPED: ExitCode.STOPPED,
+    EndReason.CANCELED: ExitCode.CANCELED,
+    EndReason.TRAINING_FAILED: ExitCode.TRAINING_FAILED,
+    EndReason.NO_MACHINE: ExitCode.PROVIDER,
+}
+
+RESUMABLE = frozenset({EndReason.STOPPED, EndReason.CANCELED, EndReason.TRAINING_FAILED, EndReason.NO_MACHINE})
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What this driver has learned since it started or since the last move."""
+
+    no_capacity: bool = False
+    reachable: bool = False
+    shipped: bool = False
+    host: HostStatus | None = None
+    retrieved: bool = False
+    restarts: int = 0
+    """How often this driver has found the supervisor gone without a last word."""
+
+
+MAX_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class Do:
+    phase: Phase
+
+
+@dataclass(frozen=True)
+class Move:
+    to: State
+    why: str
+    reason: EndReason | None = None
+    """Set when this move begins the end."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    pass
+
+
+Step = Do | Move | Finished
+
+
+def next_step(state: State, wish: Wish, standing: Standing, facts: Facts) -> Step:
+    """What a driver does now. Pure: equal arguments, equal answer."""
+    if state not in (State.RELEASING, State.ENDED):
+        if wish is Wish.DOWN:
+            return Move(State.RELEASING, "`down` was asked for", EndReason.CANCELED)
+        if wish is Wish.STOP and state in (State.PLANNED, State.PROVISIONING, State.SHIPPING) and not facts.shipped:
+            return Move(State.RELEASING, "`stop` was asked for before training began", EndReason.STOPPED)
+    match state:
+        case State.PLANNED:
+            return Move(State.PROVISIONING, "the plan was accepted")
+        case State.PROVISIONING:
+            return _provisioning(standing, facts)
+        case State.SHIPPING:
+            if facts.shipped:
+                return Move(State.TRAINING, "the host has everything and its supervisor runs")
+            return Do(Phase.SHIP)
+        case State.TRAINING:
+            return _training(wish, facts)
+        case State.RETRIEVING:
+            if facts.retrieved:
+                return Move(State.RELEASING, "all files are here and verified")
+            return Do(Phase.RETRIEVE)
+        case State.RELEASING:
+            if standing in (Standing.NONE, Standing.ABSENT):
+                return Move(State.ENDED, "no machine is left")
+            return Do(Phase.SETTLE if standing is Standing.UNSETTLED else Phase.RELEASE)
+        case State.ENDED:
+            return Finished()
+    assert_never(state)
+
+
+def facts_after(move: Move, leaving: State, facts: Facts) -> Facts:
+    """What is still true after a move. Back from training to shipping, nothing is known about the host any more."""
+    if leaving is State.TRAINING and move.to is State.SHIPPING:
+        return replace(facts, shipped=False, host=None, restarts=facts.restarts + 1)
+    return facts
+
+
+def _provisioning(standing: Standing, facts: Facts) -> Step:
+    match standing:
+        case Standing.NONE | Standing.ABSENT:
+            if facts.no_capacity:
+                return Move(State.RELEASING, "nothing could be rented", EndReason.NO_MACHINE)
+            return Do(Phase.CREATE)
+        case Standing.UNSETTLED:
+            return Do(Phase.SETTLE)
+        case Standing.HELD:
+            return Move(State.SHIPPING, "the machine answers") if facts.reachable else Do(Phase.AWAIT)
+    assert_never(standing)
+
+
+def _training(wish: Wish, facts: Facts) -> Step:
+    host = facts.host
+    if host is None or host.supervisor_pid is not None:
+        return Do(Phase.FOLLOW)
+    match host.ended:
+        case "done":
+            return Move(State.RETRIEVING, "training is done", EndReason.DONE)
+        case "stopped":
+            return Move(State.RETRIEVING, "training stopped with a checkpoint", EndReason.STOPPED)
+        case "failed":
+            return Move(State.RETRIEVING, "the trainer gave up", EndReason.TRAINING_FAILED)
+        case None if wish is Wish.STOP:
+            return Move(State.RETRIEVING, "the supervisor is gone, as asked for", EndReason.STOPPED)
+        case None if facts.restarts >= MAX_RESTARTS:
+            return Move(State.RETRIEVING, "the supervisor keeps dying", EndReason.TRAINING_FAILED)
+        case None:
+            return Move(State.SHIPPING, "the supervisor is gone without a last word")
+    assert_never(host.ended)

@@ -1,0 +1,76 @@
+"""What a phase gets: the run, its ports, and the way to its machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.clock import Clock
+from orchestrator.code_bundle import trainer_code
+from orchestrator.errors import RunConflict
+from orchestrator.home import RunHome
+from orchestrator.host import Host
+from orchestrator.ledger import Ledger, MachineRecord, RunRecord
+from orchestrator.lifecycle import Wish
+from orchestrator.remote_run import RemoteRun, probe, unpack_code
+from orchestrator.reporter import Reporter
+from orchestrator.spec import RunSpec
+from providers.api import Access, MachineProvider
+
+Connect = Callable[[Access], Host]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Everything a phase may touch. `run` is as of the last move; `epoch` is this driver's."""
+
+    run: RunRecord
+    epoch: int
+    ledger: Ledger
+    provider: MachineProvider
+    connect: Connect
+    clock: Clock
+    reporter: Reporter
+    home: RunHome
+    spec: RunSpec
+
+    @property
+    def output_folder(self) -> Path:
+        """Where the finished model goes."""
+        return self.spec.output.folder / self.run.name
+
+    def machine(self) -> MachineRecord | None:
+        return self.ledger.machine(self.run.name, self.run.attempt)
+
+    def held_machine(self) -> MachineRecord:
+        machine = self.machine()
+        if machine is None or machine.machine_id is None:
+            raise RunConflict(f"run `{self.run.name}` has no machine")
+        return machine
+
+    def wish(self) -> Wish:
+        """Read anew: another process may have changed it."""
+        return self.ledger.run(self.run.name).wish
+
+    def access(self) -> Access | None:
+        """Where the machine answers, asked anew at every connect. None while the provider does not know."""
+        machine_id = self.held_machine().machine_id
+        assert machine_id is not None
+        return self.provider.describe(machine_id).access
+
+    def open_remote(self) -> RemoteRun:
+        """Connects, makes sure our code is there, and returns the run's agent. The caller closes `remote.host`."""
+        access = self.access()
+        if access is None:
+            raise RunConflict("the provider does not know yet where the machine answers")
+        host = self.connect(access)
+        try:
+            code = trainer_code()
+            facts = probe(host, access, code)
+            if not facts.has_code:
+                unpack_code(host, access, facts, code)
+            return RemoteRun(host, access, facts.workdir, code.id, self.run.name, self.epoch)
+        except BaseException:
+            host.close()
+            raise

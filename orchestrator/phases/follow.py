@@ -1,0 +1,82 @@
+"""Following a run: events as they come, across dropped connections, with pictures and checkpoints coming home."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.courier import Courier
+from orchestrator.host import ConnectionLost, HostUnreachable
+from orchestrator.lifecycle import Facts, Wish
+from orchestrator.mirror import Mirror
+from orchestrator.phases.context import RunContext
+from orchestrator.remote_run import RemoteRun
+from remote_trainer.wire import HostStatus
+
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 30.0
+WISH_POLL_S = 0.5
+
+
+def follow(context: RunContext, facts: Facts) -> Facts:
+    """Returns when the supervisor has ended (with its status) or the user wants everything down.
+
+    A dropped or refused connection is tried again for as long as it takes, with longer and longer pauses: the run
+    goes on without us, and its limits are the supervisor's to keep.
+    """
+    pause_s = FIRST_RETRY_S
+    while True:
+        try:
+            remote = context.open_remote()
+            try:
+                status = remote.status()
+                pause_s = FIRST_RETRY_S
+                ended = _follow_connected(context, remote, status)
+            finally:
+                remote.host.close()
+            if ended is not None or context.wish() is Wish.DOWN:
+                return replace(facts, host=ended)
+        except (ConnectionLost, HostUnreachable) as error:
+            context.reporter.note(f"{error.message}; the run goes on, trying again in {pause_s:.0f} s")
+            if _pause(context, pause_s):
+                return replace(facts, host=None)
+            pause_s = min(pause_s * 2, LAST_RETRY_S)
+
+
+def _follow_connected(context: RunContext, remote: RemoteRun, status: HostStatus) -> HostStatus | None:
+    """Copies events until the stream ends; the status then, or None when a supervisor still lives."""
+    mirror = Mirror(context.home.events(status.incarnation))
+    stop_sent = False
+    wish_read_at = context.clock.monotonic()
+    try:
+        with (
+            Courier(context.run.name, context.home, context.ledger, context.reporter, context.open_remote) as courier,
+            remote.follow(mirror.offset) as chunks,
+        ):
+            courier.show(mirror.progress)
+            for chunk in chunks:
+                for envelope in mirror.feed(chunk):
+                    context.reporter.event(envelope, mirror.progress)
+                courier.show(mirror.progress)
+                if context.clock.monotonic() - wish_read_at >= WISH_POLL_S:
+                    wish_read_at = context.clock.monotonic()
+                    wish = context.wish()
+                    if wish is Wish.DOWN:
+                        return None
+                    if wish is Wish.STOP and not stop_sent:
+                        context.reporter.note("asking the trainer for a checkpoint and its end")
+                        remote.stop(now=False)
+                        stop_sent = True
+        after = remote.status()
+        return after if after.supervisor_pid is None else None
+    finally:
+        mirror.close()
+
+
+def _pause(context: RunContext, seconds: float) -> bool:
+    """Waits; true when the user wants everything down meanwhile."""
+    until = context.clock.monotonic() + seconds
+    while context.clock.monotonic() < until:
+        if context.wish() is Wish.DOWN:
+            return True
+        context.clock.sleep(min(1.0, seconds))
+    return False

@@ -1,0 +1,79 @@
+"""Getting a machine: the intent, the one `create`, settling a lost answer, waiting until it can be used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.errors import StaleDriver
+from orchestrator.host import HostUnreachable
+from orchestrator.lifecycle import Facts
+from orchestrator.phases.context import RunContext
+from orchestrator.plan import choose_offer, gpu_requests
+from providers.api import BootPlan
+from providers.errors import Indeterminate, NoCapacity
+
+READY_TIMEOUT_S = 120.0
+READY_POLL_S = 2.0
+ABSENCE_AGREEMENT_S = 5.0
+"""Two empty lists this far apart mean that a lost `create` made nothing."""
+
+
+def create(context: RunContext, facts: Facts) -> Facts:
+    """Picks the best offer that fits now, writes the intent, then calls `create` once.
+
+    A lost answer leaves the intent unsettled: it may have made a machine.
+    """
+    offers = [offer for request in gpu_requests(context.spec) for offer in context.provider.offers(request)]
+    try:
+        offer = choose_offer(context.spec, offers)
+    except NoCapacity as error:
+        context.reporter.note(error.message)
+        return replace(facts, no_capacity=True)
+    tag = f"cb-{context.ledger.installation}-{context.run.name}-{context.run.attempt}-{int(context.clock.now())}"
+    context.ledger.record_intent(context.run, context.epoch, tag, offer.id, offer.price_per_hour_usd)
+    try:
+        machine_id = context.provider.create(offer, BootPlan(), tag)
+    except NoCapacity as error:
+        context.reporter.note(error.message)
+        context.ledger.record_absent(context.run.name, context.epoch, tag)
+        return replace(facts, no_capacity=True)
+    except Indeterminate as error:
+        context.reporter.note(f"{error.message}; looking whether a machine came of it")
+        return facts
+    context.ledger.record_created(context.run.name, context.epoch, tag, machine_id)
+    return facts
+
+
+def settle(context: RunContext, facts: Facts) -> Facts:
+    """Finds out what became of an intent without an answer: adopts its machine, or records that there is none."""
+    machine = context.machine()
+    assert machine is not None
+    for look in range(2):
+        found = context.provider.list(machine.tag)
+        if found:
+            context.ledger.record_created(context.run.name, context.epoch, machine.tag, found[0].id)
+            return facts
+        if look == 0:
+            context.clock.sleep(ABSENCE_AGREEMENT_S)
+    context.ledger.record_absent(context.run.name, context.epoch, machine.tag)
+    return facts
+
+
+def await_ready(context: RunContext, facts: Facts) -> Facts:
+    """Waits until the machine answers and our code runs there.
+
+    Raises HostUnreachable when it does not within two minutes; a refused key or login ends the wait at once.
+    """
+    deadline = context.clock.monotonic() + READY_TIMEOUT_S
+    while True:
+        try:
+            if context.access() is not None:
+                context.open_remote().host.close()
+                return replace(facts, reachable=True)
+        except HostUnreachable as error:
+            if context.clock.monotonic() >= deadline:
+                raise
+            context.reporter.note(f"waiting for the machine: {error.message}")
+        if context.ledger.run(context.run.name).driver_epoch != context.epoch:
+            raise StaleDriver(f"another process drives run `{context.run.name}` now")
+        context.clock.sleep(READY_POLL_S)

@@ -1,0 +1,101 @@
+"""Bringing home what the run made, before the machine is given back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.courier import bring
+from orchestrator.fetch import disk_full_explained, fetch_folder, fetch_manifest
+from orchestrator.home import RunHome
+from orchestrator.lifecycle import EndReason, Facts
+from orchestrator.mirror import Mirror, progress_of
+from orchestrator.phases.context import RunContext
+from orchestrator.remote_run import RemoteRun
+from orchestrator.reporter import Meter, Reporter
+from providers.errors import CloudboothError
+from remote_trainer import wire
+
+
+def retrieve(context: RunContext, facts: Facts) -> Facts:
+    """Fetches the rest of the events, the pictures, the log, and the model (or, of a run that did not finish, its
+    newest checkpoint). Every file is verified; an interrupted call is continued by the next one.
+
+    Raises HostError of the connection and CloudboothError when the laptop's disk is full: the machine is kept then.
+    """
+    remote = context.open_remote()
+    try:
+        status = remote.status()
+        mirror = Mirror(context.home.events(status.incarnation))
+        try:
+            _drain_events(remote, mirror, context.reporter)
+        finally:
+            mirror.close()
+        with disk_full_explained(context.home.root):
+            fetch_log(remote, context.home)
+            newest = replace(mirror.progress, checkpoints=_newest_committed(remote, status))
+            if context.run.reason is EndReason.DONE:
+                newest = replace(newest, checkpoints=())
+            bring(context.run.name, context.home, context.ledger, context.reporter, remote, newest)
+        if context.run.reason is EndReason.DONE:
+            _fetch_output(context, remote, status)
+    finally:
+        remote.host.close()
+    return replace(facts, retrieved=True)
+
+
+def pull_what_is_there(context: RunContext) -> None:
+    """The pictures and the newest checkpoint as they stand on the host now, and the model if it is done.
+
+    For anybody, driver or not: it changes nothing on the host and leaves the event mirror to the driver.
+    """
+    remote = context.open_remote()
+    try:
+        status = remote.status()
+        mirror = context.home.newest_events()
+        progress = progress_of(mirror.read_bytes() if mirror else b"")
+        with disk_full_explained(context.home.root):
+            newest = replace(progress, checkpoints=_newest_committed(remote, status))
+            bring(context.run.name, context.home, context.ledger, context.reporter, remote, newest)
+        if status.ended == "done":
+            _fetch_output(context, remote, status)
+    finally:
+        remote.host.close()
+
+
+def fetch_log(remote: RemoteRun, home: RunHome) -> None:
+    """Replaces the laptop's copy of `train.log`."""
+    with remote.read([(wire.LOG_FILE, 0)]) as chunks, home.trainer_log.open("wb") as handle:
+        for chunk in chunks:
+            handle.write(chunk)
+
+
+def _drain_events(remote: RemoteRun, mirror: Mirror, reporter: Reporter) -> None:
+    with remote.follow(mirror.offset) as chunks:
+        for chunk in chunks:
+            for envelope in mirror.feed(chunk):
+                reporter.event(envelope, mirror.progress)
+
+
+def _newest_committed(remote: RemoteRun, status: wire.HostStatus) -> tuple[wire.CheckpointCommitted, ...]:
+    """What stands on the host's disk counts, not what was announced: an old announcement may have been pruned."""
+    if not status.checkpoints:
+        return ()
+    newest = status.checkpoints[-1]
+    manifest = fetch_manifest(remote, newest.folder, newest.manifest_sha256)
+    return (wire.CheckpointCommitted(newest.step, newest.folder, newest.manifest_sha256, manifest.total_bytes),)
+
+
+def _fetch_output(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
+    if status.output is None:
+        raise CloudboothError(
+            "the host says `done` but its output has no valid manifest",
+            f"`cloudbooth logs {context.run.name} --trainer` shows what the trainer said",
+        )
+    output = status.output
+    manifest = fetch_manifest(remote, output.folder, output.manifest_sha256)
+    meter = Meter(context.reporter, "model", manifest.total_bytes)
+    fetch_folder(remote, output.folder, manifest, context.output_folder, meter)
+    context.ledger.record_artifact(
+        context.run.name, "output", output.step, context.output_folder, output.manifest_sha256
+    )
+    context.reporter.arrived("model", str(context.output_folder))

@@ -1,0 +1,95 @@
+"""Bringing everything to the host and starting the supervisor there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.base_model import LocalFolder, inspect_base
+from orchestrator.fetch import sha256_of
+from orchestrator.lifecycle import Facts
+from orchestrator.phases.context import RunContext
+from orchestrator.remote_run import RemoteRun
+from orchestrator.staging import read_staged_job, staged_files
+from providers.api import ThisMachine
+from remote_trainer import wire
+
+FOLDER_PREFIX = "folder:"
+"""How `Job.base` names a base that has to travel; `plan.build_job` writes it."""
+
+
+def ship(context: RunContext, facts: Facts) -> Facts:
+    """Sends what the host does not have, the job last, and makes sure that one supervisor runs. Twice is safe.
+
+    Files are compared by hash before they are sent, so a second call costs one question. A host that lost the run's
+    checkpoints (a new machine, a wiped disk) gets the newest one that came home.
+    """
+    remote = context.open_remote()
+    try:
+        status = remote.status()
+        if status.supervisor_pid is None and status.ended != "done":
+            _send_everything(context, remote, status)
+        return replace(facts, shipped=True, host=remote.start())
+    finally:
+        remote.host.close()
+
+
+def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
+    job = read_staged_job(context.home)
+    base = inspect_base(context.spec.model.base) if job.base.startswith(FOLDER_PREFIX) else None
+    if isinstance(base, LocalFolder):
+        job = replace(job, base=_bring_base(context, remote, base))
+    _send(context, remote, "photos", remote.folder, context.home.staged, staged_files(context.home, job))
+    _send_newest_checkpoint(context, remote, status)
+    _send_job(context, remote, job)
+
+
+def _bring_base(context: RunContext, remote: RemoteRun, base: LocalFolder) -> str:
+    """The folder on the host; on this machine it is used where it lies."""
+    if isinstance(context.access(), ThisMachine):
+        return str(base.path)
+    root = f"{remote.workdir}/bases/{base.list_sha256[:12]}"
+    _send(context, remote, "base model", root, base.path, [_entry(base.path, file.path) for file in base.files])
+    return root
+
+
+def _send(
+    context: RunContext, remote: RemoteRun, what: str, root: str, source: Path, entries: list[wire.FileEntry]
+) -> None:
+    missing = remote.missing(root, entries)
+    if missing:
+        total = sum(entry.bytes for entry in missing)
+        context.reporter.transfer(what, 0, total)
+        remote.upload(root, source, missing)
+        context.reporter.transfer(what, total, total)
+
+
+def _send_newest_checkpoint(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
+    """Only when the laptop's newest is newer than the host's: the host's own needs no journey."""
+    at_home = [a for a in context.ledger.artifacts(context.run.name) if a.kind == "checkpoint"]
+    newest_there = max((checkpoint.step for checkpoint in status.checkpoints), default=0)
+    for artifact in reversed(at_home):
+        folder = Path(artifact.folder)
+        if artifact.step <= newest_there:
+            return
+        if not (folder / wire.MANIFEST_NAME).exists():
+            continue
+        manifest = wire.Manifest.from_bytes((folder / wire.MANIFEST_NAME).read_bytes())
+        root = f"{remote.folder}/{wire.checkpoint_folder(artifact.step)}"
+        _send(context, remote, f"checkpoint {artifact.step}", root, folder, list(manifest.files))
+        mark = _entry(folder, wire.MANIFEST_NAME)
+        _send(context, remote, "its manifest", root, folder, [mark])
+        return
+
+
+def _send_job(context: RunContext, remote: RemoteRun, job: wire.Job) -> None:
+    """As this host needs it: a base that traveled has its path there."""
+    folder = context.home.root / "sent"
+    folder.mkdir(exist_ok=True)
+    (folder / wire.JOB_FILE).write_bytes(wire.dumps(job))
+    _send(context, remote, "job", remote.folder, folder, [_entry(folder, wire.JOB_FILE)])
+
+
+def _entry(folder: Path, name: str) -> wire.FileEntry:
+    path = folder / name
+    return wire.FileEntry(name, path.stat().st_size, sha256_of(path))

@@ -1,0 +1,47 @@
+"""The way to a run: look everything up that is free, make the plan, and commit it once it is accepted."""
+
+from __future__ import annotations
+
+import json
+
+from orchestrator.base_model import LocalFolder, inspect_base
+from orchestrator.dataset.scan import scan_folder
+from orchestrator.errors import RunConflict
+from orchestrator.fetch import disk_full_explained
+from orchestrator.plan import Plan, gpu_requests, make_plan
+from orchestrator.plan_json import plan_to_data
+from orchestrator.preflight import check_output_folder, look_at_machine
+from orchestrator.spec import ClassFolder, RunSpec, spec_to_json
+from orchestrator.staging import stage
+from orchestrator.wiring import Wiring
+
+
+def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
+    """Every free check, then the plan. Starts nothing and writes nothing but the machine's work folder.
+
+    Raises RunConflict for a name that is taken, UsageError for what is wrong with photos, base or output, HostError
+    for a machine that cannot be used, NoCapacity when nothing fits.
+    """
+    if wiring.ledger.has_run(spec.name):
+        raise RunConflict(
+            f"a run named `{spec.name}` exists",
+            f"choose another with `--name {spec.name}-2`, or look at it with `cloudbooth status {spec.name}`",
+        )
+    instance = scan_folder(spec.data.instance)
+    source = spec.data.class_images
+    class_images = scan_folder(source.folder) if isinstance(source, ClassFolder) else None
+    base = inspect_base(spec.model.base)
+    provider = wiring.provider(spec)
+    offers = [offer for request in gpu_requests(spec) for offer in provider.offers(request)]
+    plan = make_plan(spec, instance, class_images, base, offers)
+    check_output_folder(spec.output.folder, spec.name)
+    look_at_machine(provider, wiring.connect, base.total_bytes if isinstance(base, LocalFolder) else 0)
+    return plan
+
+
+def accept(wiring: Wiring, spec: RunSpec, plan: Plan) -> None:
+    """Stages the photos, then enters the run in the ledger: from there on any process can drive it."""
+    home = wiring.home.run(spec.name)
+    with disk_full_explained(home.staged):
+        stage(home, plan)
+    wiring.ledger.add_run(spec.name, spec.compute.provider, spec_to_json(spec), json.dumps(plan_to_data(plan)))

@@ -1,0 +1,182 @@
+"""One run on one host, as calls: probe, unpack code, and the agent's verbs. The commands are built as values.
+
+Nothing here decides or remembers. Every method blocks for one exchange, may be repeated, and raises HostError as the
+host's connection does.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.code_bundle import CodeBundle
+from orchestrator.errors import StaleDriver
+from orchestrator.host import Completed, Host, HostError
+from providers.api import Access
+from remote_trainer import wire
+
+STALE_EPOCH_EXIT = 75
+"""`remote_trainer.agent` ends with this code when it has seen a higher epoch."""
+START_TIMEOUT_S = 60.0
+STREAM_IDLE_S = 20.0
+"""The agent's `follow` shows a sign of life every second; this much silence is a dead link."""
+TAR_CHUNK = 1 << 20
+
+_PROBE = """
+import json, os, shutil, sys
+root = os.path.abspath(os.path.expanduser(sys.argv[1]))
+os.makedirs(root, mode=0o700, exist_ok=True)
+print(json.dumps({"python": list(sys.version_info[:3]), "workdir": root, "free_bytes": shutil.disk_usage(root).free,
+                  "has_code": os.path.isdir(os.path.join(root, "code", sys.argv[2]))}))
+"""
+
+_UNPACK = """
+import io, os, shutil, sys, tarfile
+target = sys.argv[1]
+partial = target + ".part-" + str(os.getpid())
+os.makedirs(partial)
+tarfile.open(fileobj=io.BytesIO(sys.stdin.buffer.read())).extractall(partial)
+try:
+    os.rename(partial, target)
+except OSError:
+    shutil.rmtree(partial)
+    if not os.path.isdir(target):
+        raise
+"""
+"""Rename as the last step: two drivers unpacking at once both succeed, and a torn folder never looks whole."""
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What one look at a host tells, before anything of ours is there."""
+
+    python_version: tuple[int, int, int]
+    workdir: str
+    """Absolute; made (for its user alone) if it was not there."""
+    free_bytes: int
+    has_code: bool
+
+
+MIN_HOST_PYTHON = (3, 9)
+
+
+def probe(host: Host, access: Access, code: CodeBundle) -> HostFacts:
+    """Raises HostError when the host has no usable Python or no usable work folder."""
+    done = host.run([access.python, "-c", _PROBE, access.workdir, code.id])
+    if done.exit_code in (126, 127):
+        raise HostError(
+            f"{host.label} has no `{access.python}` ({_last_line(done)})",
+            "install Python 3.9 or later there, or name it: `--set compute.ssh.python=/path/to/python3`",
+        )
+    _require_success(done, host, f"its work folder {access.workdir} cannot be used")
+    told = json.loads(done.stdout)
+    major, minor, micro = told["python"]
+    if (major, minor) < MIN_HOST_PYTHON:
+        raise HostError(
+            f"{host.label} has Python {major}.{minor}, the supervisor needs 3.9",
+            "name a newer one: `--set compute.ssh.python=python3.11`",
+        )
+    return HostFacts((major, minor, micro), told["workdir"], told["free_bytes"], told["has_code"])
+
+
+def unpack_code(host: Host, access: Access, facts: HostFacts, code: CodeBundle) -> None:
+    """Puts the trainer's code on the host. Twice is safe."""
+    target = f"{facts.workdir}/code/{code.id}"
+    script = f"import os; os.makedirs({facts.workdir + '/code'!r}, exist_ok=True)\n{_UNPACK}"
+    done = host.send([access.python, "-c", script, target], [code.tar])
+    _require_success(done, host, "the trainer's code cannot be unpacked")
+
+
+class RemoteRun:
+    """The agent of one run on a host whose code is unpacked. `epoch` marks the calls that change something."""
+
+    def __init__(self, host: Host, access: Access, workdir: str, code_id: str, run: str, epoch: int) -> None:
+        self.host = host
+        self.workdir = workdir
+        self.folder = f"{workdir}/runs/{run}"
+        self._agent = ("env", f"PYTHONPATH={workdir}/code/{code_id}", access.python, "-m", "remote_trainer")
+        self._epoch = ("--epoch", str(epoch))
+
+    def status(self) -> wire.HostStatus:
+        return self._ask("status", "--run-folder", self.folder)
+
+    def start(self) -> wire.HostStatus:
+        """Returns once a supervisor lives (or the run is done). Raises StaleDriver for an old epoch."""
+        return self._ask("start", "--run-folder", self.folder, *self._epoch)
+
+    def stop(self, *, now: bool) -> wire.HostStatus:
+        """Asks for a checkpoint and the end; with `now` kills everything of the run and waits until it is gone."""
+        return self._ask("stop", "--run-folder", self.folder, *self._epoch, *(("--now",) if now else ()))
+
+    def forget(self) -> None:
+        """Removes the run's folder with everything in it."""
+        self._checked(self.host.run([*self._agent, "forget", "--run-folder", self.folder, *self._epoch]), "forget")
+
+    def follow(self, offset: int) -> AbstractContextManager[Iterator[bytes]]:
+        """Raw bytes of the event log from `offset`; empty lines between them are signs of life."""
+        return self.host.receive(
+            [*self._agent, "follow", "--run-folder", self.folder, "--offset", str(offset)],
+            idle_timeout_s=STREAM_IDLE_S,
+        )
+
+    def read(self, requests: Sequence[tuple[str, int]]) -> AbstractContextManager[Iterator[bytes]]:
+        """The rest of each (path relative to the run's folder, offset), concatenated."""
+        files = json.dumps([list(request) for request in requests])
+        return self.host.receive([*self._agent, "read", "--root", self.folder, "--files", files])
+
+    def missing(self, root: str, wanted: Sequence[wire.FileEntry]) -> list[wire.FileEntry]:
+        """Which of the files do not lie below `root` on the host with equal size and hash."""
+        question = json.dumps([wire.encode(entry) for entry in wanted]).encode()
+        done = self.host.run([*self._agent, "have", "--root", root], stdin=question, timeout_s=600)
+        present = set(json.loads(self._checked(done, "have").stdout))
+        return [entry for entry in wanted if entry.path not in present]
+
+    def upload(self, root: str, source: Path, entries: Sequence[wire.FileEntry]) -> None:
+        """Sends files that lie below `source` on the laptop as one tar stream."""
+        done = self.host.send([*self._agent, "accept", "--root", root], _tar_stream(source, entries))
+        self._checked(done, "accept")
+
+    def _ask(self, *call: str) -> wire.HostStatus:
+        done = self._checked(self.host.run([*self._agent, *call], timeout_s=START_TIMEOUT_S), call[0])
+        return wire.loads(wire.HostStatus, done.stdout)
+
+    def _checked(self, done: Completed, call: str) -> Completed:
+        if done.exit_code == STALE_EPOCH_EXIT:
+            raise StaleDriver(f"another process drives this run now ({_last_line(done)})", "`cloudbooth ps` shows it")
+        _require_success(done, self.host, f"`{call}` failed")
+        return done
+
+
+def _require_success(done: Completed, host: Host, what: str) -> None:
+    if done.exit_code == 0:
+        return
+    reason = _last_line(done)
+    if "No space left on device" in reason:
+        raise HostError(f"the disk of {host.label} is full", "free some space there, then `cloudbooth resume RUN`")
+    raise HostError(f"{host.label}: {what}: {reason or f'exit code {done.exit_code}'}")
+
+
+def _last_line(done: Completed) -> str:
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _tar_stream(source: Path, entries: Sequence[wire.FileEntry]) -> Iterator[bytes]:
+    """A tar of plain files, produced piece by piece: memory stays at one chunk."""
+    for entry in entries:
+        member = tarfile.TarInfo(entry.path)
+        member.size = entry.bytes
+        yield member.tobuf(tarfile.PAX_FORMAT)
+        sent = 0
+        with (source / entry.path).open("rb") as handle:
+            while chunk := handle.read(TAR_CHUNK):
+                sent += len(chunk)
+                yield chunk
+        if sent != entry.bytes:
+            raise HostError(f"{source / entry.path} changed while it was being sent", "start again")
+        yield b"\0" * (-entry.bytes % tarfile.BLOCKSIZE)
+    yield b"\0" * (2 * tarfile.BLOCKSIZE)

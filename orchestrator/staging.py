@@ -1,0 +1,49 @@
+"""What is shipped, made ready on the laptop before a run exists: prepared photos and the job.
+
+Staging comes before the ledger knows the run: a process killed here has started nothing, and the next `launch` makes
+the folder anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from orchestrator.dataset.buckets import Bucket
+from orchestrator.dataset.prepare import prepare_photos
+from orchestrator.dataset.scan import Photo
+from orchestrator.home import RunHome
+from orchestrator.plan import CLASS_FOLDER, INSTANCE_FOLDER, Placement, Plan, build_job
+from remote_trainer import wire
+
+
+def stage(home: RunHome, plan: Plan) -> wire.Job:
+    """Writes the photos as they will be trained, and the job last. Replaces what an earlier launch left.
+
+    Raises UsageError when a photo changed since it was scanned, and OSError when the folder cannot be written.
+    """
+    shutil.rmtree(home.root, ignore_errors=True)
+    home.staged.mkdir(parents=True)
+    instance = prepare_photos(_placed(plan.instance), home.staged / INSTANCE_FOLDER)
+    class_placements = plan.class_images.placements if plan.class_images else ()
+    class_images = prepare_photos(_placed(class_placements), home.staged / CLASS_FOLDER)
+    job = build_job(plan, plan.name, instance, class_images)
+    home.job_file.write_bytes(wire.dumps(job))
+    return job
+
+
+def read_staged_job(home: RunHome) -> wire.Job:
+    return wire.loads(wire.Job, home.job_file.read_bytes())
+
+
+def staged_files(home: RunHome, job: wire.Job) -> list[wire.FileEntry]:
+    """The pictures of the job, by their paths in the run's folder; hashes are those of the job."""
+    entries = []
+    for dataset in job.datasets:
+        for image in dataset.images:
+            path = f"{dataset.folder}/{image.file}"
+            entries.append(wire.FileEntry(path, (home.staged / path).stat().st_size, image.sha256))
+    return entries
+
+
+def _placed(placements: tuple[Placement, ...]) -> list[tuple[Photo, Bucket]]:
+    return [(placement.photo, placement.bucket) for placement in placements]

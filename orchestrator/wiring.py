@@ -1,0 +1,71 @@
+"""Composes the parts: the one place where a seam gets its implementation."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import assert_never
+
+from orchestrator.clock import Clock, SystemClock
+from orchestrator.home import Home
+from orchestrator.host import Host
+from orchestrator.ledger import Ledger
+from orchestrator.phases.context import Connect, RunContext
+from orchestrator.reporter import Reporter
+from orchestrator.spec import RunSpec, spec_from_json
+from providers.api import Access, MachineProvider, SshAccess, ThisMachine
+from providers.registry import ProviderContext, load_provider
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What every verb needs."""
+
+    home: Home
+    clock: Clock
+    ledger: Ledger
+    connect: Connect
+
+    def provider(self, spec: RunSpec) -> MachineProvider:
+        """Raises CloudboothError for a name that is not installed and for missing options."""
+        ssh = spec.compute.ssh.access if spec.compute.ssh else None
+        options: dict[str, str | int | None] = {} if ssh is None or spec.compute.provider != "ssh" else vars(ssh).copy()
+        state_folder = self.home.providers_folder / spec.compute.provider
+        return load_provider(spec.compute.provider, ProviderContext(state_folder, dict(os.environ), options))
+
+    def context(self, run_name: str, epoch: int, reporter: Reporter) -> RunContext:
+        """A driver's view of one run; `epoch` is what `Ledger.become_driver` gave, or 0 for one that only reads."""
+        run = self.ledger.run(run_name)
+        spec = spec_from_json(run.spec_json)
+        return RunContext(
+            run=run,
+            epoch=epoch,
+            ledger=self.ledger,
+            provider=self.provider(spec),
+            connect=self.connect,
+            clock=self.clock,
+            reporter=reporter,
+            home=self.home.run(run_name),
+            spec=spec,
+        )
+
+
+def connect(access: Access) -> Host:
+    """No connection is made before the first call."""
+    match access:
+        case ThisMachine():
+            from orchestrator.this_machine import LocalHost
+
+            return LocalHost()
+        case SshAccess():
+            from orchestrator.ssh.host import SshHost  # paramiko takes half a second: only for those who need it
+
+            return SshHost(access)
+    assert_never(access)
+
+
+def wire_up() -> Wiring:
+    """Opens the ledger of this installation."""
+    home = Home.of_environment()
+    clock = SystemClock()
+    return Wiring(home, clock, Ledger(home.ledger_file, clock), connect)
