@@ -141,7 +141,9 @@ def _dial_through(
     with theirs:
         try:
             # Its own session: a Ctrl-C at the terminal is ours to handle, not the proxy's.
-            proxy = subprocess.Popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=complaints, start_new_session=True)
+            proxy = subprocess.Popen(
+                argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=complaints, start_new_session=True
+            )
         except OSError as error:
             ours.close()
             raise HostUnreachable(

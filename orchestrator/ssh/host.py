@@ -21,7 +21,8 @@ from providers.api import SshAccess
 READ_BYTES = 1 << 20
 """Asked for per read: paramiko moves the rest of its buffer at every read, so few large ones are cheaper."""
 SEND_BYTES = 32 << 10
-OPEN_TIMEOUT_S = 30.0
+OPEN_TIMEOUT_S = 15.0
+"""For opening a channel on a link that was made earlier: after that it counts as dead."""
 STDERR_TAIL_BYTES = 64 << 10
 _BROKEN = (paramiko.SSHException, EOFError, OSError)
 
@@ -81,13 +82,13 @@ class SshHost:
 
     @contextlib.contextmanager
     def receive(self, argv: Sequence[str], *, idle_timeout_s: float = 60.0) -> Iterator[Iterator[bytes]]:
-        channel = self._open()
+        channel = self._open(idle_timeout_s)
         stderr = Tail(STDERR_TAIL_BYTES)
         try:
             with Watchdog(idle_timeout_s, self._abort) as watchdog:
                 self._execute(channel, argv, watchdog)
                 watchdog.disarm()
-                drain = _start_drain(channel.recv_stderr, stderr.add)
+                drain = _Drain(channel.recv_stderr, stderr.add)
                 chunks = self._stdout(channel, argv, watchdog, drain, stderr)
                 try:
                     yield chunks
@@ -104,7 +105,7 @@ class SshHost:
         """`total`: the time is for everything, not for the pauses between signs of life."""
         stdout: list[bytes] = []
         stderr: list[bytes] = []
-        channel = self._open()
+        channel = self._open(timeout_s)
         try:
             with Watchdog(timeout_s, self._abort) as watchdog:
                 self._execute(channel, argv, watchdog)
@@ -117,28 +118,29 @@ class SshHost:
 
                     return add
 
-                drains = [_start_drain(channel.recv, into(stdout)), _start_drain(channel.recv_stderr, into(stderr))]
+                drains = [_Drain(channel.recv, into(stdout)), _Drain(channel.recv_stderr, into(stderr))]
                 self._feed(channel, chunks, watchdog, total)
                 for drain in drains:
                     drain.join()
-                exit_code = self._exit_code(channel, argv, watchdog)
+                exit_code = self._exit_code(channel, argv, watchdog, drains)
         finally:
             with contextlib.suppress(*_BROKEN):
                 channel.close()
         return Completed(exit_code, b"".join(stdout), b"".join(stderr))
 
-    def _open(self) -> Any:
+    def _open(self, timeout_s: float) -> Any:
         """A channel; a connection that broke while nobody used it is replaced, since nothing has been started."""
+        timeout_s = min(timeout_s, OPEN_TIMEOUT_S)
         reused = self._connection is not None
         connection = self.connect()
         try:
-            return connection.open_channel(OPEN_TIMEOUT_S)
+            return connection.open_channel(timeout_s)
         except _BROKEN as error:
             self.close()
             if not reused:
                 raise ConnectionLost(*self._lost(f"{error or 'it hung up'}")) from None
         try:
-            return self.connect().open_channel(OPEN_TIMEOUT_S)
+            return self.connect().open_channel(timeout_s)
         except _BROKEN as error:
             self.close()
             raise ConnectionLost(*self._lost(f"{error or 'it hung up'}")) from None
@@ -178,26 +180,30 @@ class SshHost:
             channel.shutdown_write()
 
     def _stdout(
-        self, channel: Any, argv: Sequence[str], watchdog: Watchdog, drain: threading.Thread, stderr: Tail
+        self, channel: Any, argv: Sequence[str], watchdog: Watchdog, drain: _Drain, stderr: Tail
     ) -> Generator[bytes]:
         while True:
             watchdog.arm()
-            data = channel.recv(READ_BYTES)
+            try:
+                data = channel.recv(READ_BYTES)
+            except _BROKEN as error:  # reading also writes: it widens the window
+                raise self._broken(watchdog, argv, error) from None
             if not data:
                 break
             watchdog.disarm()
             yield data
         drain.join()
-        exit_code = self._exit_code(channel, argv, watchdog)
+        exit_code = self._exit_code(channel, argv, watchdog, [drain])
         watchdog.disarm()
         if exit_code != 0:
             said = stderr.text()
             raise HostError(f"`{argv[0]}` ended with exit code {exit_code} on {self.label}{': ' if said else ''}{said}")
 
-    def _exit_code(self, channel: Any, argv: Sequence[str], watchdog: Watchdog) -> int:
+    def _exit_code(self, channel: Any, argv: Sequence[str], watchdog: Watchdog, drains: Sequence[_Drain]) -> int:
         """Blocks for the exit status. The status may overtake output: only the end of output proves it complete."""
         exit_code = int(channel.recv_exit_status())
-        if exit_code == -1 or not channel.eof_received or watchdog.expired:
+        complete = channel.eof_received and not any(drain.broken for drain in drains)
+        if exit_code == -1 or not complete or watchdog.expired:
             raise self._broken(watchdog, argv, None)
         return exit_code
 
@@ -217,13 +223,19 @@ class SshHost:
             connection.close()
 
 
-def _start_drain(receive: Callable[[int], bytes], add: Callable[[bytes], None]) -> threading.Thread:
+class _Drain(threading.Thread):
     """Reads a stream to its end beside the other one, so that a full window of either never blocks the command."""
 
-    def drain() -> None:
-        while data := receive(READ_BYTES):
-            add(data)
+    def __init__(self, receive: Callable[[int], bytes], add: Callable[[bytes], None]) -> None:
+        super().__init__(name="ssh-drain", daemon=True)
+        self.broken = False
+        """The end was that of the connection, with unread output possibly lost."""
+        self._receive, self._add = receive, add
+        self.start()
 
-    thread = threading.Thread(target=drain, name="ssh-drain", daemon=True)
-    thread.start()
-    return thread
+    def run(self) -> None:
+        try:
+            while data := self._receive(READ_BYTES):
+                self._add(data)
+        except _BROKEN:
+            self.broken = True

@@ -166,11 +166,11 @@ def corrupted(public_line: str) -> str:
 
 
 def _config(folder: Path, port: int, host_key_kinds: Sequence[str]) -> str:
-    host_keys = "".join(f"HostKey {folder}/host_{kind}\n" for kind in host_key_kinds)
+    host_keys = "".join(f'HostKey "{folder}/host_{kind}"\n' for kind in host_key_kinds)
     return f"""{host_keys}ListenAddress 127.0.0.1
 Port {port}
-PidFile {folder}/sshd.pid
-AuthorizedKeysFile {folder}/authorized_keys
+PidFile "{folder}/sshd.pid"
+AuthorizedKeysFile "{folder}/authorized_keys"
 AuthenticationMethods publickey
 PasswordAuthentication no
 KbdInteractiveAuthentication no
@@ -182,7 +182,7 @@ MaxStartups 100
 PrintMotd no
 LogLevel VERBOSE
 Subsystem sftp internal-sftp
-SetEnv HOME={folder}/home
+SetEnv "HOME={folder}/home"
 ForceCommand cd && exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 """
 
