@@ -1,8 +1,9 @@
 """Opening pictures of unknown origin, and what becomes of them: upright, RGB, 8 bit, sRGB.
 
-The one place that decodes. Memory: a JPEG is decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 that still holds
-the wanted size, so 12,000 × 12,000 pixels cost some megabytes; other formats can only be decoded whole, at most
-4 bytes × `MAX_PIXELS` = 800 MB.
+The one place that decodes. Memory beside the file's own bytes: a JPEG is decoded at the smallest of the scales 1, 1/2,
+1/4, 1/8 that still holds the wanted size, so 12,000 × 12,000 pixels cost some megabytes (a progressive one holds all
+its coefficients, up to 6 bytes a pixel); other formats can only be decoded whole, 4 bytes a pixel (twice that with
+transparency), at most 800 MB.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from providers.errors import CloudboothError
 
@@ -35,6 +36,16 @@ _PLAIN_MODES = frozenset({"1", "L", "RGB", "RGBX", "YCbCr", "CMYK"})
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of each EXIF orientation upright."""
 
 
 class UnreadablePicture(CloudboothError):
@@ -85,7 +96,9 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation 1…8; 1 where there is none or nonsense."""
+    """The EXIF orientation 1…8; 1 where there is none or nonsense, and for TIFF, which Pillow turns by itself."""
+    if image.format == "TIFF":
+        return 1
     value = image.getexif().get(_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -105,30 +118,53 @@ def conversion_note(image: Image.Image) -> str:
     return ""
 
 
-def decode_rgb(image: Image.Image, cover: tuple[int, int]) -> Image.Image:
-    """Pixels of the first frame: upright, mode RGB, sRGB where a usable ICC profile says what they were.
+def check_pixels(image: Image.Image) -> None:
+    """Decodes to the end of the file, as small as the format allows. Raises UnreadablePicture as `decode_rgb` does."""
+    _require_known_mode(image)
+    image.draft(None, (1, 1))
+    image.load()
 
-    Not smaller than `cover` (upright width, height), unless the picture itself is; a large JPEG is decoded reduced.
-    Raises UnreadablePicture for a color mode nobody can convert faithfully.
+
+def decode_rgb(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The first frame: upright, mode RGB, scaled (Lanczos) to exactly `size` = upright (width, height) in pixels.
+
+    Colors become sRGB where a usable ICC profile says what they were. Raises UnreadablePicture for a color mode that
+    nobody can convert faithfully.
     """
+    _require_known_mode(image)
+    turn = orientation(image)
+    stored = (size[1], size[0]) if turn >= 5 else size
+    # Twice the size leaves Lanczos enough to work with where the JPEG decoder reduces. The box is the part of the
+    # decoded pixels that the picture fills: its sides need not be multiples of the reduction.
+    drafted = image.draft(None, (2 * stored[0], 2 * stored[1]))
+    image.load()
+    profile = image.info.get("icc_profile")
+    # Scaled before turned and converted: every copy after that is small.
+    small = _scalable(image).resize(stored, Image.Resampling.LANCZOS, drafted[1] if drafted else None, 3.0)
+    if turn in _TURNS:
+        small = small.transpose(_TURNS[turn])
+    if "A" in small.getbands():
+        rgba = small.convert("RGBA")
+        flat = Image.new("RGB", rgba.size, "white")
+        flat.paste(_to_srgb(rgba.convert("RGB"), profile), mask=rgba.getchannel("A"))
+        return flat
+    return _to_srgb(small, profile)
+
+
+def _require_known_mode(image: Image.Image) -> None:
     if image.mode not in _PLAIN_MODES | _ALPHA_MODES | _DEEP_MODES | {"P"}:
         raise UnreadablePicture(
             f"has the color mode {image.mode}, which cannot be converted", "export it as 8-bit RGB JPEG or PNG"
         )
-    turned = orientation(image) >= 5
-    image.draft(None, (cover[1], cover[0]) if turned else cover)
-    image.load()
-    profile = image.info.get("icc_profile")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in _DEEP_MODES:
-        return _eight_bit(upright).convert("RGB")
-    if upright.mode in _ALPHA_MODES or "transparency" in upright.info:
-        rgba = upright.convert("RGBA")
-        alpha = rgba.getchannel("A")
-        flat = Image.new("RGB", rgba.size, "white")
-        flat.paste(_to_srgb(rgba.convert("RGB"), profile), mask=alpha)
-        return flat
-    return _to_srgb(upright.convert("RGB") if upright.mode == "P" else upright, profile)
+
+
+def _scalable(image: Image.Image) -> Image.Image:
+    """In a mode whose values can be averaged: L, RGB, CMYK or RGBA."""
+    if image.mode in _DEEP_MODES:
+        return _eight_bit(image)
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

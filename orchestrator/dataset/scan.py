@@ -18,8 +18,8 @@ from orchestrator.dataset.picture import (
     HEIF_SUFFIXES,
     SUFFIXES,
     UnreadablePicture,
+    check_pixels,
     conversion_note,
-    decode_rgb,
     open_picture,
     orientation,
     read_content,
@@ -32,7 +32,6 @@ MIN_SIDE = 64
 FEW_PHOTOS = 5
 VERY_FEW_PHOTOS = 3
 
-_PROBE = (256, 256)  # the decoded size that shows whether a file is whole; JPEG decodes it cheaply
 _RAW_SUFFIXES = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"}
 
 
@@ -130,7 +129,7 @@ def scan_photo(path: Path) -> tuple[Photo | None, list[Finding]]:
             turned, note = orientation(image) != 1, conversion_note(image)
             # MPO is a JPEG with a second view behind it (phones write it), not a film.
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            decode_rgb(image, _PROBE)
+            check_pixels(image)
     except UnreadablePicture as error:
         find(Severity.ERROR, error.message, error.hint)
         return None, findings

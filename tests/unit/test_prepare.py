@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.prepare import prepare_photo, prepare_photos
@@ -45,12 +45,34 @@ def test_the_picture_just_covers_its_bucket(tmp_path: Path, width: int, height: 
     assert image.width == bucket.width or image.height == bucket.height
 
 
-def test_the_photo_is_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_the_photo_is_upright(tmp_path: Path, suffix: str, value: int) -> None:
+    """The file is made so that upright, the red corner is at the top left of a 160 × 96 picture."""
+    upright = Image.new("RGB", (160, 96), (20, 40, 210))
+    upright.paste((220, 30, 20), (0, 0, 64, 32))
+    back = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
+            7: "TRANSVERSE", 8: "ROTATE_270"}  # fmt: skip
     exif = Image.Exif()
-    exif[0x0112] = 6  # looked at, the left edge of the file is the top
-    image = prepared(save_photo(tmp_path / "a.png", 128, 128, exif=exif))
-    assert near(image.getpixel((32, 8)), (220, 30, 20))
-    assert near(image.getpixel((32, 56)), (20, 40, 210))
+    exif[0x0112] = value
+    stored = upright.transpose(Image.Transpose[back[value]]) if value in back else upright
+    stored.save(tmp_path / f"a.{suffix}", exif=exif)
+    photo = scanned(tmp_path / f"a.{suffix}")
+    assert (photo.width, photo.height) == (160, 96)
+    image = prepared(photo.path, Bucket(80, 48))
+    assert image.size == (80, 48)
+    assert near(image.getpixel((8, 6)), (220, 30, 20), 30)
+    assert near(image.getpixel((72, 6)), (20, 40, 210), 30)
+    assert near(image.getpixel((8, 42)), (20, 40, 210), 30)
+
+
+@pytest.mark.parametrize("side", [781, 1033])
+def test_a_reduced_decode_does_not_shift_the_picture(tmp_path: Path, side: int) -> None:
+    gradient = Image.linear_gradient("L").resize((side, side)).convert("RGB")
+    gradient.save(tmp_path / "a.jpg", quality=100)
+    expected = gradient.resize((64, 64), Image.Resampling.LANCZOS)
+    difference = ImageChops.difference(prepared(tmp_path / "a.jpg"), expected)
+    assert max(high for _, high in difference.getextrema()) <= 1
 
 
 def test_nothing_but_pixels_leaves_the_laptop(tmp_path: Path) -> None:
