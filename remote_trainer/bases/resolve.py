@@ -15,17 +15,15 @@ _BUILTIN = {"tiny": tiny}
 def resolve_base(base: str, cache_folder: Path) -> str:
     """A diffusers folder, or a hub id with optional `@revision`, returned as it came.
 
-    A builtin base is built once under `cache_folder/<content version>`, which takes a second; concurrent callers get
-    the same complete folder. Raises TrainingFailed("base-not-found") for a builtin nobody knows, and for a path
-    that is no diffusers folder. A hub id is not looked up here.
+    A builtin base is built once under `cache_folder/<content version>`, which takes a second; concurrent callers
+    get the same complete folder. Raises TrainingFailed("base-not-found") for a builtin nobody knows, and for a
+    path that is no diffusers folder. A hub id is not looked up here.
     """
     if base.startswith(BUILTIN_PREFIX):
         name = base.removeprefix(BUILTIN_PREFIX)
         if name not in _BUILTIN:
             known = ", ".join(f"`{BUILTIN_PREFIX}{each}`" for each in sorted(_BUILTIN))
-            raise TrainingFailed(
-                "base-not-found", f"there is no builtin base {name!r}", f"known ones: {known}"
-            )
+            raise TrainingFailed("base-not-found", f"there is no builtin base {name!r}", f"known ones: {known}")
         folder = cache_folder / _BUILTIN[name].CONTENT_VERSION
         _BUILTIN[name].build(folder)
         return str(folder)
