@@ -1,0 +1,103 @@
+"""The objective, checked against diffusers' schedulers and training functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+
+from remote_trainer import objective
+from remote_trainer.draws import draw
+
+TIMESTEPS = torch.tensor([0, 1, 250, 999])
+
+
+@pytest.fixture
+def scheduler() -> DDPMScheduler:
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+@pytest.fixture
+def clean_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
+    source = torch.Generator().manual_seed(1)
+    return torch.randn(4, 4, 8, 8, generator=source), torch.randn(4, 4, 8, 8, generator=source)
+
+
+def test_noised_latents_are_those_of_the_scheduler(scheduler, clean_and_noise):
+    ours = objective.add_noise(*clean_and_noise, TIMESTEPS, scheduler.alphas_cumprod)
+    assert torch.equal(ours, scheduler.add_noise(*clean_and_noise, TIMESTEPS))
+
+
+def test_velocity_targets_are_those_of_the_scheduler(scheduler, clean_and_noise):
+    ours = objective.target("v_prediction", *clean_and_noise, TIMESTEPS, scheduler.alphas_cumprod)
+    assert torch.equal(ours, scheduler.get_velocity(*clean_and_noise, TIMESTEPS))
+
+
+def test_epsilon_targets_are_the_noise(scheduler, clean_and_noise):
+    clean, noise = clean_and_noise
+    assert objective.target("epsilon", clean, noise, TIMESTEPS, scheduler.alphas_cumprod) is noise
+
+
+def test_signal_to_noise_is_that_of_diffusers(scheduler):
+    ours = objective.signal_to_noise(TIMESTEPS, scheduler.alphas_cumprod)
+    torch.testing.assert_close(ours, compute_snr(scheduler, TIMESTEPS))
+
+
+def test_min_snr_weights_for_epsilon_divide_by_the_ratio():
+    weights = objective.min_snr_weights("epsilon", torch.tensor([0.5, 5.0, 50.0]), gamma=5.0)
+    assert weights.tolist() == pytest.approx([1.0, 1.0, 0.1])
+
+
+def test_min_snr_weights_for_velocity_divide_by_the_ratio_plus_one():
+    weights = objective.min_snr_weights("v_prediction", torch.tensor([0.5, 5.0, 50.0]), gamma=5.0)
+    assert weights.tolist() == pytest.approx([0.5 / 1.5, 5 / 6, 5 / 51])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_min_snr_weights_are_finite_where_there_is_no_signal(prediction):
+    assert objective.min_snr_weights(prediction, torch.tensor([0.0]), gamma=5.0).isfinite().all()
+
+
+def test_min_snr_makes_epsilon_and_velocity_weigh_the_same_error_of_clean_latents(scheduler, clean_and_noise):
+    """One wrong guess of x_0, expressed as ε and as v, must cost the same under min-SNR (arXiv 2303.09556, §3.4)."""
+    clean, noise = clean_and_noise
+    alphas, timesteps = scheduler.alphas_cumprod, torch.tensor([100, 300, 600, 900])
+    snr = objective.signal_to_noise(timesteps, alphas)
+    noisy = objective.add_noise(clean, noise, timesteps, alphas)
+    guess = clean + 0.1
+    a = alphas[timesteps].view(-1, 1, 1, 1)
+    guessed_noise = (noisy - a.sqrt() * guess) / (1 - a).sqrt()
+    losses = {}
+    for prediction in ("epsilon", "v_prediction"):
+        weights = objective.min_snr_weights(prediction, snr, gamma=5.0)
+        wanted = objective.target(prediction, clean, noise, timesteps, alphas)
+        guessed = objective.target(prediction, guess, guessed_noise, timesteps, alphas)
+        losses[prediction] = objective.sample_losses(guessed, wanted, weights)
+    torch.testing.assert_close(losses["epsilon"], losses["v_prediction"], rtol=1e-3, atol=1e-6)
+
+
+def test_prior_preservation_adds_the_weighted_mean_of_the_class_losses():
+    loss = objective.batch_loss(torch.tensor([1.0, 3.0]), torch.tensor([10.0, 20.0, 30.0]), prior_loss_weight=0.5)
+    assert loss.item() == pytest.approx(2.0 + 0.5 * 20.0)
+
+
+def test_latents_follow_the_posterior():
+    mean, std, noise = torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([-2.0])
+    assert objective.latents_from_moments(mean, std, noise).item() == 0.0
+
+
+def test_draws_of_a_sample_do_not_depend_on_the_batch_it_is_in():
+    alone = draw(42, step=3, micro_step=1, first_index=2, batch_size=1, shape=(4, 8, 8), timesteps=1000)
+    among = draw(42, step=3, micro_step=1, first_index=0, batch_size=4, shape=(4, 8, 8), timesteps=1000)
+    assert torch.equal(alone.noise[0], among.noise[2])
+    assert torch.equal(alone.posterior_noise[0], among.posterior_noise[2])
+    assert alone.timesteps[0] == among.timesteps[2]
+
+
+@pytest.mark.parametrize("other", [{"seed": 43}, {"step": 4}, {"micro_step": 2}, {"first_index": 3}])
+def test_draws_differ_when_any_part_of_their_key_differs(other):
+    key = {"seed": 42, "step": 3, "micro_step": 1, "first_index": 2}
+    one, two = (draw(**k, batch_size=1, shape=(4, 8, 8), timesteps=1000) for k in (key, {**key, **other}))
+    assert not torch.equal(one.noise, two.noise)
+    assert not torch.equal(one.noise, one.posterior_noise)
