@@ -28,7 +28,10 @@ LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "full": (2e-6, "all weights of a large network move; diffusers' study trains objects at this rate"),
     "lora": (1e-4, "only small added matrices move, which takes a larger rate; diffusers' scripts use it"),
 }
-BUILTIN_LEARNING_RATE = (3e-4, "a builtin base is tiny, and small networks take larger steps")
+BUILTIN_LEARNING_RATES: dict[Method, tuple[float, str]] = {
+    "full": (4e-3, "a builtin base begins with random weights, which bear a thousand times the usual rate"),
+    "lora": (2e-2, "a builtin base begins with random weights, which bear far more than the usual rate"),
+}
 BUILTIN_RESOLUTION = 64
 """Pixels: what builtin bases are made for."""
 
@@ -137,8 +140,10 @@ def make_plan(
     planned_class = _plan_class_images(spec, class_images, train)
     formats = spec.output.formats
     if not formats:
-        formats = APPLICABLE_FORMATS[train.method]
-        decisions.append(Decision(f"output.formats = {', '.join(formats)}", f"what method {train.method} yields"))
+        formats = APPLICABLE_FORMATS[train.method][:1]
+        decisions.append(
+            Decision(f"output.formats = {', '.join(formats)}", f"what method {train.method} yields by itself")
+        )
     decisions += _data_decisions(train, placements)
     findings = [
         finding
@@ -168,7 +173,7 @@ def make_plan(
         max_cost_usd=spec.limits.max_cost_usd,
         deadline_s=_deadline_s(spec, offer),
         upload_bytes=base.total_bytes if isinstance(base, LocalFolder) else None,
-        allow_cpu=spec.compute.allow_cpu,
+        allow_cpu=spec.compute.allow_cpu or offer.price_per_hour_usd == 0,  # nobody pays for a GPU that is not there
         decisions=tuple(decisions),
         findings=tuple(findings),
         warnings=tuple(_warnings(spec, train, placements, planned_class, base)),
@@ -239,7 +244,8 @@ def _resolve_training(spec: RunSpec, base: BaseSource) -> tuple[TrainSpec, list[
         decisions.append(Decision(shown, why))
 
     if train.learning_rate is None:
-        rate, why = BUILTIN_LEARNING_RATE if isinstance(base, BuiltinBase) else LEARNING_RATES[train.method]
+        rates = BUILTIN_LEARNING_RATES if isinstance(base, BuiltinBase) else LEARNING_RATES
+        rate, why = rates[train.method]
         decide(why, learning_rate=rate)
     if train.method == "lora" and train.lora_alpha is None:
         decide("equal to the rank, so that the update is not rescaled", lora_alpha=float(train.lora_rank))

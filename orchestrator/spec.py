@@ -19,8 +19,8 @@ from providers.api import SshAccess
 from remote_trainer.wire import ExportFormat, Method, TrainSpec
 
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-APPLICABLE_FORMATS: dict[Method, tuple[ExportFormat, ...]] = {"full": ("diffusers",), "lora": ("lora",)}
-"""What each method can be exported to; also the default, in this order."""
+APPLICABLE_FORMATS: dict[Method, tuple[ExportFormat, ...]] = {"full": ("diffusers",), "lora": ("lora", "diffusers")}
+"""What each method can be exported to, the default first; the diffusers folder of a LoRA has it fused in."""
 
 _GENERATE = re.compile(r"generate:([1-9][0-9]{0,5})")
 GIT_URL = re.compile(r"(https?|ssh|git)://|git@|.*\.git$")
@@ -140,7 +140,7 @@ class Limits(_Section):
 class Output(_Section):
     folder: Path = Path("models")
     formats: tuple[ExportFormat, ...] = ()
-    """Empty: what the method yields (`APPLICABLE_FORMATS`)."""
+    """Empty: the first that the method yields (`APPLICABLE_FORMATS`)."""
 
 
 class RunSpec(_Section):
@@ -172,7 +172,7 @@ class RunSpec(_Section):
             if chosen not in applicable:
                 raise ValueError(
                     f'output.formats: "{chosen}" does not apply to train.method = "{self.train.method}", '
-                    f"which yields {', '.join(applicable)}"
+                    f"which yields {' or '.join(applicable)}"
                 )
         return self
 

@@ -69,7 +69,12 @@ def test_epochs_count_how_often_a_photo_is_seen() -> None:
 
 @pytest.mark.parametrize(
     ("method", "base", "rate"),
-    [("full", HUB, 2e-6), ("lora", HUB, 1e-4), ("full", BuiltinBase("tiny"), 3e-4)],
+    [
+        ("full", HUB, 2e-6),
+        ("lora", HUB, 1e-4),
+        ("full", BuiltinBase("tiny"), 4e-3),
+        ("lora", BuiltinBase("tiny"), 2e-2),
+    ],
 )
 def test_the_learning_rate_follows_method_and_base(method: str, base: BaseSource, rate: float) -> None:
     made = plan(f"train.method={method}", base=base)

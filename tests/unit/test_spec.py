@@ -179,6 +179,16 @@ def test_a_slug_can_name_a_file(text: str, name: str) -> None:
     assert slug(text) == name
 
 
+def test_a_lora_can_also_be_exported_fused(write: Write) -> None:
+    spec = load_spec(write(MINIMAL), ['output.formats=["diffusers", "lora"]'])
+    assert spec.output.formats == ("diffusers", "lora")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "examples").rglob("*.toml")), ids=lambda p: p.stem)
+def test_every_example_is_a_valid_spec(path: Path) -> None:
+    assert load_spec(path).data.instance.is_dir()
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 
@@ -230,7 +240,7 @@ def test_all_problems_are_reported_together(write: Write, snapshot: Callable[[st
         ("empty_prompt", MINIMAL.replace("a photo of sks dog", "  ")),
         ("git_url", MINIMAL + 'regularization = "https://example.com/x.git"\n'),
         ("class_prompt_missing", MINIMAL + 'regularization = "generate:10"\n'),
-        ("format_of_another_method", MINIMAL + '[output]\nformats = ["diffusers"]\n'),
+        ("format_of_another_method", MINIMAL + '[train]\nmethod = "full"\n[output]\nformats = ["lora"]\n'),
         ("ssh_without_host", MINIMAL + '[compute]\nprovider = "ssh"\n'),
         ("two_users", MINIMAL + '[compute.ssh]\nhost = "me@box"\nuser = "you"\n'),
         ("section_is_a_value", MINIMAL.replace("[subject]", "train = 5\n[subject]")),
