@@ -1,0 +1,204 @@
+"""A run learns, says what it decides and reports what it does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from remote_trainer import class_images, sampling, wire
+from remote_trainer.denoising import Denoising
+from remote_trainer.families.detect import open_base
+from remote_trainer.stopping import StopRequested
+from tests.trainer.tiny_runs import CLASS_PROMPT, PROMPT, SIDE, Watched, photo_set, tiny_job
+
+
+@pytest.mark.parametrize("base_name", ["epsilon_base", "velocity_base"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_loss_on_a_fixed_set_falls(method, base_name, request, run_folder):
+    job = tiny_job(
+        photo_set(run_folder, "instance", 2), method=method, steps=40, checkpoint_every=20, batch_size=2,
+        learning_rate=3e-3 if method == "full" else 2e-2, formats=("lora",) if method == "lora" else ("diffusers",),
+    )  # fmt: skip
+    watched = Watched()
+    watched.train(job, run_folder, request.getfixturevalue(base_name))
+    evaluations = watched.of(wire.Evaluated)
+    assert [evaluation.step for evaluation in evaluations] == [0, 20, 40]
+    assert evaluations[2].mean_loss < 0.95 * evaluations[0].mean_loss
+
+
+def test_phases_come_in_order(epsilon_base, run_folder):
+    job = tiny_job(
+        photo_set(run_folder, "instance", 2), photo_set(run_folder, "class", 0, generate=1), steps=1,
+        validation_prompts=(PROMPT,),
+    )  # fmt: skip
+    watched = Watched()
+    watched.train(job, run_folder, epsilon_base)
+    assert [event.name for event in watched.of(wire.PhaseStarted)] == [
+        "load", "class-images", "encode", "load", "validate", "train", "validate", "train", "export", "verify",
+    ]  # fmt: skip
+
+
+def test_the_last_step_is_always_reported(epsilon_base, run_folder):
+    watched = Watched()
+    watched.train(tiny_job(photo_set(run_folder, "instance", 2), steps=5), run_folder, epsilon_base)
+    last = watched.of(wire.StepDone)[-1]
+    assert (last.step, last.of, last.lr) == (5, 5, 1e-3)
+    assert last.images_per_s > 0
+
+
+def test_every_automatic_choice_comes_with_a_reason(epsilon_base, run_folder):
+    job = tiny_job(photo_set(run_folder, "instance", 2), steps=1, learning_rate=None, cpu_threads=None)
+    watched = Watched()
+    watched.train(job, run_folder, epsilon_base)
+    decisions = watched.of(wire.Decision)
+    said = " | ".join(event.what for event in decisions)
+    for choice in ("train on the CPU", "1 CPU thread", "precision fp32", "learning rate 5e-06", "encode pictures"):
+        assert choice in said
+    assert all(event.why for event in decisions)
+
+
+def test_accumulated_micro_batches_weigh_like_one_large_batch(epsilon_base, tmp_path):
+    """Two runs over two photographs that differ only in how a step's two samples are split see equal-sized losses."""
+    from remote_trainer.dataset.pictures import training_set
+    from remote_trainer.encoded import encode_pictures, encode_prompts
+    from remote_trainer.micro_batch import MicroBatches
+
+    job = tiny_job(photo_set(tmp_path, "instance", 2), batch_size=1, gradient_accumulation=2)
+    family, cpu = open_base(str(epsilon_base)), torch.device("cpu")
+    denoising = Denoising(family, family.load_denoiser(cpu).requires_grad_(True), cpu, "fp32")
+    pictures = encode_pictures(family, training_set(job, tmp_path).instance, cpu, lambda: False)
+    batches = MicroBatches(job.train, denoising, pictures, [], encode_prompts(family, [PROMPT], cpu))
+    first, second = batches.loss(1, 0), batches.loss(1, 1)
+    assert first.item() != second.item()
+    assert batches.loss(1, 1).item() == second.item()
+
+
+def test_bfloat16_stays_close_to_float32(epsilon_base, tmp_path):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        folder = tmp_path / precision
+        watched = Watched()
+        job = tiny_job(photo_set(folder, "instance", 2), steps=2, precision=precision)
+        watched.train(job, folder, epsilon_base)
+        losses[precision] = watched.of(wire.Evaluated)[-1].mean_loss
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+
+
+def test_validation_pictures_are_announced_and_lie_where_they_are_said_to(epsilon_base, run_folder):
+    prompts = (PROMPT, "a red car")
+    job = tiny_job(photo_set(run_folder, "instance", 2), steps=5, validate_every=2, validation_prompts=prompts)
+    watched = Watched()
+    watched.train(job, run_folder, epsilon_base)
+    samples = watched.of(wire.SampleMade)
+    assert [(sample.step, sample.prompt) for sample in samples] == [(s, p) for s in (0, 2, 4, 5) for p in prompts]
+    for sample in samples:
+        assert (run_folder / sample.file.path).stat().st_size == sample.file.bytes
+    assert samples[0].file.path == "validation/step-000000/00.png"
+    with Image.open(run_folder / "output/before-after.png") as grid:
+        assert grid.width > 2 * 64
+
+
+def test_pictures_of_before_are_the_base_s_even_when_made_by_a_resumed_run(epsilon_base, tmp_path):
+    folders = [tmp_path / "straight", tmp_path / "moved"]
+    jobs = [tiny_job(photo_set(folder, "instance", 2), steps=3, validation_prompts=(PROMPT,)) for folder in folders]
+    Watched().train(jobs[0], folders[0], epsilon_base)
+    Watched(stop_after=2).train(jobs[1], folders[1], epsilon_base)
+    (folders[1] / "validation/step-000000/00.png").unlink()
+    Watched().train(jobs[1], folders[1], epsilon_base)
+    first, second = ((folder / "output/before-after.png").read_bytes() for folder in folders)
+    assert first == second
+
+
+def test_pictures_do_not_disturb_training(epsilon_base, tmp_path):
+    outcomes = []
+    for name, prompts in (("with", (PROMPT,)), ("without", ())):
+        folder = tmp_path / name
+        job = tiny_job(photo_set(folder, "instance", 2), steps=3, validate_every=1, validation_prompts=prompts)
+        Watched().train(job, folder, epsilon_base)
+        outcomes.append((folder / "output/diffusers/unet/diffusion_pytorch_model.safetensors").read_bytes())
+    assert outcomes[0] == outcomes[1]
+
+
+def test_guidance_changes_the_picture(epsilon_base):
+    family, cpu = open_base(str(epsilon_base)), torch.device("cpu")
+    denoising = Denoising(family, family.load_denoiser(cpu), cpu, "fp32")
+    encoder = family.load_text_encoder(cpu)
+    text, negative = encoder.encode([PROMPT]), encoder.encode([""])
+    drawn = [
+        sampling.sample_latents(denoising, text, negative, [("k", 0)], sampling.SamplerSettings(2, scale, SIDE))
+        for scale in (1.0, 7.5)
+    ]
+    assert drawn[0].shape == (1, 4, SIDE // 2, SIDE // 2)
+    assert not torch.equal(*drawn)
+
+
+def test_our_sampler_draws_what_the_pipeline_draws(epsilon_base):
+    """The same initial noise through `StableDiffusionPipeline` gives the same latents."""
+    family, cpu = open_base(str(epsilon_base)), torch.device("cpu")
+    from remote_trainer.draws import generator
+
+    denoising = Denoising(family, family.load_denoiser(cpu), cpu, "fp32")
+    encoder = family.load_text_encoder(cpu)
+    settings = sampling.SamplerSettings(3, 4.0, SIDE)
+    ours = sampling.sample_latents(denoising, encoder.encode([PROMPT]), encoder.encode([""]), [("k",)], settings)
+    pipeline = family.load_pipeline(epsilon_base)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn((1, 4, SIDE // 2, SIDE // 2), generator=generator("sample", "k"))
+    theirs = pipeline(
+        PROMPT, height=SIDE, width=SIDE, num_inference_steps=3, guidance_scale=4.0, latents=noise, output_type="latent"
+    ).images
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+class TestClassImages:
+    def job(self, run_folder, count=3):
+        return tiny_job(
+            photo_set(run_folder, "instance", 1), photo_set(run_folder, "class", 0, generate=count), steps=1
+        )
+
+    def generate(self, job, run_folder, base, should_stop=lambda: False):
+        family, cpu = open_base(str(base)), torch.device("cpu")
+        denoising = Denoising(family, family.load_denoiser(cpu), cpu, "fp32")
+        class_images.generate(job, run_folder, denoising, sampling.SamplerSettings(2, 4.0, SIDE), should_stop)
+
+    def contents(self, run_folder):
+        return [path.read_bytes() for path in sorted((run_folder / "class/generated").glob("*.png"))]
+
+    def test_generation_continues_where_it_was_stopped(self, epsilon_base, tmp_path):
+        straight, broken = tmp_path / "straight", tmp_path / "broken"
+        self.generate(self.job(straight), straight, epsilon_base)
+        polls = iter([False, True])
+        with pytest.raises(StopRequested):
+            self.generate(self.job(broken), broken, epsilon_base, lambda: next(polls))
+        assert class_images.missing(self.job(broken), broken) == 2
+        self.generate(self.job(broken), broken, epsilon_base)
+        assert self.contents(broken) == self.contents(straight)
+
+    def test_each_picture_differs(self, epsilon_base, run_folder):
+        self.generate(self.job(run_folder), run_folder, epsilon_base)
+        assert len(set(self.contents(run_folder))) == 3
+
+    def test_pictures_that_exist_are_not_made_again(self, epsilon_base, run_folder):
+        job = self.job(run_folder)
+        self.generate(job, run_folder, epsilon_base)
+        before = {path: path.stat().st_mtime_ns for path in (run_folder / "class/generated").iterdir()}
+        self.generate(job, run_folder, epsilon_base)
+        assert {path: path.stat().st_mtime_ns for path in (run_folder / "class/generated").iterdir()} == before
+
+    def test_class_images_change_what_is_learned(self, epsilon_base, tmp_path):
+        weights = []
+        for name, sets in (("without", 0), ("with", 1)):
+            folder = tmp_path / name
+            datasets = [photo_set(folder, "instance", 1)] + [photo_set(folder, "class", 1)] * sets
+            Watched().train(tiny_job(*datasets, steps=2), folder, epsilon_base)
+            weights.append((folder / "output/diffusers/unet/diffusion_pytorch_model.safetensors").read_bytes())
+        assert weights[0] != weights[1]
+
+    def test_the_class_prompt_conditions_the_class_samples(self, run_folder):
+        from remote_trainer.dataset.pictures import training_set
+
+        pictures = training_set(self.job(run_folder), run_folder)
+        assert {picture.caption for picture in pictures.class_} == {CLASS_PROMPT}
+        assert {picture.caption for picture in pictures.instance} == {PROMPT}
