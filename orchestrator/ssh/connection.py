@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import paramiko  # type: ignore[import-untyped]
-from paramiko.transport import ServiceRequestingTransport  # type: ignore[import-untyped]
 
 from orchestrator.host import HostUnreachable
 from orchestrator.ssh.config import Destination
 from orchestrator.ssh.host_keys import HostKey, algorithms_for, check, expected_keys
-from orchestrator.ssh.login import log_in
+from orchestrator.ssh.login import AGENT_TIMEOUT_S, log_in
 
 WINDOW_BYTES = 4 << 20
 MAX_PACKET_BYTES = 32 << 10
@@ -76,7 +75,8 @@ def connect(destination: Destination, pinned: str | None, timeout_s: float = 20.
         sock, proxy = _dial(destination, timeout_s, complaints)
         undo.callback(_end, proxy)
         undo.callback(sock.close)
-        transport = ServiceRequestingTransport(sock, default_window_size=WINDOW_BYTES)
+        # not the newer ServiceRequestingTransport: it waits for ever when the server hangs up before the login
+        transport = paramiko.Transport(sock, default_window_size=WINDOW_BYTES)
         undo.callback(transport.close)
         _tune(transport, [entry.key.type for entry in expected], timeout_s)
         try:
@@ -98,7 +98,8 @@ def _tune(transport: Any, known_types: Sequence[str], timeout_s: float) -> None:
     options.key_types = algorithms_for(known_types, options.key_types)
     options.compression = ("none",)
     transport.packetizer.REKEY_BYTES = REKEY_BYTES
-    transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout_s
+    transport.banner_timeout = transport.handshake_timeout = timeout_s
+    transport.auth_timeout = timeout_s + AGENT_TIMEOUT_S
 
 
 def _dial(

@@ -18,10 +18,10 @@ from typing import Any
 import paramiko  # type: ignore[import-untyped]
 from paramiko.agent import AgentSSH  # type: ignore[import-untyped]
 
-from orchestrator.host import LoginRefused
+from orchestrator.host import HostUnreachable, LoginRefused
 from orchestrator.ssh.config import Destination
 
-_AGENT_TIMEOUT_S = 30.0
+AGENT_TIMEOUT_S = 30.0
 """An agent may ask its user to confirm a signature."""
 
 
@@ -39,25 +39,30 @@ class Attempts:
 
     refused: list[str] = field(default_factory=list)
     encrypted: list[Path] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
     """Methods that the server says it accepts."""
 
 
 def log_in(transport: Any, destination: Destination) -> None:
-    """Authenticates a transport whose host key has been checked. Raises LoginRefused naming the keys it tried."""
+    """Authenticates a transport whose host key has been checked.
+
+    Raises LoginRefused naming the keys it tried, HostUnreachable when the connection ended instead of an answer.
+    """
     attempts = Attempts()
     with _agent_keys(destination.agent_socket) as agent_keys:
         for candidate in _candidates(destination, agent_keys, attempts):
             if _try_key(transport, destination.user, candidate, attempts):
                 return
-            if not transport.is_active():  # MaxAuthTries reached
-                raise _refusal(destination, attempts, hung_up=True)
+            if not transport.is_active():
+                if len(attempts.refused) < 2:
+                    raise HostUnreachable(
+                        f"{destination.given} hung up during the login", f"{destination.ssh_command} true"
+                    )
+                raise _refusal(destination, attempts, hung_up=True)  # MaxAuthTries reached
     # Some servers let in without a key (a VPN has settled who we are); the others say what they would take.
     try:
-        transport.ensure_session()
-        # `auth_none` of paramiko 5.1.0 fails with a TypeError: it does not pass this last argument
-        transport.auth_handler.send_auth_request(destination.user, "none", lambda _: None)
+        transport.auth_none(destination.user)
     except paramiko.BadAuthenticationType as error:
         attempts.allowed = list(error.allowed_types)
     except (paramiko.SSHException, EOFError, OSError):
@@ -94,6 +99,27 @@ def _try_key(transport: Any, user: str, candidate: Candidate, attempts: Attempts
     return False
 
 
+def _survive_refusal(key: Any, attempts: Attempts) -> None:
+    """An agent may decline to sign (its user said no, the security key is not plugged in).
+
+    Paramiko signs in the connection's own thread, where an exception ends the connection. An empty signature instead
+    is refused by the server like any wrong key, and the next key gets its turn.
+    """
+    sign = key.sign_ssh_data
+
+    def sign_or_fail(data: bytes, algorithm: str | None = None) -> bytes:
+        try:
+            return bytes(sign(data, algorithm))
+        except (paramiko.SSHException, OSError):
+            attempts.unusable.append(f"agent: {key.comment or key.get_name()} (the agent would not sign)")
+            empty = paramiko.Message()
+            empty.add_string(algorithm or key.get_name())
+            empty.add_string(b"")
+            return bytes(empty.asbytes())
+
+    key.sign_ssh_data = sign_or_fail
+
+
 def _candidates(destination: Destination, agent_keys: Sequence[Any], attempts: Attempts) -> Iterator[Candidate]:
     files = [destination.explicit_identity] if destination.explicit_identity else []
     files += [file for file in destination.identity_files if file not in files]
@@ -104,6 +130,9 @@ def _candidates(destination: Destination, agent_keys: Sequence[Any], attempts: A
     def from_agent(blob: bytes) -> Candidate:
         key = in_agent[blob]
         return Candidate(f"agent: {key.comment or key.get_name()}", key)
+
+    for key in agent_keys:
+        _survive_refusal(key, attempts)
 
     if destination.explicit_identity is not None:
         for candidate in _from_file(destination.explicit_identity, in_agent, attempts):
@@ -133,7 +162,7 @@ def _from_file(file: Path, in_agent: dict[bytes, Any], attempts: Attempts) -> It
             yield Candidate(f"agent: {file}", held)
         return
     except OSError as error:
-        attempts.unreadable.append(f"{file} ({error.strerror})")
+        attempts.unusable.append(f"{file} ({error.strerror})")
         return
     if is_encrypted(text):
         if held is not None:
@@ -144,7 +173,7 @@ def _from_file(file: Path, in_agent: dict[bytes, Any], attempts: Attempts) -> It
     try:
         key = paramiko.PKey.from_path(file)
     except Exception as error:  # cryptography and paramiko raise half a dozen kinds for a broken file
-        attempts.unreadable.append(f"{file} ({type(error).__name__}: no private key that can be used)")
+        attempts.unusable.append(f"{file} ({type(error).__name__}: no private key that can be used)")
         return
     yield Candidate(str(file), key)
 
@@ -167,7 +196,7 @@ def _agent_keys(path: str | None) -> Iterator[Sequence[Any]]:
             agent = paramiko.Agent() if path is not None else None
         else:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.settimeout(_AGENT_TIMEOUT_S)
+            connection.settimeout(AGENT_TIMEOUT_S)
             # paramiko.Agent only knows $SSH_AUTH_SOCK; ssh_config's IdentityAgent may name another socket.
             agent = AgentSSH()
             agent._conn = connection
@@ -183,8 +212,8 @@ def _agent_keys(path: str | None) -> Iterator[Sequence[Any]]:
 def _refusal(destination: Destination, attempts: Attempts, *, hung_up: bool) -> LoginRefused:
     tried = ", ".join(attempts.refused) or "no key: there is none to try"
     message = f"{destination.given} refused the login of {destination.user}; tried {tried}"
-    if attempts.unreadable:
-        message += f"; could not read {', '.join(attempts.unreadable)}"
+    if attempts.unusable:
+        message += f"; could not use {', '.join(attempts.unusable)}"
     if attempts.encrypted:
         message += f"; {', '.join(map(str, attempts.encrypted))} needs a passphrase and no agent holds it"
         return LoginRefused(message, f"ssh-add {attempts.encrypted[0]}")

@@ -162,10 +162,10 @@ class HostContract:
 
     def test_a_slow_consumer_is_not_silence(self, host: Host) -> None:
         got = b""
-        with host.receive(["sh", "-c", "echo one; cat /dev/zero | head -c 9000000"], idle_timeout_s=0.2) as chunks:
+        with host.receive(["sh", "-c", "echo one; cat /dev/zero | head -c 9000000"], idle_timeout_s=1.0) as chunks:
             for chunk in chunks:
                 if not got:
-                    time.sleep(0.4)
+                    time.sleep(1.2)
                 got += chunk
         assert len(got) == 9000004
 

@@ -316,9 +316,31 @@ def test_with_identities_only_the_agents_other_keys_are_not_shown(
             answers(SshHost(ssh_access))
 
 
+def test_an_agent_that_declines_to_sign_does_not_end_the_login(
+    ssh_access: SshAccess, isolated_home: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_key(isolated_home / "confirmed")
+    with running_agent(short_folder, [isolated_home / "confirmed"], willing=False) as socket_path:
+        monkeypatch.setenv("SSH_AUTH_SOCK", socket_path)
+        assert answers(SshHost(ssh_access))
+
+
+def test_an_agent_full_of_wrong_keys_ends_in_advice_to_name_one(
+    ssh_access: SshAccess, isolated_home: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [isolated_home / f"wrong{n}" for n in range(7)]
+    for key in keys:
+        make_key(key)
+    with running_agent(short_folder, keys) as socket_path:
+        monkeypatch.setenv("SSH_AUTH_SOCK", socket_path)
+        with pytest.raises(LoginRefused, match="after which the server hung up") as caught:
+            answers(SshHost(ssh_access))
+    assert "IdentitiesOnly yes" in caught.value.hint
+
+
 def test_a_file_that_is_no_key_is_said_to_be_none(ssh_access: SshAccess, isolated_home: Path) -> None:
     (isolated_home / ".ssh" / "id_ed25519").write_text("not a key\n")
-    with pytest.raises(LoginRefused, match=r"could not read .*id_ed25519"):
+    with pytest.raises(LoginRefused, match=r"could not use .*id_ed25519"):
         answers(SshHost(ssh_access))
 
 

@@ -137,11 +137,18 @@ def running_sshd(
 
 
 @contextlib.contextmanager
-def running_agent(folder: Path, keys: Sequence[Path] = ()) -> Iterator[str]:
-    """A real ssh-agent holding `keys` (unencrypted ones); yields the path of its socket."""
+def running_agent(folder: Path, keys: Sequence[Path] = (), *, willing: bool = True) -> Iterator[str]:
+    """A real ssh-agent holding `keys` (unencrypted ones); yields the path of its socket.
+
+    An unwilling one shows its keys and declines to sign: it would have to ask, and has no terminal to ask at.
+    """
     socket_path = folder / "agent"
     process = subprocess.Popen(
-        ["ssh-agent", "-D", "-a", str(socket_path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        ["ssh-agent", "-D", "-a", str(socket_path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "SSH_ASKPASS": "/bin/false", "SSH_ASKPASS_REQUIRE": "force"},
     )
     try:
         deadline = time.monotonic() + START_DEADLINE_S
@@ -150,7 +157,8 @@ def running_agent(folder: Path, keys: Sequence[Path] = ()) -> Iterator[str]:
             time.sleep(0.005)
         environ = {**os.environ, "SSH_AUTH_SOCK": str(socket_path)}
         for key in keys:
-            subprocess.run(["ssh-add", "-q", str(key)], check=True, capture_output=True, env=environ)
+            confirm = [] if willing else ["-c"]
+            subprocess.run(["ssh-add", "-q", *confirm, str(key)], check=True, capture_output=True, env=environ)
         yield str(socket_path)
     finally:
         process.terminate()
