@@ -58,8 +58,7 @@ def test_every_automatic_choice_comes_with_a_reason(epsilon_base, run_folder):
     assert all(event.why for event in decisions)
 
 
-def test_accumulated_micro_batches_weigh_like_one_large_batch(epsilon_base, tmp_path):
-    """Two runs over two photographs that differ only in how a step's two samples are split see equal-sized losses."""
+def test_the_loss_of_a_micro_batch_is_a_function_of_its_number(epsilon_base, tmp_path):
     from remote_trainer.dataset.pictures import training_set
     from remote_trainer.encoded import encode_pictures, encode_prompts
     from remote_trainer.micro_batch import MicroBatches
