@@ -9,7 +9,7 @@ transparency), at most 800 MB.
 from __future__ import annotations
 
 import io
-import struct
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +21,11 @@ from providers.errors import CloudboothError
 
 MAX_PIXELS = 200_000_000
 """Above it a file is refused before it is decoded: a small file can claim any size."""
+MAX_BYTES = 1_000_000_000
+"""A file is read whole before it is decoded."""
+
+# Pillow logs about damaged files; without a handler the words would land on the terminal.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _AVIF = "avif" in features.modules and features.check("avif")  # Pillow before 11.3 does not know the word
 SUFFIXES = frozenset(
@@ -81,8 +86,11 @@ def open_picture(content: bytes) -> Iterator[Image.Image]:
             ) from None
         except MemoryError:
             raise UnreadablePicture("does not fit in memory", "scale it down to 4000 pixels or less") from None
-        except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
-            # What Pillow's decoders let through on damaged files; all mean the same to its owner.
+        except CloudboothError:
+            raise
+        except Exception as error:
+            # Damaged bytes make Pillow's decoders raise nearly anything: seen were OSError, ValueError, SyntaxError,
+            # EOFError, struct.error, TypeError (TIFF) and RuntimeError (AVIF).
             damage = "ends too early (truncated)" if "truncated" in str(error) else f"is damaged ({error})"
             raise UnreadablePicture(damage, "copy the photo again from where it came from") from None
         finally:
@@ -206,9 +214,15 @@ def _guess(content: bytes) -> str:
 
 
 def read_content(path: Path) -> bytes:
-    """A file's bytes. Raises UnreadablePicture when the system refuses."""
+    """A file's bytes. Raises UnreadablePicture when the system refuses, and for what cannot be a photo by its size."""
     try:
+        if path.exists() and not path.is_file():
+            raise UnreadablePicture("is no regular file", "leave it out")
+        if path.stat().st_size > MAX_BYTES:
+            raise UnreadablePicture(f"is larger than {MAX_BYTES // 1_000_000_000} GB", "export it as JPEG")
         return path.read_bytes()
+    except FileNotFoundError:
+        raise UnreadablePicture("is gone, or a link to nothing", "copy the photo again, or remove the link") from None
     except PermissionError:
         raise UnreadablePicture("may not be read by you", f"`chmod u+r '{path}'`") from None
     except OSError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from orchestrator.dataset.picture import MAX_PIXELS
-from orchestrator.dataset.scan import Scan, Severity, require_usable, scan_folder
+from orchestrator.dataset.picture import MAX_BYTES, MAX_PIXELS
+from orchestrator.dataset.scan import Scan, Severity, require_usable, scan_folder, scan_photo
 from orchestrator.errors import UsageError
 from tests.fakes.photos import photo_folder, picture, save_photo
 
@@ -170,6 +171,24 @@ def test_a_truncated_photo_is_an_error_in_every_format(tmp_path: Path, suffix: s
     assert "cut." + suffix in said(scan_folder(tmp_path), Severity.ERROR)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "gif", "bmp"])
+def test_no_damage_escapes_as_anything_but_a_finding(tmp_path: Path, suffix: str) -> None:
+    rng = random.Random(suffix)
+    path = tmp_path / f"a.{suffix}"
+    Image.effect_noise((90, 70), 60).convert("RGB").save(path)
+    whole = path.read_bytes()
+    outcomes = set()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(4):
+            damaged[rng.randrange(rng.choice((60, 400, len(whole))))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        photo, findings = scan_photo(path)
+        assert photo is not None or any(finding.severity is Severity.ERROR for finding in findings)
+        outcomes.add(photo is None)
+    assert True in outcomes
+
+
 def test_one_bad_file_is_one_sentence(tmp_path: Path) -> None:
     photo_folder(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"")
@@ -189,6 +208,19 @@ def test_a_file_that_claims_too_many_pixels_is_never_decoded(tmp_path: Path) -> 
     )
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
     assert said(scan_folder(tmp_path), Severity.ERROR) == {"bomb.png": "has more than 200 million pixels"}
+
+
+def test_links_to_nothing_pipes_and_giants_are_named_and_never_read(tmp_path: Path) -> None:
+    photo_folder(tmp_path)
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with (tmp_path / "giant.png").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    assert said(scan_folder(tmp_path), Severity.ERROR) == {
+        "giant.png": "is larger than 1 GB",
+        "link.jpg": "is gone, or a link to nothing",
+        "pipe.jpg": "is no regular file",
+    }
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
