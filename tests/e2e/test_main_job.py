@@ -1,0 +1,87 @@
+"""Photos in, usable model out: through this machine and through a bare SSH host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.command import PHOTOS, Cloudbooth
+
+REAL_PHOTOS = Path(__file__).parents[3] / "shared" / "datasets" / "dog"
+photos = pytest.mark.parametrize(
+    "photos",
+    [
+        pytest.param(PHOTOS, id="drawn"),
+        pytest.param(
+            REAL_PHOTOS,
+            id="real",
+            # Real photographs are licensed for use beside a checkout, not inside one.
+            marks=pytest.mark.skipif(not REAL_PHOTOS.is_dir(), reason="no real photographs beside this checkout"),
+        ),
+    ],
+)
+everywhere = pytest.mark.parametrize("where", ["cloudbooth", "cloudbooth_over_ssh"])
+
+
+def mean_losses(installation: Cloudbooth, run: str) -> list[float]:
+    """On the fixed set of (image, noise, timestep), first to last."""
+    return [event["mean_loss"] for event in installation.events(run, "evaluation")]
+
+
+@everywhere
+@photos
+def test_full_training_yields_a_pipeline_that_loads_and_has_learned(
+    where: str, photos: Path, request: pytest.FixtureRequest
+) -> None:
+    installation: Cloudbooth = request.getfixturevalue(where)
+    settings = ("--set", "train.method=full", "--set", "train.learning_rate=2e-3", "--steps", "60")
+    done = installation.run(*installation.launch_argv("subject", *settings, photos=photos))
+
+    assert done.summary["reason"] == "done"
+    assert done.summary["cost_usd"] == 0
+    losses = mean_losses(installation, "subject")
+    assert losses[-1] < 0.9 * losses[0]
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(installation.models / "subject" / "diffusers")
+    [picture] = pipeline("a photo of sks robot", height=64, width=64, num_inference_steps=2).images
+    assert picture.size == (64, 64)
+
+
+@everywhere
+def test_lora_training_yields_a_file_that_diffusers_loads(where: str, request: pytest.FixtureRequest) -> None:
+    installation: Cloudbooth = request.getfixturevalue(where)
+    prior = ("--set", "data.regularization=generate:3", "--set", "train.learning_rate=1e-3")
+    done = installation.run(*installation.launch_argv("subject", "--steps", "40", *prior))
+
+    losses = mean_losses(installation, "subject")
+    assert losses[-1] < losses[0]
+    from diffusers import StableDiffusionPipeline
+
+    from remote_trainer.bases import tiny
+
+    base = installation.root / "base"
+    tiny.build(base)
+    pipeline = StableDiffusionPipeline.from_pretrained(base)
+    pipeline.load_lora_weights(done.summary["output"], weight_name="subject.safetensors")
+    assert pipeline.unet.peft_config, "no adapter was loaded"
+
+
+def test_photos_leave_the_host_when_the_run_is_done(cloudbooth_over_ssh: Cloudbooth) -> None:
+    cloudbooth_over_ssh.run(*cloudbooth_over_ssh.launch_argv("subject", "--steps", "4"))
+    workdir = cloudbooth_over_ssh.root.parent / "sshd" / "home" / "work"
+    assert (workdir / "code").is_dir(), "the test looks in the wrong place"
+    assert list((workdir / "runs").iterdir()) == []
+
+
+def test_a_base_folder_on_the_laptop_travels_to_the_host(cloudbooth_over_ssh: Cloudbooth) -> None:
+    from remote_trainer.bases import tiny
+
+    base = cloudbooth_over_ssh.root / "my-base"
+    tiny.build(base)
+    argv = cloudbooth_over_ssh.launch_argv("subject", "--steps", "4", "--set", f"model.base={base}")
+    done = cloudbooth_over_ssh.run(*argv)
+    assert done.summary["reason"] == "done"
+    transfers = [line["what"] for line in done.lines if line["type"] == "transfer"]
+    assert "base model" in transfers
