@@ -324,6 +324,13 @@ def test_a_plan_with_everything_reads_well(snapshot: Callable[[str, str], None])
     snapshot("rendered_rented", rendered(made))
 
 
+def test_photos_with_the_same_finding_share_a_line() -> None:
+    notes = tuple(Finding(Severity.NOTE, Path(f"/photos/{n}.jpg"), "is black and white") for n in range(5))
+    assert "note: 0.jpg, 1.jpg, 2.jpg and 2 more: each is black and white\n" in rendered(
+        plan(instance=scan(findings=notes))
+    )
+
+
 @pytest.mark.parametrize("width", [80, 60])
 def test_no_line_of_a_plan_is_wider_than_the_terminal(width: int) -> None:
     console = Console(width=width, file=io.StringIO(), no_color=True)

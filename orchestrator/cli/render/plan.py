@@ -149,10 +149,7 @@ def _decisions(plan: Plan) -> Table:
 
 
 def _warnings(plan: Plan, console: Console) -> None:
-    lines = [
-        (finding.severity is Severity.WARNING, f"{finding.path.name} {finding.message}", finding.hint)
-        for finding in plan.findings
-    ]
+    lines = _findings(plan)
     lines += [(True, warned.message, warned.hint) for warned in plan.warnings]
     if lines:
         console.print()
@@ -161,6 +158,20 @@ def _warnings(plan: Plan, console: Console) -> None:
         console.print(f"{word} {escape(message)}", highlight=False)
         if hint:
             console.print(Padding(f"[dim]hint: {escape(hint)}[/]", (0, 0, 0, 2)), highlight=False)
+
+
+def _findings(plan: Plan) -> list[tuple[bool, str, str]]:
+    """(is a warning, message, hint); photos with the same thing to say share a line."""
+    files: dict[tuple[bool, str, str], list[str]] = {}
+    for finding in plan.findings:
+        key = finding.severity is Severity.WARNING, finding.message, finding.hint
+        files.setdefault(key, []).append(finding.path.name)
+    lines = []
+    for (is_warning, message, hint), names in files.items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        text = f"{shown} {message}" if len(names) == 1 else f"{shown}: each {message}"
+        lines.append((is_warning, text, hint))
+    return lines
 
 
 def _size(count: int) -> str:
