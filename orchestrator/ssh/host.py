@@ -40,6 +40,9 @@ class SshHost:
     """Implements `orchestrator.host.Host` over one connection, made at the first use and again after a loss.
 
     `known_hosts` replaces the user's and the system's files; `config_file` replaces the user's ssh_config.
+
+    A command that `receive` lets go sees the end of its input and a broken output. One that neither reads nor writes
+    notices nothing, for without a terminal sshd sends no hangup: let such commands watch their stdin.
     """
 
     def __init__(
@@ -214,7 +217,8 @@ class SshHost:
         return ConnectionLost(*self._lost(f"it broke while `{argv[0]}` ran{f' ({error})' if error else ''}"))
 
     def _lost(self, reason: str) -> tuple[str, str]:
-        return f"lost the connection to {self.label}: {reason}", f"ssh {self.label} true"
+        port = "" if self.access.port is None else f"-p {self.access.port} "
+        return f"lost the connection to {self.label}: {reason}", f"ssh {port}{self.label} true"
 
     def _abort(self) -> None:
         """Called from the watchdog's thread: wakes whoever is blocked; the owner's thread then cleans up."""
