@@ -1,0 +1,69 @@
+# Everything a developer or a first visitor runs. Needs Python 3.11 or later; neither root, GPU, account nor hub.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_HOME ?= $(CURDIR)/demo-output
+# A tiny model is 10 to 30 times slower on two OpenMP threads than on one.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check lint types imports format lock benchmark clean
+
+help:
+	@echo 'make demo       train a small model of a drawn robot on this machine and show the pictures'
+	@echo 'make test       the whole suite, linters included'
+	@echo 'make check      linters and types only'
+	@echo 'make benchmark  measurements beside named rivals'
+	@echo 'make lock       pin the trainer dependencies anew (remote_trainer/requirements.lock)'
+
+env: $(VENV)/.complete
+
+# On Linux PyPI's torch is the CUDA build; PyTorch's own index has a small one for CPUs. A pip that is configured to
+# look elsewhere (a mirror, a folder of wheels) is left alone.
+ifeq ($(shell uname -s)/$(shell $(PYTHON) -m pip config list 2>/dev/null | grep -cE 'index-url|find-links'),Linux/0)
+INSTALL_TORCH = $(BIN)/python -m pip install --quiet -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch \
+  || $(BIN)/python -m pip install --quiet -c constraints.txt torch
+else
+INSTALL_TORCH = $(BIN)/python -m pip install --quiet -c constraints.txt torch
+endif
+
+# Torch first and by itself: any other way may pull gigabytes of CUDA that a laptop has no use for.
+$(VENV)/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(INSTALL_TORCH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[train]' --group dev
+	touch $@
+
+demo: env
+	@rm -rf '$(DEMO_HOME)'
+	@CLOUDBOOTH_HOME='$(DEMO_HOME)/state' $(BIN)/cloudbooth launch examples/local/robot.toml --yes \
+	  --set 'output.folder=$(DEMO_HOME)/models'
+	@echo
+	@echo 'the model:                 $(DEMO_HOME)/models/robot/diffusers'
+	@echo 'pictures before and after: $(DEMO_HOME)/models/robot/before-after.png'
+
+test: env check
+	$(BIN)/python -m pytest
+
+check: env lint types imports
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+imports:
+	$(BIN)/lint-imports
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: env
+	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
+
+clean:
+	rm -rf $(VENV) demo-output
