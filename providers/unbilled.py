@@ -131,7 +131,7 @@ class UnbilledProvider(ABC):
             )
         ]
 
-    def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:  # noqa: ARG002 - nothing boots here
+    def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
         """The id is the tag."""
         self._require_market(offer.market)
         if offer.provider != self.name:
