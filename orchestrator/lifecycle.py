@@ -131,7 +131,10 @@ def next_step(state: State, wish: Wish, standing: Standing, facts: Facts) -> Ste
     if state not in (State.RELEASING, State.ENDED):
         if wish is Wish.DOWN:
             return Move(State.RELEASING, "`down` was asked for", EndReason.CANCELED)
-        if wish is Wish.STOP and state in (State.PLANNED, State.PROVISIONING, State.SHIPPING) and not facts.shipped:
+        begun = state not in (State.PLANNED, State.PROVISIONING, State.SHIPPING) or (
+            state is State.SHIPPING and facts.shipped
+        )
+        if wish is Wish.STOP and not begun:
             return Move(State.RELEASING, "`stop` was asked for before training began", EndReason.STOPPED)
     match state:
         case State.PLANNED:

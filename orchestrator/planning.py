@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from orchestrator.base_model import LocalFolder, inspect_base
-from orchestrator.dataset.scan import scan_folder
+from orchestrator.dataset.scan import require_usable, scan_folder
 from orchestrator.errors import RunConflict
 from orchestrator.fetch import disk_full_explained
 from orchestrator.plan import Plan, gpu_requests, make_plan
@@ -30,6 +30,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     instance = scan_folder(spec.data.instance)
     source = spec.data.class_images
     class_images = scan_folder(source.folder) if isinstance(source, ClassFolder) else None
+    require_usable(*filter(None, (instance, class_images)))  # before the hub is asked, which may take its time
     base = inspect_base(spec.model.base)
     provider = wiring.provider(spec)
     offers = [offer for request in gpu_requests(spec) for offer in provider.offers(request)]

@@ -1,0 +1,125 @@
+"""What a driver does next, and which moves a run can make."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from orchestrator.lifecycle import (
+    EXIT_CODES,
+    MAX_RESTARTS,
+    MOVES,
+    Do,
+    EndReason,
+    Facts,
+    Finished,
+    Move,
+    Phase,
+    Standing,
+    State,
+    Wish,
+    facts_after,
+    next_step,
+)
+from remote_trainer.wire import HostStatus
+
+ALIVE = HostStatus("log", 17, True, 1, 100, True, None, (), None, 0)
+
+
+def ended(how: str | None) -> HostStatus:
+    return HostStatus("log", None, False, 1, 100, True, how, (), None, 0)  # type: ignore[arg-type]
+
+
+EVERY_FACTS = [
+    Facts(no_capacity, reachable, shipped, host, retrieved, restarts)
+    for no_capacity, reachable, shipped, retrieved in itertools.product((False, True), repeat=4)
+    for host in (None, ALIVE, ended("done"), ended("failed"), ended("stopped"), ended(None))
+    for restarts in (0, MAX_RESTARTS)
+]
+EVERYTHING = list(itertools.product(State, Wish, Standing, EVERY_FACTS))
+
+
+def test_every_situation_has_an_answer_and_every_move_is_legal() -> None:
+    for state, wish, standing, facts in EVERYTHING:
+        step = next_step(state, wish, standing, facts)
+        if isinstance(step, Move):
+            assert step.to in MOVES[state], (state, step)
+
+
+def test_a_run_is_finished_only_when_it_has_ended() -> None:
+    for state, wish, standing, facts in EVERYTHING:
+        assert isinstance(next_step(state, wish, standing, facts), Finished) == (state is State.ENDED)
+
+
+def test_no_run_ends_while_a_machine_may_exist() -> None:
+    for state, wish, standing, facts in EVERYTHING:
+        step = next_step(state, wish, standing, facts)
+        if isinstance(step, Move) and step.to is State.ENDED:
+            assert standing in (Standing.NONE, Standing.ABSENT)
+
+
+def test_a_machine_is_created_only_while_none_may_exist() -> None:
+    for state, wish, standing, facts in EVERYTHING:
+        if next_step(state, wish, standing, facts) == Do(Phase.CREATE):
+            assert standing in (Standing.NONE, Standing.ABSENT)
+            assert wish is Wish.RUN
+
+
+def test_whatever_begins_the_end_carries_its_reason() -> None:
+    for state, wish, standing, facts in EVERYTHING:
+        step = next_step(state, wish, standing, facts)
+        if isinstance(step, Move) and step.to in (State.RETRIEVING, State.RELEASING) and state is not State.RETRIEVING:
+            assert step.reason is not None, (state, step)
+
+
+def test_down_is_obeyed_in_every_state_before_the_release() -> None:
+    for state, standing, facts in itertools.product(State, Standing, EVERY_FACTS):
+        if state not in (State.RELEASING, State.ENDED):
+            step = next_step(state, Wish.DOWN, standing, facts)
+            assert step == Move(State.RELEASING, "`down` was asked for", EndReason.CANCELED)
+
+
+def test_a_lost_answer_is_settled_before_anything_else() -> None:
+    for state in (State.PROVISIONING, State.RELEASING):
+        assert next_step(state, Wish.RUN, Standing.UNSETTLED, Facts()) == Do(Phase.SETTLE)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [("done", EndReason.DONE), ("stopped", EndReason.STOPPED), ("failed", EndReason.TRAINING_FAILED)],
+)
+def test_the_supervisors_last_word_decides_the_reason(word: str, reason: EndReason) -> None:
+    step = next_step(State.TRAINING, Wish.RUN, Standing.HELD, Facts(host=ended(word)))
+    assert isinstance(step, Move)
+    assert (step.to, step.reason) == (State.RETRIEVING, reason)
+
+
+def test_a_supervisor_gone_without_a_word_is_started_again_but_not_forever() -> None:
+    facts = Facts(shipped=True, host=ended(None))
+    for restart in range(MAX_RESTARTS):
+        step = next_step(State.TRAINING, Wish.RUN, Standing.HELD, facts)
+        assert isinstance(step, Move)
+        assert step.to is State.SHIPPING
+        facts = facts_after(step, State.TRAINING, facts)
+        assert facts == Facts(restarts=restart + 1), "what is known about the host is void"
+        facts = Facts(shipped=True, host=ended(None), restarts=facts.restarts)
+    step = next_step(State.TRAINING, Wish.RUN, Standing.HELD, facts)
+    assert isinstance(step, Move)
+    assert step.reason is EndReason.TRAINING_FAILED
+
+
+def test_stop_before_training_needs_no_retrieval() -> None:
+    for state in (State.PLANNED, State.PROVISIONING, State.SHIPPING):
+        step = next_step(state, Wish.STOP, Standing.HELD, Facts())
+        assert isinstance(step, Move)
+        assert (step.to, step.reason) == (State.RELEASING, EndReason.STOPPED)
+
+
+def test_stop_during_training_follows_until_the_checkpoint() -> None:
+    assert next_step(State.TRAINING, Wish.STOP, Standing.HELD, Facts(host=ALIVE)) == Do(Phase.FOLLOW)
+
+
+def test_every_reason_has_an_exit_code_of_its_own() -> None:
+    assert set(EXIT_CODES) == set(EndReason)
+    assert len(set(EXIT_CODES.values())) == len(EndReason)
