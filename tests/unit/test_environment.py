@@ -7,22 +7,31 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from remote_trainer import environment
 from remote_trainer.environment import (
     Interpreter,
+    install_failure,
+    parse_driver_cuda,
+    torch_can_be_kept,
+    torch_install_commands,
+    venv_command,
+)
+from remote_trainer.errors import TrainingFailed
+from remote_trainer.requirements import (
+    LOCK_FILE,
     Pin,
     missing_requirements,
-    parse_driver_cuda,
     parse_lock,
     parse_ranges,
     satisfies,
-    torch_install_commands,
+    trainer_ranges,
 )
-from remote_trainer.errors import TrainingFailed
 
 ROOT = Path(__file__).parents[2]
 RANGES = {"torch": ">=2.6,<3", "numpy": ">=2.0"}
@@ -45,14 +54,14 @@ def test_a_lock_with_anything_but_pins_is_refused(line: str) -> None:
 
 
 def test_the_shipped_lock_pins_every_requirement_except_torch_within_its_range() -> None:
-    pins = {pin.name: pin.version for pin in parse_lock(environment.LOCK_FILE.read_text())}
-    ranges = parse_ranges(environment.RANGES_FILE.read_text())
+    pins = {pin.name: pin.version for pin in parse_lock(LOCK_FILE.read_text())}
+    ranges = trainer_ranges()
     assert ranges.keys() - pins.keys() == {"torch"}
     assert not missing_requirements({**pins, "torch": "2.13.0"}, ranges)
 
 
 def test_every_pin_of_the_shipped_lock_has_a_hash_and_no_index_is_named() -> None:
-    text = environment.LOCK_FILE.read_text()
+    text = LOCK_FILE.read_text()
     blocks = re.split(r"\n(?=\S)", text)
     pinned = [block for block in blocks if "==" in block.splitlines()[0]]
     assert len(pinned) == len(parse_lock(text))
@@ -63,7 +72,7 @@ def test_every_pin_of_the_shipped_lock_has_a_hash_and_no_index_is_named() -> Non
 
 def test_the_shipped_lock_agrees_with_the_constraints() -> None:
     constraints = {pin.name: pin.version for pin in parse_lock((ROOT / "constraints.txt").read_text())}
-    for pin in parse_lock(environment.LOCK_FILE.read_text()):
+    for pin in parse_lock(LOCK_FILE.read_text()):
         assert constraints[pin.name] == pin.version
 
 
@@ -71,7 +80,7 @@ def test_the_ranges_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pillow = [line for line in project["dependencies"] if line.startswith("pillow")]
     wanted = parse_ranges("\n".join(project["optional-dependencies"]["train"] + pillow))
-    assert parse_ranges(environment.RANGES_FILE.read_text()) == wanted
+    assert trainer_ranges() == wanted
 
 
 # ---- what satisfies
@@ -156,6 +165,51 @@ def test_a_pinned_torch_is_left_to_plain_pip() -> None:
     assert torch_install_commands((12, 8), "py", True, pinned) == [["py", "-m", "pip", "install", "torch==2.13.0"]]
 
 
+# ---- where the environment comes from
+
+SYSTEM = Interpreter("/usr/bin/python3", (3, 12), False, {"torch": "2.8.0+cu128"})
+
+
+def test_an_image_with_a_fitting_torch_keeps_it() -> None:
+    assert torch_can_be_kept(SYSTEM, RANGES, needs_cuda=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"virtual": True},
+        {"version": (3, 10)},
+        {"version": (3, 14)},
+        {"installed": {"torch": "2.4.0+cu121"}},
+        {"installed": {"torch": "2.8.0+cpu"}},
+        {"installed": {}},
+    ],
+)
+def test_a_torch_that_does_not_fit_or_cannot_be_seen_is_not_kept(change: dict[str, Any]) -> None:
+    assert not torch_can_be_kept(replace(SYSTEM, **change), RANGES, needs_cuda=True)
+
+
+def test_an_environment_that_keeps_torch_sees_the_packages_of_the_image() -> None:
+    command = venv_command(Path("/envs/x"), SYSTEM, has_uv=False, sees_base=True)
+    assert command == ["/usr/bin/python3", "-m", "venv", "--system-site-packages", "/envs/x"]
+
+
+def test_uv_brings_a_python_where_there_is_none() -> None:
+    command = venv_command(Path("/envs/x"), None, has_uv=True, sees_base=False)
+    assert command == ["uv", "venv", "--seed", "--python", "3.11", "/envs/x"]
+
+
+def test_a_full_disk_is_named_as_such() -> None:
+    failure = install_failure("torch could not be installed", "OSError: [Errno 28] No space left on device", "x")
+    assert failure.code == "disk-full"
+
+
+def test_a_failed_installation_carries_what_the_installer_said_last() -> None:
+    failure = install_failure("torch could not be installed", "exit code 1\nno matching distribution", "try y")
+    assert (failure.code, failure.hint) == ("environment", "try y")
+    assert "no matching distribution" in failure.message
+
+
 # ---- the machine
 
 
@@ -195,7 +249,9 @@ def test_a_path_that_is_no_interpreter_is_no_interpreter(tmp_path: Path) -> None
     assert environment.probe_interpreter("/bin/false") is None
 
 
-@pytest.mark.parametrize("name", ["wire", "errors", "environment", "agent", "supervisor", "stage", "__main__"])
+@pytest.mark.parametrize(
+    "name", ["wire", "errors", "requirements", "environment", "agent", "supervisor", "stage", "__main__"]
+)
 def test_what_runs_before_the_environment_is_python_3_9(name: str) -> None:
     source = (ROOT / "remote_trainer" / f"{name}.py").read_text()
     ast.parse(source, feature_version=(3, 9))
