@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import wire
-from .commit import commit_folder, read_committed, remove_committed, unfinished
+from .commit import commit_folder, preparing, read_committed, remove_committed
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 _UNFINISHED = ".checkpoint-*"
@@ -35,8 +35,7 @@ class Frozen:
 @dataclass(frozen=True)
 class RunState:
     step: int
-    micro_batches: int
-    """Position in the order of pictures."""
+    """Also the position in the order of pictures and the key of every random draw."""
     identity: str
     """What the weights belong to: base, method, rank, seed; a checkpoint of another identity is refused."""
     frozen: Frozen
@@ -77,21 +76,20 @@ def save(
 
     relative = wire.checkpoint_folder(state.step)
     folder = run_folder / relative
-    prepared = unfinished(folder)
-    save_file({name: _plain(parameter) for name, parameter in parameters.items()}, prepared / _WEIGHTS)
-    moments = {
-        f"{name}/{entry}": _plain(value)
-        for name, parameter in parameters.items()
-        for entry, value in sorted(optimizer.state.get(parameter, {}).items())
-    }
-    save_file(moments, prepared / _OPTIMIZER)
-    (prepared / _STATE).write_bytes(wire.dumps(state))
-    manifest = commit_folder(prepared, folder, state.step)
+    with preparing(folder) as prepared:
+        save_file({name: _plain(parameter) for name, parameter in parameters.items()}, prepared / _WEIGHTS)
+        moments = {
+            f"{name}/{entry}": _plain(value)
+            for name, parameter in parameters.items()
+            for entry, value in sorted(optimizer.state.get(parameter, {}).items())
+        }
+        save_file(moments, prepared / _OPTIMIZER)
+        (prepared / _STATE).write_bytes(wire.dumps(state))
+        manifest = commit_folder(prepared, folder, state.step)
     for old in _folders(run_folder)[:-keep]:
         if old != folder:
             remove_committed(old)
-    size = manifest.total_bytes
-    return wire.CheckpointCommitted(state.step, relative, manifest.sha256, size)
+    return wire.CheckpointCommitted(state.step, relative, manifest.sha256, manifest.total_bytes)
 
 
 def newest(run_folder: Path) -> Checkpoint | None:

@@ -1,8 +1,8 @@
 """Folders that appear complete or not at all, and that can be told from torn ones afterwards.
 
-Write everything into `unfinished(folder)`, then `commit_folder`: files are flushed to disk, the manifest is written
-last, and one rename makes the folder visible under its name. A crash before the rename leaves a hidden folder that
-nobody reads; a disk that lies about flushing is found out by the hashes.
+Write everything into what `preparing(folder)` yields, then `commit_folder`: files are flushed to disk, the manifest
+is written last, and one rename makes the folder visible under its name. A crash before the rename leaves a hidden
+folder that nobody reads; a disk that lies about flushing is found out by the hashes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .wire import MANIFEST_NAME, FileEntry, Manifest, WireError
@@ -17,23 +19,31 @@ from .wire import MANIFEST_NAME, FileEntry, Manifest, WireError
 _READ_BYTES = 1 << 20
 
 
-def unfinished(folder: Path) -> Path:
-    """A fresh, empty, hidden folder beside `folder`, in which its content is prepared."""
-    path = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
+@contextmanager
+def preparing(folder: Path) -> Iterator[Path]:
+    """A fresh, empty, hidden folder beside `folder`, in which its content is made.
+
+    Removed again when the body raises: on a full disk, half a checkpoint must not stay.
+    """
+    prepared = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(prepared, ignore_errors=True)
+    prepared.mkdir(parents=True)
+    try:
+        yield prepared
+    except BaseException:
+        shutil.rmtree(prepared, ignore_errors=True)
+        raise
 
 
 def commit_folder(prepared: Path, folder: Path, step: int) -> Manifest:
-    """Moves what `unfinished(folder)` gave and the caller filled to `folder`, durably.
+    """Moves what `preparing(folder)` yielded and the caller filled to `folder`, durably.
 
     Replaces a folder of that name; between its removal and the rename neither exists under the name.
     """
     files = tuple(
         file_entry(path, prepared)
         for path in sorted(prepared.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_NAME
+        if path.is_file() and path != prepared / MANIFEST_NAME
     )
     for entry in files:
         _flush(prepared / entry.path)

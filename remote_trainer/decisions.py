@@ -65,7 +65,7 @@ def choose_cpu_threads(spec: TrainSpec, device: torch.device, parameters: int, s
 
 
 def physical_cores() -> int:
-    """Cores without their hyper-threads, at most as many as this process may run on."""
+    """Cores without their hyper-threads, at most as many as this process, or its container, may use."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     topology = Path("/sys/devices/system/cpu")
     siblings = set()
@@ -74,7 +74,16 @@ def physical_cores() -> int:
             siblings.add((topology / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text())
         except OSError:
             siblings.add(str(cpu))
-    return max(1, len(siblings))
+    return max(1, min(len(siblings), _container_quota()))
+
+
+def _container_quota() -> int:
+    """Whole CPUs that a container's time quota is worth; a container sees all cores of its host whatever it may use."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):  # no cgroup v2, or `max`: no quota
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_learning_rate(spec: TrainSpec, say: Say) -> float:

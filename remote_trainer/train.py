@@ -116,7 +116,7 @@ def _train(
     if validate.is_due(0, spec) and not all(path.exists() for path in validate.picture_files(run_folder, 0, spec)):
         make_pictures(0)
     if resumed is None:
-        state = evaluated(RunState(0, 0, _identity(job), frozen, ()))
+        state = evaluated(RunState(0, _identity(job), frozen, ()))
     else:
         resumed.restore(parameters, optimizer)
         state = resumed.state
@@ -131,7 +131,7 @@ def _train(
         rate = learning_rate(step, spec, frozen.learning_rate)
         loss, gradient_norm = _optimizer_step(spec, batches, step, rate, parameters, optimizer)
         progress.step_done(step, loss, gradient_norm, rate)
-        state = replace(state, step=step, micro_batches=step * spec.gradient_accumulation)
+        state = replace(state, step=step)
 
         if step % spec.checkpoint_every == 0 or step == spec.steps:
             progress.require_finite(step, rate)
@@ -141,7 +141,8 @@ def _train(
             progress.restart_clock()
         if validate.is_due(step, spec):
             make_pictures(step)
-            emit(PhaseStarted("train", f"step {step} of {spec.steps}"))
+            if step < spec.steps:
+                emit(PhaseStarted("train", f"step {step} of {spec.steps}"))
             progress.restart_clock()
 
     if should_stop():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 from .. import adapters, validate, wire
 from ..checkpoint import RunState
-from ..commit import commit_folder, read_committed, unfinished
+from ..commit import commit_folder, preparing, read_committed
 from ..families.api import Family
 from ..wire import Job, Manifest, PhaseStarted
 from . import diffusers_folder, lora_file
@@ -42,31 +43,34 @@ def write_output(
     Raises TrainingFailed("export-mismatch"); then nothing appears under `output/`.
     """
     folder = run_folder / wire.OUTPUT_FOLDER
-    prepared = unfinished(folder)
-    emit(PhaseStarted("export"))
-    lora = job.train.method == "lora"
-    lora_path, pipeline_path = prepared / f"{job.name}.safetensors", prepared / "diffusers"
-    wants_lora, wants_pipeline = lora and "lora" in job.formats, "diffusers" in job.formats or not lora
-    lora_digests, denoiser_digests = {}, {}
-    if wants_lora:
-        tensors = adapters.lora_tensors(denoiser, (job.train.lora_alpha or job.train.lora_rank) / job.train.lora_rank)
-        lora_file.write(family, tensors, lora_path)
-        lora_digests = digests(tensors)
-    if wants_pipeline:
-        if lora:
+    with preparing(folder) as prepared:
+        emit(PhaseStarted("export"))
+        verify = _write_models(job, family, denoiser, prepared)
+        if job.train.validation_prompts:
+            validate.before_after(run_folder, job.train, prepared / "before-after.png")
+        (prepared / "training.json").write_text(json.dumps(_record(job, family, state), indent=1) + "\n")
+        emit(PhaseStarted("verify", "load every export back and compare it tensor by tensor"))
+        for load_and_compare in verify:
+            load_and_compare()
+        return commit_folder(prepared, folder, state.step)
+
+
+def _write_models(job: Job, family: Family, denoiser: nn.Module, prepared: Path) -> list[Callable[[], None]]:
+    """Writes every model of the job and returns what verifies each; those hold digests and no weights."""
+    spec, verify = job.train, list[Callable[[], None]]()
+    if spec.method == "lora" and "lora" in job.formats:
+        path = prepared / f"{job.name}.safetensors"
+        tensors = adapters.lora_tensors(denoiser, (spec.lora_alpha or spec.lora_rank) / spec.lora_rank)
+        lora_file.write(family, tensors, path)
+        verify.append(partial(lora_file.verify, family, digests(tensors), path))
+    if spec.method == "full" or "diffusers" in job.formats:
+        if spec.method == "lora":
             adapters.fuse(denoiser)
-        diffusers_folder.write(family, denoiser, pipeline_path)
-        denoiser_digests = digests(denoiser.state_dict())
+        diffusers_folder.write(family, denoiser, prepared / "diffusers")
+        verify.append(partial(diffusers_folder.verify, family, digests(denoiser.state_dict()), prepared / "diffusers"))
+    # Whoever still refers to the denoiser now holds shapes only.
     denoiser.to("meta")
-    if job.train.validation_prompts:
-        validate.before_after(run_folder, job.train, prepared / "before-after.png")
-    (prepared / "training.json").write_text(json.dumps(_record(job, family, state), indent=1) + "\n")
-    emit(PhaseStarted("verify", "load every export back and compare it tensor by tensor"))
-    if wants_pipeline:
-        diffusers_folder.verify(family, denoiser_digests, pipeline_path)
-    if wants_lora:
-        lora_file.verify(family, lora_digests, lora_path)
-    return commit_folder(prepared, folder, state.step)
+    return verify
 
 
 def _record(job: Job, family: Family, state: RunState) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from remote_trainer import checkpoint, wire
@@ -16,7 +18,7 @@ from remote_trainer.commit import read_committed
 
 def state(step: int) -> RunState:
     evaluation = wire.Evaluated(0, 0.5)
-    return RunState(step, step, "base=b method=full seed=1", Frozen("fp32", 1, False, 1e-4), (evaluation,))
+    return RunState(step, "base=b method=full seed=1", Frozen("fp32", 1, False, 1e-4), (evaluation,))
 
 
 @pytest.fixture
@@ -120,3 +122,19 @@ def test_parameters_of_another_model_are_refused(run_folder, trained):
     other = nn.Linear(4, 3, bias=False)
     with pytest.raises(ValueError, match="holds other parameters"):
         found.restore(dict(other.named_parameters()), torch.optim.AdamW(other.parameters()))
+
+
+def test_a_save_that_the_disk_refuses_leaves_the_earlier_checkpoint_and_no_scraps(run_folder, trained):
+    """A limit on the size of files stands in for the full disk: the write fails in the same place."""
+    save(run_folder, 5, trained, keep=1)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, unlimited[1]))
+    try:
+        with pytest.raises((OSError, SafetensorError)):
+            save(run_folder, 6, trained, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert [path.name for path in (run_folder / "checkpoints").iterdir()] == ["checkpoint-000005"]
+    found = checkpoint.newest(run_folder)
+    assert found is not None
+    assert found.state.step == 5
