@@ -74,7 +74,7 @@ class Family(Protocol):
         ...
 
     def sampling_scheduler(self) -> Any:
-        """The diffusers scheduler that the base's own pipeline samples with."""
+        """The diffusers scheduler that the base's own pipeline samples with; DDIM where that one cannot be imported."""
         ...
 
     def pipeline_class(self) -> Any:

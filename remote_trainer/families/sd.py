@@ -67,8 +67,11 @@ class StableDiffusion:
     def sampling_scheduler(self) -> Any:
         import diffusers
 
-        name = _json(self.folder / "scheduler" / "scheduler_config.json")["_class_name"]
-        return getattr(diffusers, name).from_pretrained(self.folder / "scheduler")
+        folder = self.folder / "scheduler"
+        try:
+            return getattr(diffusers, _json(folder / "scheduler_config.json")["_class_name"]).from_pretrained(folder)
+        except ImportError:  # a few need scipy, which is not worth its place on a host
+            return diffusers.DDIMScheduler.from_pretrained(folder)
 
     def pipeline_class(self) -> Any:
         from diffusers import StableDiffusionPipeline
