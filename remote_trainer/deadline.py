@@ -34,8 +34,9 @@ def boot_id() -> str:
 
 @dataclass(frozen=True)
 class Elapsed:
-    """How much of the allowance is used, and when (on which boot's clock) that was written down."""
+    """How much of an attempt's allowance is used, and when (on which boot's clock) that was written down."""
 
+    attempt: int
     elapsed_s: float
     clock_s: float
     boot: str
@@ -44,21 +45,19 @@ class Elapsed:
         """The same count now. Time between two boots of the machine cannot be seen and is not counted."""
         same_boot = boot == self.boot and clock_s >= self.clock_s
         passed = clock_s - self.clock_s if same_boot else 0.0
-        return Elapsed(self.elapsed_s + passed, clock_s, boot)
+        return Elapsed(self.attempt, self.elapsed_s + passed, clock_s, boot)
 
 
 class Allowance:
-    """The persisted count of one run, and the seconds it has left."""
+    """The persisted count of one attempt, and the seconds it has left."""
 
-    def __init__(self, run_folder: Path, deadline_s: Optional[float]) -> None:
+    def __init__(self, run_folder: Path, attempt: int, deadline_s: Optional[float]) -> None:
         self._path = run_folder / ELAPSED_FILE
         self._deadline_s = deadline_s
-        recorded = folders.read_json(self._path)
-        if recorded is None:
-            self._elapsed = Elapsed(0.0, boot_clock(), boot_id())
-        else:
-            known = Elapsed(float(recorded["elapsed_s"]), float(recorded["clock_s"]), str(recorded["boot"]))
-            self._elapsed = known.at(boot_clock(), boot_id())
+        known = _recorded(self._path)
+        if known is None or known.attempt != attempt:
+            known = Elapsed(attempt, 0.0, boot_clock(), boot_id())
+        self._elapsed = known.at(boot_clock(), boot_id())
 
     def tick(self) -> float:
         """Counts up to now, writes it down and returns the elapsed seconds."""
@@ -72,3 +71,12 @@ class Allowance:
         if self._deadline_s is None:
             return float("inf")
         return self._deadline_s - self._elapsed.at(boot_clock(), boot_id()).elapsed_s
+
+
+def _recorded(path: Path) -> Optional[Elapsed]:
+    content = folders.read_json(path)
+    if content is None:
+        return None
+    return Elapsed(
+        int(content["attempt"]), float(content["elapsed_s"]), float(content["clock_s"]), str(content["boot"])
+    )

@@ -35,6 +35,13 @@ PREPARED_FILE = "environment.json"
 STAGES = ("prepare", "train")
 
 
+DEADLINE_REACHED = wire.Failed(
+    "deadline",
+    "the run reached its time limit",
+    "`cloudbooth resume RUN` continues from the newest checkpoint with the same time again",
+)
+
+
 class Urge(Enum):
     """What the supervisor does about a running stage."""
 
@@ -65,7 +72,7 @@ def urge(view: StageView) -> Urge:
 def ending_without_word(exit_code: int, stop_requested: bool, deadline_passed: bool, last_step: int) -> wire.Event:
     """The terminal event for a stage that ended without sending one."""
     if deadline_passed:
-        return wire.Failed("deadline", "the run reached its time limit", "raise `--max-hours` and `cloudbooth resume`")
+        return DEADLINE_REACHED
     if stop_requested:
         return wire.Stopped(last_step)
     if exit_code < 0:
@@ -106,7 +113,7 @@ class _Supervisor:
         except (OSError, wire.WireError) as error:
             self._say(wire.Failed("bad-job", f"the job cannot be read: {error}"))
             return
-        allowance = Allowance(self._folder, job.deadline_s)
+        allowance = Allowance(self._folder, job.attempt, job.deadline_s)
         if not self._previous_stage_is_gone():
             self._say(wire.Failed("internal", "an earlier trainer of this run does not end"))
             return
@@ -173,7 +180,9 @@ class _Supervisor:
                 buffer += chunk
                 *lines, buffer = buffer.split(b"\n")
                 for line in lines:
-                    self._say(wire.decode_event(line).event)
+                    event = wire.decode_event(line).event
+                    out_of_time = isinstance(event, wire.Stopped) and allowance.left_s <= 0
+                    self._say(DEADLINE_REACHED if out_of_time else event)
             elif not pipe_open:
                 time.sleep(0.02)
             elif child.poll() is not None:

@@ -156,6 +156,8 @@ class Job:
     deadline_s: Optional[float] = None
     """Seconds from the supervisor's first start (sleep included) until it must have ended; None on own machines."""
     allow_cpu: bool = False
+    attempt: int = 1
+    """Every attempt has the whole deadline; a supervisor restarted within one has what is left of it."""
     protocol: int = PROTOCOL
 
 
@@ -397,7 +399,7 @@ _EVENT_TYPES: dict[str, Any] = {
         Failed,
         Stopped,
         Done,
-    )  # fmt: skip
+    )
 }
 
 

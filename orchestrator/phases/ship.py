@@ -35,7 +35,7 @@ def ship(context: RunContext, facts: Facts) -> Facts:
 
 
 def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
-    job = read_staged_job(context.home)
+    job = replace(read_staged_job(context.home), attempt=context.run.attempt)
     base = inspect_base(context.spec.model.base) if job.base.startswith(FOLDER_PREFIX) else None
     if isinstance(base, LocalFolder):
         job = replace(job, base=_bring_base(context, remote, base))

@@ -1,0 +1,73 @@
+"""How long a run may last, counted over suspends, restarts and boots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from remote_trainer import wire
+from remote_trainer.deadline import Allowance, Elapsed
+from remote_trainer.supervisor import (
+    DEADLINE_REACHED,
+    STOP_GRACE_S,
+    StageView,
+    Urge,
+    ending_without_word,
+    urge,
+)
+
+
+def test_time_counts_on_the_clock_of_one_boot() -> None:
+    assert Elapsed(1, 10.0, 100.0, "boot").at(130.0, "boot").elapsed_s == 40.0
+
+
+def test_another_boot_starts_its_clock_anew_and_the_count_goes_on() -> None:
+    after = Elapsed(1, 10.0, 5000.0, "old").at(3.0, "new")
+    assert (after.elapsed_s, after.at(8.0, "new").elapsed_s) == (10.0, 15.0)
+
+
+def test_a_clock_that_ran_backwards_counts_nothing() -> None:
+    assert Elapsed(1, 10.0, 100.0, "boot").at(90.0, "boot").elapsed_s == 10.0
+
+
+def test_a_restarted_supervisor_gets_no_new_allowance(tmp_path: Path) -> None:
+    first = Allowance(tmp_path, attempt=1, deadline_s=100.0)
+    elapsed_s = first.tick()
+    again = Allowance(tmp_path, attempt=1, deadline_s=100.0)
+    assert again.left_s <= 100.0 - elapsed_s
+
+
+def test_a_new_attempt_gets_the_whole_allowance(tmp_path: Path) -> None:
+    (tmp_path / "elapsed.json").write_text('{"attempt": 1, "elapsed_s": 90.0, "clock_s": 0.0, "boot": "gone"}')
+    assert Allowance(tmp_path, attempt=1, deadline_s=100.0).left_s <= 10.0
+    assert Allowance(tmp_path, attempt=2, deadline_s=100.0).left_s == pytest.approx(100.0, abs=1.0)
+
+
+def test_without_a_deadline_there_is_always_time(tmp_path: Path) -> None:
+    assert Allowance(tmp_path, attempt=1, deadline_s=None).left_s == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        (StageView(False, 10.0, None), Urge.NOTHING),
+        (StageView(True, 10.0, None), Urge.ASK_TO_STOP),
+        (StageView(False, 0.0, None), Urge.ASK_TO_STOP),
+        (StageView(True, -5.0, 1.0), Urge.NOTHING),
+        (StageView(True, -5.0, STOP_GRACE_S + 1), Urge.KILL),
+    ],
+)
+def test_a_stage_is_asked_once_and_killed_only_after_the_grace(view: StageView, expected: Urge) -> None:
+    assert urge(view) is expected
+
+
+def test_an_ending_without_a_word_is_named_for_its_cause() -> None:
+    assert ending_without_word(0, stop_requested=False, deadline_passed=True, last_step=3) == DEADLINE_REACHED
+    assert ending_without_word(-15, stop_requested=True, deadline_passed=False, last_step=3) == wire.Stopped(3)
+    killed = ending_without_word(-9, stop_requested=False, deadline_passed=False, last_step=3)
+    assert isinstance(killed, wire.Failed)
+    assert (killed.code, "SIGKILL" in killed.message) == ("trainer-killed", True)
+    broken = ending_without_word(1, stop_requested=False, deadline_passed=False, last_step=3)
+    assert isinstance(broken, wire.Failed)
+    assert broken.code == "internal"
