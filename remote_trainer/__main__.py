@@ -70,8 +70,15 @@ def _prepare(call: argparse.Namespace) -> int:
 
     def work(emit: stage.Emit, _should_stop: stage.ShouldStop) -> None:
         emit(wire.PhaseStarted("environment"))
+        job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
         envs = _workdir(call.run_folder) / "envs"
-        python = environment.ensure_environment(envs, lambda line: emit(wire.PhaseStarted("environment", line)))
+
+        def report(line: str) -> None:
+            emit(wire.PhaseStarted("environment", line))
+
+        python = environment.ensure_environment(envs, report, allow_cpu=job.allow_cpu)
+        if not job.allow_cpu:
+            emit(wire.Decision(f"train on {environment.require_cuda(str(python))}", "a matrix product there is right"))
         write_atomically(call.run_folder / supervisor.PREPARED_FILE, wire.dumps({"python": str(python)}))
 
     return stage.run(call.run_folder, call.events_fd, work, ends_itself=False)

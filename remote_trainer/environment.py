@@ -141,14 +141,18 @@ def cuda_works(python: str) -> Optional[str]:
     return answer.strip().splitlines()[-1] if answer and answer.strip() else None
 
 
-def refuse_cpu(device: Optional[str], *, rented: bool, allow_cpu: bool) -> None:
-    """Raises TrainingFailed("no-gpu") when a rented machine would train on its CPU without having been allowed to."""
-    if rented and not allow_cpu and device is None:
+def require_cuda(python: str) -> str:
+    """The GPU's name. Raises TrainingFailed("no-gpu") when `python` cannot compute on one: nobody pays for a GPU in
+    vain, and weights are downloaded only after this.
+    """
+    device = cuda_works(python)
+    if device is None:
         raise TrainingFailed(
             "no-gpu",
-            "this rented machine has no GPU that torch can compute on",
+            "this machine has no GPU that torch can compute on",
             "try another offer; to train on its CPU all the same: `--set compute.allow_cpu=true`",
         )
+    return device
 
 
 def _ask(command: Sequence[str], timeout_s: float) -> Optional[str]:
