@@ -65,5 +65,15 @@ format: env
 benchmark: env
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
 
+# Needs uv. Pins stay as they are unless constraints.txt says otherwise. Torch is left out: a host keeps its own, or
+# gets the build that fits its driver.
+lock:
+	printf "torch ; sys_platform == 'never'\n" > .no-torch.txt
+	uv pip compile remote_trainer/requirements.in --constraint constraints.txt --override .no-torch.txt \
+	  --python-version 3.11 --python-platform linux --generate-hashes --no-config \
+	  --default-index https://pypi.org/simple --no-emit-index-url --custom-compile-command 'make lock' \
+	  --output-file remote_trainer/requirements.lock
+	rm -f .no-torch.txt
+
 clean:
 	rm -rf $(VENV) demo-output
