@@ -26,7 +26,7 @@ def describe(event: wire.Event, progress: Progress) -> str | None:
         case wire.SampleMade(step, prompt, file):
             return f"picture at step {step}: {escape(file.path)} [dim]“{escape(prompt)}”[/]"
         case wire.CheckpointCommitted(step):
-            return f"checkpoint at step {step} committed ({event.bytes / 1e6:.1f} MB)"
+            return f"checkpoint at step {step} committed ({volume(event.bytes)})"
         case wire.Uploaded(step):
             return f"step {step} is in the store"
         case wire.Warned(message, hint):
@@ -59,3 +59,11 @@ def span(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def volume(count: int) -> str:
+    """`812 B`, `14 kB`, `1.2 MB`, `3.4 GB`, in powers of ten."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= size:
+            return f"{count / size:.1f} {unit}" if count < 100 * size else f"{count / size:.0f} {unit}"
+    return f"{count} B"

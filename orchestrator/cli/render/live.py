@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from orchestrator.cli.render.events import describe
+from orchestrator.cli.render.events import describe, volume
 from orchestrator.lifecycle import State
 from orchestrator.progress import Progress
 from orchestrator.reporter import Reporter
@@ -79,7 +79,7 @@ class PlainReporter:
         now = time.monotonic()
         if done_bytes >= total_bytes or now - self._transfer_at >= TRANSFER_LINE_EVERY_S:
             self._transfer_at = now
-            self._line(f"{escape(what)}: {done_bytes / 1e6:.1f} of {total_bytes / 1e6:.1f} MB")
+            self._line(f"{escape(what)}: {volume(done_bytes)} of {volume(total_bytes)}")
 
     def arrived(self, what: str, path: str) -> None:
         self._line(f"{escape(what)} is here: {escape(path)}")
@@ -112,7 +112,7 @@ class LiveReporter(PlainReporter):
     def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None:
         if what not in self._transfers:
             self._transfers[what] = self._bars.add_task(what, total=total_bytes, detail="")
-        detail = f"{done_bytes / 1e6:.1f} of {total_bytes / 1e6:.1f} MB"
+        detail = f"{volume(done_bytes)} of {volume(total_bytes)}"
         self._bars.update(self._transfers[what], completed=done_bytes, total=total_bytes, detail=detail)
         if done_bytes >= total_bytes:
             self._bars.remove_task(self._transfers.pop(what))
