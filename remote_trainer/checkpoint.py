@@ -50,18 +50,20 @@ class Checkpoint:
 
     def restore(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
         """Copies weights and optimizer state into place. The names must be those that were saved."""
-        from safetensors.torch import load_file
+        # Tensor by tensor: a second copy of weights and moments need not fit into memory.
+        from safetensors import safe_open
 
-        weights = load_file(self.folder / _WEIGHTS)
-        if weights.keys() != parameters.keys():
-            raise ValueError(f"{self.folder.name} holds other parameters than this run trains")
-        with torch.no_grad():
+        with safe_open(self.folder / _WEIGHTS, "pt") as weights, torch.no_grad():
+            if set(weights.keys()) != parameters.keys():
+                raise ValueError(f"{self.folder.name} holds other parameters than this run trains")
             for name, parameter in parameters.items():
-                parameter.copy_(weights[name])
-        for key, value in load_file(self.folder / _OPTIMIZER).items():
-            name, _, entry = key.rpartition("/")
-            # A fused optimizer keeps its step count on the device too. A clone is aligned, a view of a file may not be.
-            optimizer.state[parameters[name]][entry] = value.clone().to(parameters[name].device)
+                parameter.copy_(weights.get_tensor(name))
+        with safe_open(self.folder / _OPTIMIZER, "pt") as moments:
+            for key in moments.keys():  # noqa: SIM118 - not a dict
+                name, _, entry = key.rpartition("/")
+                parameter = parameters[name]
+                # A fused optimizer keeps its step count on the device too. A clone is aligned, a view may not be.
+                optimizer.state[parameter][entry] = moments.get_tensor(key).clone().to(parameter.device)
 
 
 def save(
