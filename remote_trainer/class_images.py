@@ -41,7 +41,7 @@ def _generate(
     should_stop: ShouldStop,
 ) -> None:
     family, device = denoising.family, denoising.device
-    prompts = encode_prompts(family, [spec.prompt, ""], device)
+    prompts = encode_prompts(family, [spec.prompt, ""], device, lambda _: None)  # the encode phase says it
     autoencoder = family.load_autoencoder(device)
     files = generated_files(run_folder, spec)
     files[0].parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from .dataset.pictures import Picture, load_pixels
 from .errors import TrainingFailed
 from .families.api import Family
 from .stopping import ShouldStop, check
+from .wire import Warned
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,21 @@ class Prompts:
         return torch.cat([self.embeddings[text] for text in texts])
 
 
-def encode_prompts(family: Family, texts: Iterable[str], device: torch.device) -> Prompts:
-    """Loads the text encoder, embeds each distinct text by itself and lets the encoder go."""
+def encode_prompts(
+    family: Family, texts: Iterable[str], device: torch.device, warn: Callable[[Warned], None]
+) -> Prompts:
+    """Loads the text encoder, embeds each distinct text by itself and lets the encoder go.
+
+    warn: told of every text whose end the model will not see.
+    """
     encoder = family.load_text_encoder(device)
+    texts = list(dict.fromkeys(texts))
+    for text in texts:
+        if surplus := encoder.cut_off(text):
+            hint = "shorten the prompt or caption, or put what matters first"
+            warn(Warned(f"the base does not see the last {surplus} tokens of {text!r}", hint))
     # One by one: the bits of an embedding must not depend on which other texts a run happens to need.
-    return Prompts({text: encoder.encode([text]) for text in dict.fromkeys(texts)})
+    return Prompts({text: encoder.encode([text]) for text in texts})
 
 
 def encode_pictures(

@@ -84,7 +84,7 @@ def _train(
     instance = encode_pictures(family, pictures.instance, device, should_stop)
     class_ = encode_pictures(family, pictures.class_, device, should_stop)
     captions = [picture.caption for picture in (*pictures.instance, *pictures.class_)]
-    prompts = encode_prompts(family, [*captions, *spec.validation_prompts, ""], device)
+    prompts = encode_prompts(family, [*captions, *spec.validation_prompts, ""], device, emit)
 
     emit(PhaseStarted("load", family.denoiser_folder))
     denoising = Denoising(family, family.load_denoiser(device), device, frozen.precision)

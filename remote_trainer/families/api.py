@@ -42,6 +42,10 @@ class TextEncoder(Protocol):
         """(B, tokens, width), float32. A prompt longer than the model's window is cut off."""
         ...
 
+    def cut_off(self, prompt: str) -> int:
+        """How many of the prompt's tokens `encode` leaves out at its end; 0 for a prompt that fits."""
+        ...
+
 
 class Family(Protocol):
     """A base model in a local diffusers folder. Every `load_…` reads from disk anew and keeps no reference."""

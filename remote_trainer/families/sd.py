@@ -106,11 +106,15 @@ class _ClipTextEncoder:
     def __init__(self, tokenizer: Any, encoder: Any, device: torch.device) -> None:
         self._tokenizer, self._encoder, self._device = tokenizer, encoder, device
 
+        self._window = int(min(tokenizer.model_max_length, encoder.config.max_position_embeddings))
+
+    def cut_off(self, prompt: str) -> int:
+        return max(0, len(self._tokenizer(prompt, truncation=False).input_ids) - self._window)
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        window = min(self._tokenizer.model_max_length, self._encoder.config.max_position_embeddings)
         tokens = self._tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=window, return_tensors="pt"
+            list(prompts), padding="max_length", truncation=True, max_length=self._window, return_tensors="pt"
         )
         # SD 1.x's pipelines pass no attention mask; some SD 2.x text encoders are configured to expect one.
         masked = getattr(self._encoder.config, "use_attention_mask", False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from PIL import Image
@@ -67,10 +69,18 @@ def test_the_loss_of_a_micro_batch_is_a_function_of_its_number(epsilon_base, tmp
     family, cpu = open_base(str(epsilon_base)), torch.device("cpu")
     denoising = Denoising(family, family.load_denoiser(cpu).requires_grad_(True), cpu, "fp32")
     pictures = encode_pictures(family, training_set(job, tmp_path).instance, cpu, lambda: False)
-    batches = MicroBatches(job.train, denoising, pictures, [], encode_prompts(family, [PROMPT], cpu))
+    batches = MicroBatches(job.train, denoising, pictures, [], encode_prompts(family, [PROMPT], cpu, lambda _: None))
     first, second = batches.loss(1, 0), batches.loss(1, 1)
     assert first.item() != second.item()
     assert batches.loss(1, 1).item() == second.item()
+
+
+def test_a_prompt_longer_than_the_model_s_window_is_warned_of(epsilon_base, run_folder):
+    """The test base's vocabulary knows letters only and its window is 16 tokens, 2 of which frame the text."""
+    photos = dataclasses.replace(photo_set(run_folder, "instance", 1), prompt="a" * 20)
+    watched = Watched()
+    watched.train(tiny_job(photos, steps=1), run_folder, epsilon_base)
+    assert ["last 6 tokens" in event.message for event in watched.of(wire.Warned)] == [True]
 
 
 def test_bfloat16_stays_close_to_float32(epsilon_base, tmp_path):
