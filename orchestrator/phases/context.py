@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.clock import Clock
 from orchestrator.code_bundle import trainer_code
+from orchestrator.courier import BackgroundCourier, Courier, Delivery
 from orchestrator.errors import RunConflict
 from orchestrator.home import RunHome
 from orchestrator.host import Host
@@ -34,6 +35,7 @@ class RunContext:
     reporter: Reporter
     home: RunHome
     spec: RunSpec
+    new_courier: Callable[[Delivery], Courier] = BackgroundCourier
 
     @property
     def output_folder(self) -> Path:
@@ -58,6 +60,9 @@ class RunContext:
         machine_id = self.held_machine().machine_id
         assert machine_id is not None
         return self.provider.describe(machine_id).access
+
+    def delivery(self) -> Delivery:
+        return Delivery(self.run.name, self.home, self.ledger, self.reporter, self.open_remote)
 
     def open_remote(self) -> RemoteRun:
         """Connects, makes sure our code is there, and returns the run's agent. The caller closes `remote.host`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.courier import Courier
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Wish
 from orchestrator.mirror import Mirror
@@ -49,7 +48,7 @@ def _follow_connected(context: RunContext, remote: RemoteRun, status: HostStatus
     wish_read_at = context.clock.monotonic()
     try:
         with (
-            Courier(context.run.name, context.home, context.ledger, context.reporter, context.open_remote) as courier,
+            context.new_courier(context.delivery()) as courier,
             remote.follow(mirror.offset) as chunks,
         ):
             courier.show(mirror.progress)

@@ -35,7 +35,7 @@ def retrieve(context: RunContext, facts: Facts) -> Facts:
             newest = replace(mirror.progress, checkpoints=_newest_committed(remote, status))
             if context.run.reason is EndReason.DONE:
                 newest = replace(newest, checkpoints=())
-            bring(context.run.name, context.home, context.ledger, context.reporter, remote, newest)
+            bring(context.delivery(), remote, newest)
         if context.run.reason is EndReason.DONE:
             _fetch_output(context, remote, status)
     finally:
@@ -55,7 +55,7 @@ def pull_what_is_there(context: RunContext) -> None:
         progress = progress_of(mirror.read_bytes() if mirror else b"")
         with disk_full_explained(context.home.root):
             newest = replace(progress, checkpoints=_newest_committed(remote, status))
-            bring(context.run.name, context.home, context.ledger, context.reporter, remote, newest)
+            bring(context.delivery(), remote, newest)
         if status.ended == "done":
             _fetch_output(context, remote, status)
     finally:
