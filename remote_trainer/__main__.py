@@ -91,7 +91,7 @@ def _train(call: argparse.Namespace) -> int:
         from .train import train
 
         job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
-        base = resolve_base(job.base, _workdir(call.run_folder) / "bases")
+        base = resolve_base(job.base_path or job.base, _workdir(call.run_folder) / "bases")
         outcome = train(job, call.run_folder, base, emit, should_stop)
         if outcome.manifest_sha256 is None:
             emit(wire.Stopped(outcome.step))

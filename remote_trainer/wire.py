@@ -149,13 +149,16 @@ class Job:
     name: str
     """Name of the model: the stem of what is exported."""
     base: str
-    """`builtin:tiny`, a diffusers folder on the host, or a hub id with optional `@revision`."""
+    """`builtin:tiny`, a hub id with optional `@revision`, or `folder:<12 hex digits>` for one that travels; equal on
+    every host, so that checkpoints can name what they belong to."""
     train: TrainSpec
     datasets: tuple[DatasetSpec, ...]
     formats: tuple[ExportFormat, ...]
     deadline_s: Optional[float] = None
     """Seconds from the supervisor's first start (sleep included) until it must have ended; None on own machines."""
     allow_cpu: bool = False
+    base_path: Optional[str] = None
+    """Where a base that travels lies on this host; None: `base` says it all."""
     attempt: int = 1
     """Every attempt has the whole deadline; a supervisor restarted within one has what is left of it."""
     protocol: int = PROTOCOL

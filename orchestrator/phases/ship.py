@@ -38,7 +38,7 @@ def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostSt
     job = replace(read_staged_job(context.home), attempt=context.run.attempt)
     base = inspect_base(context.spec.model.base) if job.base.startswith(FOLDER_PREFIX) else None
     if isinstance(base, LocalFolder):
-        job = replace(job, base=_bring_base(context, remote, base))
+        job = replace(job, base_path=_bring_base(context, remote, base))
     _send(context, remote, "photos", remote.folder, context.home.staged, staged_files(context.home, job))
     _send_newest_checkpoint(context, remote, status)
     _send_job(context, remote, job)
