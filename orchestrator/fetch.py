@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -40,17 +39,21 @@ def fetch_manifest(remote: RemoteRun, folder: str, expected_sha256: str) -> wire
 def fetch_folder(remote: RemoteRun, folder: str, manifest: wire.Manifest, target: Path, on_bytes: OnBytes) -> None:
     """Makes `target` an exact copy of a committed folder. Twice is safe; an interrupted call is continued.
 
-    Raises HostError of the connection, DamagedTransfer, and CloudboothError when the laptop's disk is full.
+    Raises HostError of the connection, DamagedTransfer, and CloudboothError when the laptop's disk is full or
+    something else lies at `target`: what a user has put there is never removed.
     """
     if holds(target, manifest):
         return
+    if target.exists():
+        raise CloudboothError(
+            f"{target} holds something else than {folder} of the run",
+            f"mv '{target}' '{target}-before' && cloudbooth attach RUN",
+        )
     partial = target.with_name(f".{target.name}.part")
     with disk_full_explained(target):
         partial.mkdir(parents=True, exist_ok=True)
         fetch_files(remote, folder, manifest.files, partial, on_bytes)
         (partial / wire.MANIFEST_NAME).write_bytes(manifest.to_bytes())
-        if target.exists():
-            shutil.rmtree(target)
         partial.rename(target)
 
 

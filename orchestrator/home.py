@@ -52,7 +52,8 @@ class RunHome:
 
     @property
     def driver_lock(self) -> Path:
-        return self.root / "driver.lock"
+        """Beside the folder, so that staging can replace the folder while it holds the lock."""
+        return self.root.with_name(f".{self.root.name}.lock")
 
     @property
     def driver_log(self) -> Path:

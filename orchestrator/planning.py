@@ -6,6 +6,7 @@ import json
 
 from orchestrator.base_model import LocalFolder, inspect_base
 from orchestrator.dataset.scan import require_usable, scan_folder
+from orchestrator.driver import driver_lock
 from orchestrator.errors import RunConflict
 from orchestrator.fetch import disk_full_explained
 from orchestrator.plan import Plan, gpu_requests, make_plan
@@ -22,11 +23,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     Raises RunConflict for a name that is taken, UsageError for what is wrong with photos, base or output, HostError
     for a machine that cannot be used, NoCapacity when nothing fits.
     """
-    if wiring.ledger.has_run(spec.name):
-        raise RunConflict(
-            f"a run named `{spec.name}` exists",
-            f"choose another with `--name {spec.name}-2`, or look at it with `cloudbooth status {spec.name}`",
-        )
+    _require_free_name(wiring, spec.name)
     instance = scan_folder(spec.data.instance)
     source = spec.data.class_images
     class_images = scan_folder(source.folder) if isinstance(source, ClassFolder) else None
@@ -41,8 +38,20 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
 
 
 def accept(wiring: Wiring, spec: RunSpec, plan: Plan) -> None:
-    """Stages the photos, then enters the run in the ledger: from there on any process can drive it."""
+    """Stages the photos, then enters the run in the ledger: from there on any process can drive it.
+
+    Holds the run's driver lock, so that of two launches of one name the second finds it taken.
+    """
     home = wiring.home.run(spec.name)
-    with disk_full_explained(home.staged):
+    with driver_lock(home.driver_lock, spec.name), disk_full_explained(home.staged):
+        _require_free_name(wiring, spec.name)
         stage(home, plan)
-    wiring.ledger.add_run(spec.name, spec.compute.provider, spec_to_json(spec), json.dumps(plan_to_data(plan)))
+        wiring.ledger.add_run(spec.name, spec.compute.provider, spec_to_json(spec), json.dumps(plan_to_data(plan)))
+
+
+def _require_free_name(wiring: Wiring, name: str) -> None:
+    if wiring.ledger.has_run(name):
+        raise RunConflict(
+            f"a run named `{name}` exists",
+            f"choose another with `--name {name}-2`, or look at it with `cloudbooth status {name}`",
+        )

@@ -18,6 +18,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, Wish
 from orchestrator.reporter import Reporter
 from orchestrator.wiring import Wiring
+from providers.errors import CloudboothError
 
 DETACH_TIMEOUT_S = 15.0
 
@@ -32,8 +33,12 @@ def drive_to_end(wiring: Wiring, run: str, reporter: Reporter, *, resume: bool =
         epoch = wiring.ledger.become_driver(run)
         if resume:
             wiring.ledger.start_attempt(run, epoch)
-        with _obeying_ctrl_c(wiring, run, reporter):
-            reason = _drive_through_interrupts(wiring, run, epoch, reporter)
+        try:
+            with _obeying_ctrl_c(wiring, run, reporter):
+                reason = _drive_through_interrupts(wiring, run, epoch, reporter)
+        except CloudboothError as error:
+            error.hint = error.hint.replace("RUN", run)  # the depths do not know the run's name
+            raise
     return summarize(wiring, run, reason)
 
 
