@@ -1,8 +1,11 @@
-"""From an error to the exit code that scripts rely on, and to a file for errors nobody foresaw."""
+"""From an error to what a person reads, what a script gets, and a file for errors nobody foresaw."""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+import traceback
 from pathlib import Path
 
 from orchestrator.errors import ExitCode, RunConflict, UsageError
@@ -34,12 +37,32 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
 )
 
 
+def explain(error: Exception, *, as_json: bool) -> int:
+    """Says the fact and the hint on stderr (and as the last JSON object on stdout), and returns the exit code.
+
+    An error that is not ours goes into a file with its traceback: people get its path.
+    """
+    code = exit_code_of(error)
+    if isinstance(error, CloudboothError):
+        message, hint = error.message, error.hint
+    else:
+        report = _write_crash_report("".join(traceback.format_exception(error)))
+        message = f"cloudbooth has a bug: {type(error).__name__}: {error}"
+        hint = f"the traceback is in {report}; `cloudbooth ps` shows what is still running"
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"\nhint: {hint}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"type": "error", "message": message, "hint": hint, "exit_code": int(code)}))
+    return int(code)
+
+
 def exit_code_of(error: Exception) -> ExitCode:
     """The first row that fits; INTERNAL for what is not ours."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.INTERNAL)
 
 
-def write_crash_report(traceback_text: str) -> Path:
+def _write_crash_report(traceback_text: str) -> Path:
     """Returns the file's path. Falls back to the current folder when the home cannot be written."""
     name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}.txt"
     for folder in (Home.of_environment().root, Path.cwd()):

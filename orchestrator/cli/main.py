@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -88,22 +87,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader (head, less) has seen enough
         return 0
     except Exception as error:
-        return _explain(error)
+        from orchestrator.cli.failure import explain
 
-
-def _explain(error: Exception) -> int:
-    from orchestrator.cli.failure import exit_code_of, write_crash_report
-    from providers.errors import CloudboothError
-
-    if isinstance(error, CloudboothError):
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"\nhint: {error.hint}", file=sys.stderr)
-        return int(exit_code_of(error))
-    path = write_crash_report("".join(traceback.format_exception(error)))
-    print(f"error: cloudbooth has a bug: {type(error).__name__}: {error}", file=sys.stderr)
-    print(f"\nhint: the traceback is in {path}; `cloudbooth ps` shows what is still running", file=sys.stderr)
-    return int(exit_code_of(error))
+        return explain(error, as_json="--json" in (sys.argv if argv is None else argv))
 
 
 if __name__ == "__main__":
