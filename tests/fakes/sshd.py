@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,19 @@ class Sshd:
             subprocess.run(["ssh-keygen", "-H", "-f", str(file)], check=True, capture_output=True)
             Path(f"{file}.old").unlink()
 
+    def go_away(self) -> None:
+        """Ends the server with its connections, as a reboot would; processes detached from a login live on."""
+        for _ in range(3):  # as root, a connection is two processes, and the second may be forked meanwhile
+            if not self.kill_connections():
+                break
+        self.process.terminate()
+        self.process.wait()
+
+    def come_back(self) -> None:
+        """The same server again: same port, same host keys. Returns when it answers."""
+        self.process = _start_server(self.folder)
+        _await_banner(self)
+
     def kill_connections(self) -> int:
         """Kills this server's processes that carry connections, and only these; returns how many there were."""
         pids = [pid for pid in _descendants(self.process.pid) if _name(pid).startswith("sshd")]
@@ -106,13 +119,14 @@ def running_sshd(
     *,
     host_key_kinds: Sequence[str] = ("ed25519",),
     port: int | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[Sshd]:
     """A server that lets in the `authorized` public keys. Give the `port` of an ended one to take its place.
 
+    `environ` is what its logins find set, besides HOME; values must not hold quotes.
+
     Its connections are killed with it; commands they started end by the end of their input.
     """
-    binary = sshd_binary()
-    assert binary is not None, "ask sshd_binary() first"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "home").mkdir(exist_ok=True)
     (folder / "authorized_keys").write_text("".join(f"{line}\n" for line in authorized))
@@ -121,19 +135,13 @@ def running_sshd(
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # privilege separation needs it; packages leave it to boot
     chosen = port or _free_port()
     config = folder / "sshd_config"
-    config.write_text(_config(folder, chosen, host_key_kinds))
-    with (folder / "sshd.log").open("wb") as log:
-        process = subprocess.Popen([binary, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log)
-    server = Sshd(folder, chosen, tuple(" ".join(key.split()[:2]) for key in keys), process)
+    config.write_text(_config(folder, chosen, host_key_kinds, environ or {}))
+    server = Sshd(folder, chosen, tuple(" ".join(key.split()[:2]) for key in keys), _start_server(folder))
     try:
         _await_banner(server)
         yield server
     finally:
-        for _ in range(3):  # as root, a connection is two processes, and the second may be forked meanwhile
-            if not server.kill_connections():
-                break
-        process.terminate()
-        process.wait()
+        server.go_away()
 
 
 @contextlib.contextmanager
@@ -173,8 +181,19 @@ def corrupted(public_line: str) -> str:
     return f"{kind} {base64.b64encode(raw).decode()}"
 
 
-def _config(folder: Path, port: int, host_key_kinds: Sequence[str]) -> str:
+def _start_server(folder: Path) -> subprocess.Popen[bytes]:
+    binary = sshd_binary()
+    assert binary is not None, "ask sshd_binary() first"
+    with (folder / "sshd.log").open("ab") as log:
+        return subprocess.Popen(
+            [binary, "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL, stderr=log
+        )
+
+
+def _config(folder: Path, port: int, host_key_kinds: Sequence[str], environ: Mapping[str, str]) -> str:
     host_keys = "".join(f'HostKey "{folder}/host_{kind}"\n' for kind in host_key_kinds)
+    # sshd heeds the first SetEnv line only
+    set_env = " ".join(f'"{name}={value}"' for name, value in {"HOME": folder / "home", **environ}.items())
     return f"""{host_keys}ListenAddress 127.0.0.1
 Port {port}
 PidFile "{folder}/sshd.pid"
@@ -190,7 +209,7 @@ MaxStartups 100
 PrintMotd no
 LogLevel VERBOSE
 Subsystem sftp internal-sftp
-SetEnv "HOME={folder}/home"
+SetEnv {set_env}
 ForceCommand cd && exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 """
 
