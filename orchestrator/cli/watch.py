@@ -68,17 +68,20 @@ def logs(run: str, follow: bool, trainer: bool, as_json: bool) -> int:
     wiring = wire_up()
     record = wiring.ledger.run(run)
     if trainer:
-        click.echo(_trainer_log(wiring, run), nl=False)
+        _print_trainer_log(_trainer_log(wiring, run), run, as_json)
         return 0
     console = Console()
-    offset, progress = 0, Progress()
+    offset, count, progress = 0, 0, Progress()
     while True:
         ended = wiring.ledger.run(run).state is State.ENDED
         envelopes, offset = read_events(wiring.home.run(record.name).newest_events(), offset)
         for envelope in envelopes:
             progress = advance(progress, envelope)
             _print_event(console, envelope, progress, as_json)
+        count += len(envelopes)
         if ended or not follow:
+            if as_json:
+                click.echo(json.dumps({"type": "summary", "run": run, "events": count}))
             return 0
         time.sleep(WATCH_POLL_S)
 
@@ -161,6 +164,16 @@ class _Silent:
     def arrived(self, what: str, path: str) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+
+def _print_trainer_log(text: str, run: str, as_json: bool) -> None:
+    if not as_json:
+        click.echo(text, nl=False)
+        return
+    lines = text.splitlines()
+    for line in lines:
+        click.echo(json.dumps({"type": "line", "text": line}))
+    click.echo(json.dumps({"type": "summary", "run": run, "lines": len(lines)}))
 
 
 def _print_event(console: Console, envelope: wire.Envelope, progress: Progress, as_json: bool) -> None:
