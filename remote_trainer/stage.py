@@ -5,6 +5,7 @@ Standard library only: the `prepare` stage runs before there is an environment.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ def run(run_folder: Path, events_fd: int, work: Callable[[Emit, ShouldStop], Non
     if ends_itself:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # the supervisor asks a stalled stage for its stacks
     emit = _emitter(events_fd)
     try:
         work(emit, stop.is_set)

@@ -31,6 +31,10 @@ POLL_S = 0.5
 STOP_GRACE_S = 900.0
 """After SIGTERM a trainer may take this long to commit its checkpoint."""
 PREVIOUS_STAGE_WAIT_S = 20.0
+STALL_S = 900.0
+"""A trainer in its loop that says nothing for this long hangs; other phases (a download, say) may be quiet."""
+STACKS_GRACE_S = 10.0
+"""Between asking a stalled trainer for its stacks and killing it."""
 PREPARED_FILE = "environment.json"
 STAGES = ("prepare", "train")
 
@@ -47,6 +51,7 @@ class Urge(Enum):
 
     NOTHING = "nothing"
     ASK_TO_STOP = "SIGTERM"
+    SHOW_STACKS = "SIGUSR1"
     KILL = "SIGKILL"
 
 
@@ -58,10 +63,17 @@ class StageView:
     time_left_s: float
     asked_to_stop_for_s: Optional[float]
     """Seconds since the stage was sent SIGTERM; None before that."""
+    quiet_in_loop_s: float = 0.0
+    """Seconds since the trainer's last event; 0 outside its training loop."""
+    stacks_shown: bool = False
 
 
 def urge(view: StageView) -> Urge:
     """Decides, without acting, what a running stage needs now."""
+    if view.quiet_in_loop_s > STALL_S:
+        if view.stacks_shown:
+            return Urge.KILL if view.quiet_in_loop_s > STALL_S + STACKS_GRACE_S else Urge.NOTHING
+        return Urge.SHOW_STACKS
     if view.asked_to_stop_for_s is not None:
         return Urge.KILL if view.asked_to_stop_for_s > STOP_GRACE_S else Urge.NOTHING
     if view.stop_requested or view.time_left_s <= 0:
@@ -69,8 +81,19 @@ def urge(view: StageView) -> Urge:
     return Urge.NOTHING
 
 
-def ending_without_word(exit_code: int, stop_requested: bool, deadline_passed: bool, last_step: int) -> wire.Event:
+STALLED = wire.Failed(
+    "stalled",
+    f"the trainer hung: no step for {STALL_S / 60:.0f} minutes",
+    "`cloudbooth logs RUN --trainer` shows where; `cloudbooth resume RUN` continues from the newest checkpoint",
+)
+
+
+def ending_without_word(
+    exit_code: int, stop_requested: bool, deadline_passed: bool, last_step: int, stalled: bool = False
+) -> wire.Event:
     """The terminal event for a stage that ended without sending one."""
+    if stalled:
+        return STALLED
     if deadline_passed:
         return DEADLINE_REACHED
     if stop_requested:
@@ -98,6 +121,8 @@ class _Supervisor:
     def __init__(self, run_folder: Path, epoch: int) -> None:
         self._folder = run_folder
         self._stop_requested = False
+        self._in_loop = False
+        self._stacks_shown = False
         self._ended: Optional[wire.Event] = None
         self._last_step = max((c.step for c in folders.committed_checkpoints(run_folder)), default=0)
         signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -121,7 +146,11 @@ class _Supervisor:
             exit_code = self._run_stage(stage, job, allowance)
             if self._ended is None and (exit_code != 0 or self._stop_requested or stage == STAGES[-1]):
                 deadline_passed = allowance.left_s <= 0
-                self._say(ending_without_word(exit_code, self._stop_requested, deadline_passed, self._last_step))
+                self._say(
+                    ending_without_word(
+                        exit_code, self._stop_requested, deadline_passed, self._last_step, self._stacks_shown
+                    )
+                )
             if self._ended is not None:
                 return
 
@@ -171,10 +200,11 @@ class _Supervisor:
         """Copies events and keeps time until the stage has closed its pipe and ended."""
         buffer = b""
         asked_at: Optional[float] = None
-        beat_at = time.monotonic()
+        beat_at = heard_at = time.monotonic()
         pipe_open = True
         while pipe_open or child.poll() is None:
             if pipe_open and select.select([read_end], [], [], POLL_S)[0]:
+                heard_at = time.monotonic()
                 chunk = os.read(read_end, 1 << 16)
                 pipe_open = bool(chunk)
                 buffer += chunk
@@ -189,10 +219,14 @@ class _Supervisor:
                 return  # a stray grandchild may hold the pipe; the stage itself is over
             now = time.monotonic()
             asked_for = None if asked_at is None else now - asked_at
-            action = urge(StageView(self._stop_requested, allowance.left_s, asked_for))
+            quiet_s = now - heard_at if self._in_loop else 0.0
+            action = urge(StageView(self._stop_requested, allowance.left_s, asked_for, quiet_s, self._stacks_shown))
             if action is Urge.ASK_TO_STOP:
                 asked_at = now
                 _kill_group(child.pid, signal.SIGTERM)
+            elif action is Urge.SHOW_STACKS:
+                self._stacks_shown = True
+                _kill_group(child.pid, signal.SIGUSR1)
             elif action is Urge.KILL:
                 _kill_group(child.pid, signal.SIGKILL)
             if now - beat_at >= HEARTBEAT_S:
@@ -200,6 +234,8 @@ class _Supervisor:
                 self._say(wire.Heartbeat(round(allowance.tick(), 1), trainer_alive=child.poll() is None))
 
     def _say(self, event: wire.Event) -> None:
+        if isinstance(event, wire.PhaseStarted):
+            self._in_loop = event.name == "train"
         if isinstance(event, wire.CheckpointCommitted):
             self._last_step = event.step
         if isinstance(event, (wire.Done, wire.Failed, wire.Stopped)):

@@ -340,7 +340,7 @@ class SelfReleased:
 
 FailureCode = Literal[
     "environment", "bad-job", "base-not-found", "bad-image", "out-of-memory", "disk-full", "deadline", "diverged",
-    "export-mismatch", "trainer-killed", "no-gpu", "internal",
+    "export-mismatch", "stalled", "trainer-killed", "no-gpu", "internal",
 ]  # fmt: skip
 
 

@@ -10,6 +10,9 @@ from remote_trainer import wire
 from remote_trainer.deadline import Allowance, Elapsed
 from remote_trainer.supervisor import (
     DEADLINE_REACHED,
+    STACKS_GRACE_S,
+    STALL_S,
+    STALLED,
     STOP_GRACE_S,
     StageView,
     Urge,
@@ -60,6 +63,17 @@ def test_without_a_deadline_there_is_always_time(tmp_path: Path) -> None:
 )
 def test_a_stage_is_asked_once_and_killed_only_after_the_grace(view: StageView, expected: Urge) -> None:
     assert urge(view) is expected
+
+
+def test_a_trainer_that_hangs_shows_its_stacks_before_it_is_killed() -> None:
+    def at(quiet_s: float, stacks_shown: bool) -> Urge:
+        return urge(StageView(False, 1e9, None, quiet_s, stacks_shown))
+
+    assert at(STALL_S, False) is Urge.NOTHING
+    assert at(STALL_S + 1, False) is Urge.SHOW_STACKS
+    assert at(STALL_S + 2, True) is Urge.NOTHING
+    assert at(STALL_S + STACKS_GRACE_S + 1, True) is Urge.KILL
+    assert ending_without_word(-9, False, False, 3, stalled=True) == STALLED
 
 
 def test_an_ending_without_a_word_is_named_for_its_cause() -> None:
