@@ -25,7 +25,10 @@ WAIT_POLL_S = 0.3
 @run_argument
 @json_option
 def pull(run: str, as_json: bool) -> int:
-    """Fetch the pictures and the newest checkpoint of a run, or its model when it is done. Twice is safe."""
+    """Fetch the pictures and the newest checkpoint of a run, or its model when it is done.
+
+    Changes nothing about the run, and can be called as often as you like.
+    """
     wiring = wire_up()
     record = wiring.ledger.run(run)
     with reporter_for(as_json) as reporter:
@@ -49,7 +52,10 @@ def pull(run: str, as_json: bool) -> int:
 @run_argument
 @json_option
 def stop(run: str, as_json: bool) -> int:
-    """Checkpoint, bring it home, give the machine back. Returns when that is done."""
+    """Save a checkpoint, bring it home, give the machine back. Returns when that is done.
+
+    `cloudbooth resume RUN` continues from that checkpoint.
+    """
     return _end(run, Wish.STOP, as_json)
 
 
@@ -57,16 +63,19 @@ def stop(run: str, as_json: bool) -> int:
 @run_argument
 @json_option
 def down(run: str, as_json: bool) -> int:
-    """Give the machine back now, without waiting for a checkpoint. Returns when its absence is confirmed."""
+    """Give the machine back now, without waiting for a checkpoint. Returns when it is gone.
+
+    Steps since the last checkpoint are lost; `cloudbooth resume RUN` continues from there.
+    """
     return _end(run, Wish.DOWN, as_json)
 
 
 @click.command(epilog="Example: cloudbooth resume my-dog")
 @run_argument
-@click.option("--detach", "in_background", is_flag=True, help="Leave the driver in the background and return.")
+@click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
 @json_option
 def resume(run: str, in_background: bool, as_json: bool) -> int:
-    """Continue a failed, stopped or interrupted run from its newest committed checkpoint."""
+    """Continue a failed, stopped or interrupted run from its newest checkpoint."""
     wiring = wire_up()
     record = wiring.ledger.run(run)
     if record.state is State.ENDED and record.reason not in RESUMABLE:

@@ -27,7 +27,7 @@ def drive_to_end(wiring: Wiring, run: str, reporter: Reporter, *, resume: bool =
     """Drives in this process until the run has ended. Raises RunConflict when another process drives it.
 
     Ctrl-C asks for a checkpoint and the end; a second one ends everything now, without a checkpoint; a third leaves
-    at once, with the run as it is (the summary says what is still held).
+    by KeyboardInterrupt, with the run as it is in the ledger: `cloudbooth ps` says what is still held.
     """
     with driver_lock(wiring.home.run(run).driver_lock, run):
         epoch = wiring.ledger.become_driver(run)

@@ -26,12 +26,24 @@ def _spec_options(function: Any) -> Any:
     for option in reversed(
         (
             click.argument("what", metavar="SPEC|PHOTOS", type=click.Path(path_type=Path)),
-            click.option("--subject", help='With a folder of photos: a rare word and the kind, "sks dog".'),
-            click.option("--name", help="Name of the run and the model."),
-            click.option("--provider", help="Where to train: local, ssh, or an installed plug-in."),
-            click.option("--host", help="SSH host (alias or user@host); implies --provider ssh."),
-            click.option("--steps", type=int, help="Optimizer steps."),
-            click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key: train.batch_size=2."),
+            click.option(
+                "--subject",
+                metavar="WORDS",
+                help='What the photos in a folder show: a rare word, then the kind of thing, "sks dog".',
+            ),
+            click.option("--name", metavar="NAME", help="Name of the run and of the model."),
+            click.option("--provider", metavar="NAME", help="Where to train: local (the default), ssh, or a plug-in."),
+            click.option("--host", metavar="[USER@]HOST", help="Train on this machine over SSH."),
+            click.option(
+                "--steps", type=int, metavar="N", help="How many steps to train; 1000 when nothing says otherwise."
+            ),
+            click.option(
+                "--set",
+                "overrides",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Set any key of the spec (docs/spec.md), as often as you like: train.batch_size=2.",
+            ),
         )
     ):
         function = option(function)
@@ -44,7 +56,8 @@ def _spec_options(function: Any) -> Any:
 def plan(what: Path, as_json: bool, **options: Any) -> int:
     """Show everything a launch would do, and start nothing.
 
-    WHAT is a spec (TOML) or a folder of photos with --subject. Needs neither torch nor an account.
+    Give a spec (a TOML file), or a folder of photos together with --subject. Photos, sizes, steps, price and what was
+    decided for you are printed. Needs neither torch nor an account.
     """
     _show(look_up(wire_up(), _spec(what, **options)), as_json)
     return 0
@@ -52,14 +65,15 @@ def plan(what: Path, as_json: bool, **options: Any) -> int:
 
 @click.command(epilog='Example: cloudbooth launch photos/ --subject "sks dog" --host me@gpu-box')
 @_spec_options
-@click.option("--dry-run", is_flag=True, help="Stop after the plan (the same as `plan`).")
-@click.option("--detach", "in_background", is_flag=True, help="Leave the driver in the background and return.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop; the same as `plan`.")
+@click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
+@click.option("--yes", "-y", is_flag=True, help="Start without asking.")
 @json_option
 def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: bool, **options: Any) -> int:
     """Train a model from photos: plan, confirm, run.
 
-    Everything that can be checked for free is checked first. Ctrl-C once stops with a checkpoint, twice at once.
+    Give a spec (a TOML file), or a folder of photos together with --subject. Everything that can be checked for free
+    is checked before anything starts. Ctrl-C once stops with a checkpoint, twice without one.
     """
     wiring = wire_up()
     spec = _spec(what, **options)

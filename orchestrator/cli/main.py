@@ -12,14 +12,15 @@ import click
 VERBS: dict[str, tuple[str, str]] = {
     "plan": ("launch", "Show everything a launch would do, and start nothing."),
     "launch": ("launch", "Train a model from photos: plan, confirm, run."),
-    "ps": ("watch", "List runs, what they cost so far first."),
+    "ps": ("watch", "List runs, what may still cost money first."),
     "status": ("watch", "Show one run in detail."),
     "logs": ("watch", "Print a run's events or the trainer's output."),
-    "attach": ("watch", "Watch a run; drive it on when nobody does."),
+    "attach": ("watch", "Watch a run; carry it on if its process has died."),
     "pull": ("control", "Fetch what a run has made so far."),
     "stop": ("control", "Checkpoint, bring it home, give the machine back."),
     "down": ("control", "Give the machine back now, without a checkpoint."),
     "resume": ("control", "Continue a run from its newest checkpoint."),
+    "gc": ("gc", "Find machines no run answers for, and give them back."),
     "completion": ("completion", "Print the shell's completion script."),
 }
 """Verb → (module of `orchestrator.cli`, the line in the help)."""
@@ -58,7 +59,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLOUDBOOTH"},
-    epilog='Example: cloudbooth launch photos/ --subject "sks dog" --set model.base=builtin:tiny',
+    epilog='Example: cloudbooth launch photos/ --subject "sks dog"',
 )
 @click.version_option(package_name="cloudbooth", message="cloudbooth %(version)s")
 def cli() -> None:
@@ -72,6 +73,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """`main` without the exit, for callers that are Python."""
+    code = _run(argv)
+    if code != 0 or not {"-h", "--help", "--version"} & set(sys.argv if argv is None else argv):
+        from orchestrator.cli.billing import warn_of_bills
+
+        warn_of_bills()
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         result = cli.main(args=None if argv is None else list(argv), prog_name="cloudbooth", standalone_mode=False)
         return int(result or 0)

@@ -17,7 +17,7 @@ def run_argument(function: F) -> F:
 
 def json_option(function: F) -> F:
     return click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON object a line and nothing else; the last is a summary."
+        "--json", "as_json", is_flag=True, help="Print JSON, one object a line; the last is the summary."
     )(function)
 
 

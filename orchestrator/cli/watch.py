@@ -28,7 +28,7 @@ from remote_trainer import wire
 WATCH_POLL_S = 0.3
 
 
-@click.command(epilog="Example: cloudbooth ps --json | jq .state")
+@click.command(epilog="Example: cloudbooth ps")
 @json_option
 def ps(as_json: bool) -> int:
     """List runs, what may still cost money first."""
@@ -90,9 +90,9 @@ def logs(run: str, follow: bool, trainer: bool, as_json: bool) -> int:
 @run_argument
 @json_option
 def attach(run: str, as_json: bool) -> int:
-    """Watch a run; drive it on when nobody does.
+    """Watch a run; carry it on if its process has died.
 
-    While another process drives the run, Ctrl-C only ends the watching.
+    While another process carries the run, Ctrl-C only ends the watching.
     """
     wiring = wire_up()
     record = wiring.ledger.run(run)
