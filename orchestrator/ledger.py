@@ -248,6 +248,10 @@ class Ledger:
             _machine_record(r) for r in self._db.execute("SELECT * FROM machines WHERE run = ? ORDER BY rowid", (run,))
         ]
 
+    def every_machine(self) -> list[MachineRecord]:
+        """Of all runs, in the order of their intents."""
+        return [_machine_record(r) for r in self._db.execute("SELECT * FROM machines ORDER BY rowid")]
+
     def open_machines(self) -> list[MachineRecord]:
         """Everything that may still bill: no confirmed absence."""
         return [_machine_record(r) for r in self._db.execute("SELECT * FROM machines WHERE absent_at IS NULL")]

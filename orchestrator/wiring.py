@@ -28,10 +28,15 @@ class Wiring:
 
     def provider(self, spec: RunSpec) -> MachineProvider:
         """Raises CloudboothError for a name that is not installed and for missing options."""
-        ssh = spec.compute.ssh.access if spec.compute.ssh else None
-        options: dict[str, str | int | None] = {} if ssh is None or spec.compute.provider != "ssh" else vars(ssh).copy()
         state_folder = self.home.providers_folder / spec.compute.provider
-        return load_provider(spec.compute.provider, ProviderContext(state_folder, dict(os.environ), options))
+        context = ProviderContext(state_folder, dict(os.environ), _provider_options(spec))
+        return load_provider(spec.compute.provider, context)
+
+    def providers_in_use(self) -> list[tuple[str, MachineProvider]]:
+        """One for every provider and set of options that a run of this installation has used."""
+        specs = [spec_from_json(run.spec_json) for run in self.ledger.runs()]
+        distinct = {(spec.compute.provider, repr(_provider_options(spec))): spec for spec in specs}
+        return [(name, self.provider(spec)) for (name, _), spec in distinct.items()]
 
     def context(self, run_name: str, epoch: int, reporter: Reporter) -> RunContext:
         """A driver's view of one run; `epoch` is what `Ledger.become_driver` gave, or 0 for one that only reads."""
@@ -48,6 +53,13 @@ class Wiring:
             home=self.home.run(run_name),
             spec=spec,
         )
+
+
+def _provider_options(spec: RunSpec) -> dict[str, str | int | None]:
+    """The provider's own section of the spec."""
+    if spec.compute.provider != "ssh" or spec.compute.ssh is None:
+        return {}
+    return vars(spec.compute.ssh.access).copy()
 
 
 def connect(access: Access) -> Host:

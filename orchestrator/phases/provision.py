@@ -7,6 +7,7 @@ from dataclasses import replace
 from orchestrator.errors import StaleDriver
 from orchestrator.host import HostUnreachable
 from orchestrator.lifecycle import Facts
+from orchestrator.orphans import tag_prefix
 from orchestrator.phases.context import RunContext
 from orchestrator.plan import choose_offer, gpu_requests
 from providers.api import BootPlan
@@ -29,7 +30,8 @@ def create(context: RunContext, facts: Facts) -> Facts:
     except NoCapacity as error:
         context.reporter.note(error.message)
         return replace(facts, no_capacity=True)
-    tag = f"cb-{context.ledger.installation}-{context.run.name}-{context.run.attempt}-{int(context.clock.now())}"
+    birth = int(context.clock.now())
+    tag = f"{tag_prefix(context.ledger.installation)}{context.run.name}-{context.run.attempt}-{birth}"
     context.ledger.record_intent(context.run, context.epoch, tag, offer.id, offer.price_per_hour_usd)
     try:
         machine_id = context.provider.create(offer, BootPlan(), tag)

@@ -1,0 +1,61 @@
+"""`gc`: finds machines of this installation that no run answers for, shows them, asks, gives them back."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from orchestrator.cli.options import json_option
+from orchestrator.orphans import Orphan, find_orphans, tag_prefix
+from orchestrator.wiring import wire_up
+from providers.api import MachineProvider
+from providers.errors import CloudboothError
+
+
+@click.command(epilog="Example: cloudbooth gc")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
+def gc(yes: bool, as_json: bool) -> int:
+    """Find rented machines that no run answers for, and give them back.
+
+    Asks every provider that a run of this installation has used. Touches only machines that carry this
+    installation's mark. Exit code 5 when a provider could not be asked.
+    """
+    wiring = wire_up()
+    found: list[tuple[MachineProvider, Orphan]] = []
+    silent: list[str] = []
+    for name, provider in wiring.providers_in_use():
+        try:
+            listed = provider.list(tag_prefix(wiring.ledger.installation))
+        except CloudboothError as error:
+            silent.append(f"{name}: {error.message}")
+            continue
+        orphans = find_orphans(name, listed, wiring.ledger.every_machine(), wiring.ledger.runs())
+        found += [(provider, orphan) for orphan in orphans]
+    _show([orphan for _, orphan in found], silent, as_json)
+    if found and (yes or as_json or not sys.stdin.isatty() or click.confirm("\nGive them back?", default=True)):
+        for provider, orphan in found:
+            provider.release(orphan.machine.id)
+            if not as_json:
+                click.echo(f"given back: {orphan.machine.tag}")
+    if as_json:
+        click.echo(json.dumps({"type": "summary", "orphans": len(found), "could_not_ask": silent}))
+    return 5 if silent else 0
+
+
+def _show(orphans: list[Orphan], silent: list[str], as_json: bool) -> None:
+    for orphan in orphans:
+        machine = orphan.machine
+        if as_json:
+            click.echo(json.dumps({"type": "orphan", "provider": orphan.provider, "tag": machine.tag, "id": machine.id,
+                                   "status": machine.status.value, "why": orphan.why,
+                                   "price_per_hour_usd": machine.price_per_hour_usd}))  # fmt: skip
+        else:
+            click.echo(f"{machine.tag} on {orphan.provider} (${machine.price_per_hour_usd:.2f}/h): {orphan.why}")
+    if not as_json:
+        for text in silent:
+            click.echo(f"could not ask {text}", err=True)
+        if not orphans and not silent:
+            click.echo("no machine without a run")
