@@ -8,11 +8,10 @@ from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Wish
 from orchestrator.mirror import Mirror
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.persistence import Pauses
 from orchestrator.remote_run import RemoteRun
 from remote_trainer.wire import HostStatus
 
-FIRST_RETRY_S = 1.0
-LAST_RETRY_S = 30.0
 WISH_POLL_S = 0.5
 
 
@@ -22,23 +21,22 @@ def follow(context: RunContext, facts: Facts) -> Facts:
     A dropped or refused connection is tried again for as long as it takes, with longer and longer pauses: the run
     goes on without us, and its limits are the supervisor's to keep.
     """
-    pause_s = FIRST_RETRY_S
+    pauses = Pauses(context)
     while True:
         try:
             remote = context.open_remote()
             try:
                 status = remote.status()
-                pause_s = FIRST_RETRY_S
+                pauses.reset()
                 ended = _follow_connected(context, remote, status)
             finally:
                 remote.host.close()
             if ended is not None or context.wish() is Wish.DOWN:
                 return replace(facts, host=ended)
         except (ConnectionLost, HostUnreachable) as error:
-            context.reporter.note(f"{error.message}; the run goes on, trying again in {pause_s:.0f} s")
-            if _pause(context, pause_s):
+            context.reporter.note(f"{error.message}; the run goes on, trying again in {pauses.next_s:.0f} s")
+            if pauses.wait(heed_down=True):
                 return replace(facts, host=None)
-            pause_s = min(pause_s * 2, LAST_RETRY_S)
 
 
 def _follow_connected(context: RunContext, remote: RemoteRun, status: HostStatus) -> HostStatus | None:
@@ -69,13 +67,3 @@ def _follow_connected(context: RunContext, remote: RemoteRun, status: HostStatus
         return after if after.supervisor_pid is None else None
     finally:
         mirror.close()
-
-
-def _pause(context: RunContext, seconds: float) -> bool:
-    """Waits; true when the user wants everything down meanwhile."""
-    until = context.clock.monotonic() + seconds
-    while context.clock.monotonic() < until:
-        if context.wish() is Wish.DOWN:
-            return True
-        context.clock.sleep(min(1.0, seconds))
-    return False

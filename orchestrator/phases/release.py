@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.errors import StaleDriver
 from orchestrator.lifecycle import EndReason, Facts
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.persistence import a_few_times
 from providers.api import MachineId
 from providers.errors import MachineGone
 
@@ -15,8 +16,13 @@ def release(context: RunContext, facts: Facts) -> Facts:
     """Ends the run's processes on the host, releases the machine and waits for its absence. Twice is safe.
 
     A finished run's folder (with the photos) is removed from the host; that of any other is left for `resume`.
-    Raises HostError when the host cannot be reached: then nobody knows whether something still runs there.
+    Raises HostError when the host cannot be reached for half a minute: then nobody knows whether something still
+    runs there.
     """
+    return a_few_times(context, lambda: _release_connected(context, facts))
+
+
+def _release_connected(context: RunContext, facts: Facts) -> Facts:
     machine = context.held_machine()
     assert machine.machine_id is not None
     if _exists(context, machine.machine_id):

@@ -10,6 +10,7 @@ from orchestrator.home import RunHome
 from orchestrator.lifecycle import EndReason, Facts
 from orchestrator.mirror import Mirror, progress_of
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.persistence import until_down
 from orchestrator.remote_run import RemoteRun
 from orchestrator.reporter import Meter, Reporter
 from providers.errors import CloudboothError
@@ -20,8 +21,13 @@ def retrieve(context: RunContext, facts: Facts) -> Facts:
     """Fetches the rest of the events, the pictures, the log, and the model (or, of a run that did not finish, its
     newest checkpoint). Every file is verified; an interrupted call is continued by the next one.
 
-    Raises HostError of the connection and CloudboothError when the laptop's disk is full: the machine is kept then.
+    A lost connection is tried again until the user wants everything down. Raises any other HostError, and
+    CloudboothError when the laptop's disk is full: the machine is kept then.
     """
+    return until_down(context, facts, lambda: _retrieve_connected(context, facts))
+
+
+def _retrieve_connected(context: RunContext, facts: Facts) -> Facts:
     remote = context.open_remote()
     try:
         status = remote.status()

@@ -9,6 +9,7 @@ from orchestrator.base_model import LocalFolder, inspect_base
 from orchestrator.fetch import sha256_of
 from orchestrator.lifecycle import Facts
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.persistence import a_few_times
 from orchestrator.remote_run import RemoteRun
 from orchestrator.staging import read_staged_job, staged_files
 from providers.api import ThisMachine
@@ -22,8 +23,13 @@ def ship(context: RunContext, facts: Facts) -> Facts:
     """Sends what the host does not have, the job last, and makes sure that one supervisor runs. Twice is safe.
 
     Files are compared by hash before they are sent, so a second call costs one question. A host that lost the run's
-    checkpoints (a new machine, a wiped disk) gets the newest one that came home.
+    checkpoints (a new machine, a wiped disk) gets the newest one that came home. Raises HostError when the connection
+    is lost again and again for half a minute.
     """
+    return a_few_times(context, lambda: _ship_connected(context, facts))
+
+
+def _ship_connected(context: RunContext, facts: Facts) -> Facts:
     remote = context.open_remote()
     try:
         status = remote.status()
