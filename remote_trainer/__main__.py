@@ -62,7 +62,7 @@ def _accept(call: argparse.Namespace) -> None:
 
 
 def _supervise(call: argparse.Namespace) -> int:
-    return supervisor.supervise(call.run_folder, call.epoch)
+    return supervisor.supervise(call.run_folder, call.epoch, call.start_fd)
 
 
 def _prepare(call: argparse.Namespace) -> int:
@@ -118,7 +118,7 @@ VERBS = {
 _TAKES: dict[str, list[str]] = {
     "status": ["run"], "start": ["run", "epoch"], "stop": ["run", "epoch", "now"], "forget": ["run", "epoch"],
     "follow": ["run", "offset"], "read": ["root", "files"], "have": ["root"], "accept": ["root"],
-    "supervise": ["run", "epoch"], "prepare": ["run", "fd"], "train": ["run", "fd"],
+    "supervise": ["run", "epoch", "start"], "prepare": ["run", "fd"], "train": ["run", "fd"],
 }  # fmt: skip
 
 
@@ -139,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--files", required=True, help='JSON: [["path", offset], …]')
         if "fd" in takes:
             verb.add_argument("--events-fd", type=int, required=True)
+        if "start" in takes:
+            verb.add_argument("--start-fd", type=int)
         if "now" in takes:
             verb.add_argument("--now", action="store_true")
     return parser

@@ -84,15 +84,29 @@ def status(run_folder: Path) -> wire.HostStatus:
 def start(run_folder: Path, epoch: int) -> wire.HostStatus:
     """Makes sure that a supervisor runs, unless the run is already done; returns once it does.
 
-    Twice is safe: a living supervisor keeps its lock, and a second one would end at once.
+    Twice is safe, at once too: the second call waits for the first and finds its supervisor.
     """
     claim(run_folder, epoch)
-    current = status(run_folder)
-    if current.supervisor_pid is not None or current.ended == "done":
-        return current
-    argv = [sys.executable, "-m", "remote_trainer", "supervise", "--run-folder", str(run_folder), "--epoch", str(epoch)]
+    starting = folders.acquire(run_folder / folders.START_LOCK, wait_s=START_TIMEOUT_S)
+    if starting is None:
+        raise AgentError(f"another start has been under way for {START_TIMEOUT_S:.0f} s; see {wire.LOG_FILE}")
+    with starting:
+        current = status(run_folder)
+        if current.supervisor_pid is not None or current.ended == "done":
+            return current
+        return _begin_supervisor(run_folder, epoch, current, starting.fileno())
+
+
+def _begin_supervisor(run_folder: Path, epoch: int, current: wire.HostStatus, start_fd: int) -> wire.HostStatus:
+    """The supervisor inherits the start lock: should we be killed, nobody mistakes its birth for its absence."""
+    argv = [
+        sys.executable, "-m", "remote_trainer", "supervise", "--run-folder", str(run_folder), "--epoch", str(epoch),
+        "--start-fd", str(start_fd),
+    ]  # fmt: skip
     with open(run_folder / wire.LOG_FILE, "ab") as log:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=(start_fd,)
+        )
     hello_after = current.events_bytes
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -108,6 +122,11 @@ def start(run_folder: Path, epoch: int) -> wire.HostStatus:
 def stop(run_folder: Path, epoch: int, *, now: bool) -> wire.HostStatus:
     """Asks for checkpoint and end (`now=False`, returns at once), or ends everything and returns when it is gone."""
     claim(run_folder, epoch)
+    if now:
+        # One that is about to begin would outlive a kill; one that takes longer than this is hanging.
+        starting = folders.acquire(run_folder / folders.START_LOCK, wait_s=START_TIMEOUT_S / 2)
+        if starting is not None:
+            starting.close()
     pid = status(run_folder).supervisor_pid
     if pid:
         _signal(pid, signal.SIGKILL if now else signal.SIGTERM)

@@ -16,6 +16,8 @@ from typing import IO, Any, Optional
 
 from . import wire
 
+START_LOCK = "start.lock"
+"""Held from a `start` that begins a supervisor until that supervisor has said hello or is gone."""
 SUPERVISOR_LOCK = "supervisor.lock"
 STAGE_LOCK = "stage.lock"
 """Held by whatever child of the supervisor is at work: two trainers on one folder can never be."""

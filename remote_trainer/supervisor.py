@@ -107,13 +107,19 @@ def ending_without_word(
     )
 
 
-def supervise(run_folder: Path, epoch: int) -> int:
-    """Runs the job to a terminal event. Returns at once (0) when another supervisor holds the folder."""
+def supervise(run_folder: Path, epoch: int, start_fd: Optional[int] = None) -> int:
+    """Runs the job to a terminal event. Returns at once (0) when another supervisor holds the folder.
+
+    `start_fd` holds the start lock, which is let go after the hello.
+    """
     lock = folders.acquire(run_folder / folders.SUPERVISOR_LOCK, wait_s=2)
     if lock is None:
         return 0
     with lock:
-        _Supervisor(run_folder, epoch).run()
+        supervisor = _Supervisor(run_folder, epoch)
+        if start_fd is not None:
+            os.close(start_fd)
+        supervisor.run()
     return 0
 
 
