@@ -93,8 +93,10 @@ def sha256_of(path: Path) -> str:
 class disk_full_explained:  # noqa: N801  # reads as a clause: `with disk_full_explained(path):`
     """Turns ENOSPC and refused writes into an error that names the folder."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, then: str = "`cloudbooth attach RUN` continues; nothing is lost on the host"
+    ) -> None:
+        self._path, self._then = path, then
 
     def __enter__(self) -> None: ...
 
@@ -102,11 +104,11 @@ class disk_full_explained:  # noqa: N801  # reads as a clause: `with disk_full_e
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CloudboothError(
                 f"this machine's disk is full: {self._path.parent}",
-                "free some space, then `cloudbooth attach RUN` continues; nothing is lost on the host",
+                f"free some space, then {self._then}",
             ) from error
         if isinstance(error, PermissionError):
             raise CloudboothError(
-                f"{error.filename or self._path} cannot be written", "make it writable, then `cloudbooth attach RUN`"
+                f"{error.filename or self._path} cannot be written", f"make it writable, then {self._then}"
             ) from error
 
 

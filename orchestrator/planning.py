@@ -37,13 +37,16 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     return plan
 
 
+_LAUNCH_AGAIN = "launch again; nothing was started"
+
+
 def accept(wiring: Wiring, spec: RunSpec, plan: Plan) -> None:
     """Stages the photos, then enters the run in the ledger: from there on any process can drive it.
 
     Holds the run's driver lock, so that of two launches of one name the second finds it taken.
     """
     home = wiring.home.run(spec.name)
-    with driver_lock(home.driver_lock, spec.name), disk_full_explained(home.staged):
+    with driver_lock(home.driver_lock, spec.name), disk_full_explained(home.root, _LAUNCH_AGAIN):
         _require_free_name(wiring, spec.name)
         stage(home, plan)
         wiring.ledger.add_run(spec.name, spec.compute.provider, spec_to_json(spec), json.dumps(plan_to_data(plan)))

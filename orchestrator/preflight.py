@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,5 +57,10 @@ def check_output_folder(folder: Path, name: str) -> None:
         nearest = nearest.parent
     if not nearest.is_dir():
         raise UsageError(f"{nearest} is a file, the model needs a folder", "`--set output.folder=models`")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"{nearest} cannot be written", f"`chmod u+w '{nearest}'`, or `--set output.folder=…`")
+    try:
+        tempfile.TemporaryDirectory(dir=nearest, prefix=".cloudbooth-").cleanup()  # os.access knows permissions only
+    except OSError as error:
+        raise UsageError(
+            f"{nearest} cannot be written: {(error.strerror or str(error)).lower()}",
+            "choose another folder: `--set output.folder=…`",
+        ) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sqlite3
 import sys
 import time
 import traceback
@@ -42,6 +44,7 @@ def explain(error: Exception, *, as_json: bool) -> int:
 
     An error that is not ours goes into a file with its traceback: people get its path.
     """
+    error = _full_disk(error) or error
     code = exit_code_of(error)
     if isinstance(error, CloudboothError):
         message, hint = error.message, error.hint
@@ -55,6 +58,20 @@ def explain(error: Exception, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"type": "error", "message": message, "hint": hint, "exit_code": int(code)}))
     return int(code)
+
+
+def _full_disk(error: Exception) -> CloudboothError | None:
+    """Any write may meet it: of the ledger, of the event mirror, of a lock."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, sqlite3.Error):
+        # SQLite's shared memory does not tell a full disk from a broken one.
+        full = getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE")
+    if not full:
+        return None
+    return CloudboothError(
+        f"this machine's disk is full: {Home.of_environment().root}",
+        "free some space, or move the state with CLOUDBOOTH_HOME; runs go on without us, see `cloudbooth ps`",
+    )
 
 
 def exit_code_of(error: Exception) -> ExitCode:
