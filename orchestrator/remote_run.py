@@ -72,7 +72,12 @@ def probe(host: Host, access: Access, code: CodeBundle) -> HostFacts:
             f"{host.label} has no `{access.python}` ({_last_line(done)})",
             "install Python 3.9 or later there, or name it: `--set compute.ssh.python=/path/to/python3`",
         )
-    _require_success(done, host, f"its work folder {access.workdir} cannot be used")
+    _require_success(
+        done,
+        host,
+        f"its work folder {access.workdir} cannot be used",
+        "name another: `--set compute.ssh.workdir=/path/to/cloudbooth`",
+    )
     told = json.loads(done.stdout)
     major, minor, micro = told["python"]
     if (major, minor) < MIN_HOST_PYTHON:
@@ -88,7 +93,7 @@ def unpack_code(host: Host, access: Access, facts: HostFacts, code: CodeBundle) 
     target = f"{facts.workdir}/code/{code.id}"
     script = f"import os; os.makedirs({facts.workdir + '/code'!r}, exist_ok=True)\n{_UNPACK}"
     done = host.send([access.python, "-c", script, target], [code.tar])
-    _require_success(done, host, "the trainer's code cannot be unpacked")
+    _require_success(done, host, "the trainer's code cannot be unpacked", f"`rm -r {facts.workdir}/code` there")
 
 
 class RemoteRun:
@@ -147,17 +152,19 @@ class RemoteRun:
     def _checked(self, done: Completed, call: str) -> Completed:
         if done.exit_code == STALE_EPOCH_EXIT:
             raise StaleDriver(f"another process drives this run now ({_last_line(done)})", "`cloudbooth ps` shows it")
-        _require_success(done, self.host, f"`{call}` failed")
+        _require_success(
+            done, self.host, f"`{call}` failed", "`cloudbooth logs RUN --trainer` shows what was said there"
+        )
         return done
 
 
-def _require_success(done: Completed, host: Host, what: str) -> None:
+def _require_success(done: Completed, host: Host, what: str, hint: str) -> None:
     if done.exit_code == 0:
         return
     reason = _last_line(done)
     if "No space left on device" in reason:
         raise HostError(f"the disk of {host.label} is full", "free some space there, then `cloudbooth resume RUN`")
-    raise HostError(f"{host.label}: {what}: {reason or f'exit code {done.exit_code}'}")
+    raise HostError(f"{host.label}: {what}: {reason or f'exit code {done.exit_code}'}", hint)
 
 
 def _last_line(done: Completed) -> str:
