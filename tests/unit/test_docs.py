@@ -1,0 +1,119 @@
+"""What the pages say is what the program does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from docs.generate_cli import MEANINGS, pages, refreshed, spec_keys
+from orchestrator.cli.main import VERBS, cli
+from orchestrator.errors import ExitCode
+from orchestrator.lifecycle import EndReason
+from orchestrator.spec_file import load_spec
+from remote_trainer import wire
+
+ROOT = Path(__file__).parents[2]
+WRITTEN = [
+    path
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
+    if path.name != "CHANGELOG.md"
+]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PLACEHOLDERS = {"VERB", "…"}
+
+
+def _fences(language: str) -> Iterator[tuple[Path, str]]:
+    for path in WRITTEN:
+        for kind, body in FENCE.findall(path.read_text("utf-8")):
+            if kind == language:
+                yield path, body
+
+
+def _command_lines() -> Iterator[tuple[Path, str]]:
+    """Of shell blocks, of inline code, and of the examples in the help."""
+    for path, body in _fences("sh"):
+        yield from ((path, line.strip()) for line in body.splitlines() if line.strip().startswith("cloudbooth"))
+    for path in WRITTEN:
+        text = path.read_text("utf-8")
+        yield from ((path, line) for line in re.findall(r"`(cloudbooth [^`\n]+)`", FENCE.sub("", text)))
+        yield from ((path, line.strip()) for line in re.findall(r"^ *Example: (cloudbooth .*)$", text, re.MULTILINE))
+
+
+def _arguments(line: str) -> list[str]:
+    """Up to a pipe or a redirection; comments are left out."""
+    words = shlex.split(line, comments=True)
+    ends = [words.index(sign) for sign in ("|", ">", ">>", "&&") if sign in words]
+    return words[1 : min(ends, default=len(words))]
+
+
+def _cases(found: Iterator[tuple[Path, str]]) -> list[object]:
+    return [pytest.param(text, id=f"{path.name}: {text[:60]}") for path, text in found]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_generated_parts_are_as_the_code_says_now(page: Path) -> None:
+    assert refreshed(page) == page.read_text("utf-8"), "`make docs` writes it anew"
+
+
+@pytest.mark.parametrize("code", list(ExitCode), ids=lambda code: code.name)
+def test_every_exit_code_is_on_the_page(code: ExitCode) -> None:
+    assert f"| {code.value} | `{code.name}` |" in (ROOT / "docs/cli.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("reason", list(EndReason), ids=lambda reason: reason.name)
+def test_every_reason_for_an_end_is_on_the_page(reason: EndReason) -> None:
+    assert f"| `{reason.value}` |" in (ROOT / "docs/cli.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_an_example_in_its_help(verb: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    assert f"Example: cloudbooth {verb}" in (command.epilog or "")
+
+
+def test_meanings_are_given_to_keys_that_exist() -> None:
+    assert set(MEANINGS) <= {key.path for key in spec_keys()}
+
+
+@pytest.mark.parametrize("text", _cases(_fences("toml")))
+def test_every_spec_in_the_docs_is_accepted(text: str, tmp_path: Path) -> None:
+    if "entry-points" in text:
+        pytest.skip("a part of a pyproject.toml")
+    spec = tmp_path / "my-dog.toml"
+    spec.write_text(text, "utf-8")
+    assert load_spec(spec).name
+
+
+@pytest.mark.parametrize("line", _cases(_command_lines()))
+def test_every_command_in_the_docs_can_be_parsed(line: str) -> None:
+    arguments = _arguments(line)
+    if PLACEHOLDERS & set(arguments):
+        assert arguments[0] in (*VERBS, *PLACEHOLDERS)
+        return
+    context = cli.make_context("cloudbooth", list(arguments), resilient_parsing=False)
+    name, command, rest = cli.resolve_command(context, [*context._protected_args, *context.args])
+    assert command is not None
+    if "--help" not in rest:
+        command.make_context(name, rest, parent=context)
+
+
+def test_every_event_in_the_docs_can_be_read() -> None:
+    lines = [line for path, body in _fences("json") if path.name == "events.md" for line in body.splitlines()]
+    assert lines
+    for line in lines:
+        event = wire.decode_event(line.encode()).event
+        assert not isinstance(event, wire.Unknown)
+        assert json.loads(line)["type"] == event.TYPE
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", path.read_text("utf-8"))
+    assert [target for target in targets if not (path.parent / target).exists()] == []
