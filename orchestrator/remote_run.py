@@ -72,7 +72,7 @@ def probe(host: Host, access: Access, code: CodeBundle) -> HostFacts:
             f"{host.label} has no `{access.python}` ({_last_line(done)})",
             "install Python 3.9 or later there, or name it: `--set compute.ssh.python=/path/to/python3`",
         )
-    _require_success(
+    require_success(
         done,
         host,
         f"its work folder {access.workdir} cannot be used",
@@ -93,7 +93,7 @@ def unpack_code(host: Host, access: Access, facts: HostFacts, code: CodeBundle) 
     target = f"{facts.workdir}/code/{code.id}"
     script = f"import os; os.makedirs({facts.workdir + '/code'!r}, exist_ok=True)\n{_UNPACK}"
     done = host.send([access.python, "-c", script, target], [code.tar])
-    _require_success(done, host, "the trainer's code cannot be unpacked", f"`rm -r {facts.workdir}/code` there")
+    require_success(done, host, "the trainer's code cannot be unpacked", f"`rm -r {facts.workdir}/code` there")
 
 
 class RemoteRun:
@@ -152,13 +152,13 @@ class RemoteRun:
     def _checked(self, done: Completed, call: str) -> Completed:
         if done.exit_code == STALE_EPOCH_EXIT:
             raise StaleDriver(f"another process drives this run now ({_last_line(done)})", "`cloudbooth ps` shows it")
-        _require_success(
+        require_success(
             done, self.host, f"`{call}` failed", "`cloudbooth logs RUN --trainer` shows what was said there"
         )
         return done
 
 
-def _require_success(done: Completed, host: Host, what: str, hint: str) -> None:
+def require_success(done: Completed, host: Host, what: str, hint: str) -> None:
     if done.exit_code == 0:
         return
     reason = _last_line(done)

@@ -1,0 +1,260 @@
+"""What the agent on the host answers, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from remote_trainer import agent, wire
+from remote_trainer import run_folder as folders
+from remote_trainer.commit import commit_folder, preparing
+
+HELLO = wire.Hello(wire.PROTOCOL, "host", "3.11", 1, 1)
+
+
+def log(run_folder: Path, *events: wire.Event) -> bytes:
+    writer = folders.EventLog(run_folder)
+    for event in events:
+        writer.append(event)
+    writer.close()
+    return (run_folder / wire.EVENTS_FILE).read_bytes()
+
+
+# ---- epochs ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_epoch_is_refused_and_an_equal_one_is_not(tmp_path: Path) -> None:
+    agent.claim(tmp_path, 3)
+    agent.claim(tmp_path, 3)
+    with pytest.raises(agent.StaleEpoch, match="driver epoch 2 is older than 3"):
+        agent.claim(tmp_path, 2)
+    assert agent.status(tmp_path).driver_epoch == 3
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "forget"])
+def test_every_call_that_changes_something_refuses_an_old_epoch_with_code_75(tmp_path: Path, verb: str) -> None:
+    agent.claim(tmp_path / "run", 3)
+    call = [sys.executable, "-m", "remote_trainer", verb, "--run-folder", str(tmp_path / "run"), "--epoch", "2"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=30, check=False, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stdout) == (75, "")
+    assert (tmp_path / "run").exists()
+
+
+# ---- status ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_has_nothing_to_tell(tmp_path: Path) -> None:
+    status = agent.status(tmp_path)
+    assert (status.supervisor_pid, status.trainer_alive, status.started, status.ended) == (None, False, False, None)
+    assert (status.events_bytes, status.checkpoints, status.output) == (0, (), None)
+    assert status.free_bytes > 0
+
+
+def test_a_folder_that_is_not_there_is_not_made_by_looking(tmp_path: Path) -> None:
+    assert agent.status(tmp_path / "run").incarnation == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_last_word_counts_only_until_the_next_supervisor_says_hello(tmp_path: Path) -> None:
+    log(tmp_path, HELLO, wire.Stopped(5))
+    assert agent.status(tmp_path).ended == "stopped"
+    log(tmp_path, HELLO)
+    assert agent.status(tmp_path).ended is None
+
+
+def test_committed_checkpoints_are_listed_oldest_first_and_torn_ones_are_not(tmp_path: Path) -> None:
+    for step in (20, 10):
+        target = tmp_path / wire.checkpoint_folder(step)
+        with preparing(target) as prepared:
+            (prepared / "weights").write_bytes(b"w")
+            commit_folder(prepared, target, step)
+    (tmp_path / wire.checkpoint_folder(30)).mkdir()
+    assert [checkpoint.step for checkpoint in agent.status(tmp_path).checkpoints] == [10, 20]
+
+
+# ---- follow and read -------------------------------------------------------------------------------------------------
+
+
+class Recorder(io.BytesIO):
+    """Remembers what was written even after it is closed, and tells when the first bytes came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.got_something = threading.Event()
+
+    def write(self, data: object) -> int:
+        count = super().write(data)  # type: ignore[arg-type]
+        self.got_something.set()
+        return count
+
+
+def follow_once(run_folder: Path, offset: int) -> bytes:
+    """Of a folder without a supervisor: everything that can come, then the end."""
+    out = io.BytesIO()
+    read_end, write_end = os.pipe()
+    try:
+        agent.follow(run_folder, offset, out, leash=read_end)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    return out.getvalue()
+
+
+def test_following_begins_at_the_offset_and_ends_before_a_torn_line(tmp_path: Path) -> None:
+    content = log(tmp_path, HELLO, wire.PhaseStarted("load"))
+    first = content.index(b"\n") + 1
+    with (tmp_path / wire.EVENTS_FILE).open("ab") as handle:
+        handle.write(b'{"torn')
+    assert follow_once(tmp_path, 0) == content
+    assert follow_once(tmp_path, first) == content[first:]
+    assert follow_once(tmp_path, len(content)) == b""
+
+
+def test_following_a_folder_without_a_log_ends_at_once(tmp_path: Path) -> None:
+    assert follow_once(tmp_path, 0) == b""
+
+
+def test_following_a_living_supervisor_ends_with_the_leash(tmp_path: Path) -> None:
+    content = log(tmp_path, HELLO)
+    supervisor = folders.acquire(tmp_path / folders.SUPERVISOR_LOCK, wait_s=0)
+    assert supervisor is not None
+    read_end, write_end = os.pipe()
+    out = Recorder()
+    with supervisor:
+        following = threading.Thread(target=agent.follow, args=(tmp_path, 0, out, read_end), daemon=True)
+        following.start()
+        assert out.got_something.wait(10)
+        assert following.is_alive(), "it ended while more could come"
+        os.close(write_end)
+        following.join(10)
+    os.close(read_end)
+    assert not following.is_alive()
+    assert out.getvalue() == content
+
+
+def test_reading_concatenates_the_rest_of_each_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    (tmp_path / "b").write_bytes(b"abcdef")
+    out = io.BytesIO()
+    agent.read(tmp_path, [("a", 7), ("b", 0), ("a", 10)], out)
+    assert out.getvalue() == b"789abcdef"
+
+
+def test_reading_outside_the_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(agent.AgentError, match="lies outside the folder"):
+        agent.read(tmp_path / "run", [("../secret", 0)], io.BytesIO())
+
+
+# ---- have and accept -------------------------------------------------------------------------------------------------
+
+
+def entry(path: str, content: bytes) -> wire.FileEntry:
+    return wire.FileEntry(path, len(content), hashlib.sha256(content).hexdigest())
+
+
+def tar(*members: tuple[tarfile.TarInfo, bytes]) -> BinaryIO:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for member, content in members:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    buffer.seek(0)
+    return buffer
+
+
+def test_a_file_counts_as_present_only_with_equal_size_and_hash(tmp_path: Path) -> None:
+    for name, content in (("same", b"1234"), ("other", b"1235"), ("longer", b"12345")):
+        (tmp_path / name).write_bytes(content)
+    wanted = [entry(name, b"1234") for name in ("same", "other", "longer", "absent")]
+    assert agent.have(tmp_path, wanted) == ["same"]
+
+
+def test_accepted_files_stand_under_their_names_and_replace_older_ones(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"old")
+    stream = tar((tarfile.TarInfo("photos/a.png"), b"new"), (tarfile.TarInfo("job.json"), b"{}"))
+    assert agent.accept(tmp_path, stream) == 2
+    assert (tmp_path / "photos" / "a.png").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "job.json", "photos"]
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "photos/../../outside", "."])
+def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(agent.AgentError, match="lies outside the folder"):
+        agent.accept(tmp_path / "run", tar((tarfile.TarInfo(name), b"x")))
+    assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+def test_what_is_no_plain_file_is_refused(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("link")
+    member.type, member.linkname = kind, "/etc/passwd"
+    with pytest.raises(agent.AgentError, match="no plain file: link"):
+        agent.accept(tmp_path, tar((member, b"")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_that_breaks_leaves_no_file_under_its_name(tmp_path: Path) -> None:
+    whole = tar((tarfile.TarInfo("weights"), b"x" * 100_000)).read()
+    with pytest.raises(tarfile.ReadError):
+        agent.accept(tmp_path, io.BytesIO(whole[:50_000]))
+    assert not (tmp_path / "weights").exists()
+
+
+# ---- forget and locks ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_at_work_is_not_forgotten(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    agent.claim(run, 1)
+    stage = folders.acquire(run / folders.STAGE_LOCK, wait_s=0)
+    assert stage is not None
+    with stage, pytest.raises(agent.AgentError, match="still at work"):
+        agent.forget(run, 1)
+    agent.forget(run, 1)
+    agent.forget(run, 1)
+    assert not run.exists()
+
+
+def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not folders.is_held(path)
+    first = folders.acquire(path, wait_s=0)
+    assert first is not None
+    assert folders.is_held(path)
+    assert folders.acquire(path, wait_s=0) is None
+    first.close()
+    assert not folders.is_held(path)
+    second = folders.acquire(path, wait_s=0)
+    assert second is not None
+    second.close()
+
+
+def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    argv = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert folders.is_held(path)
+        holder.kill()
+        holder.wait()
+    assert not folders.is_held(path)
+
+
+def test_a_torn_last_line_is_cut_off_and_its_number_used_again(tmp_path: Path) -> None:
+    log(tmp_path, HELLO)
+    with (tmp_path / wire.EVENTS_FILE).open("ab") as handle:
+        handle.write(b'{"v":1,"seq":1,')
+    content = log(tmp_path, wire.Stopped(3))
+    assert [wire.decode_event(line).seq for line in content.splitlines()] == [0, 1]

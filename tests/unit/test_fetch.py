@@ -1,0 +1,153 @@
+"""Bringing a committed folder home from the real agent on this machine."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.code_bundle import trainer_code
+from orchestrator.fetch import DamagedTransfer, disk_full_explained, fetch_folder, fetch_manifest, holds
+from orchestrator.host import Completed, HostError
+from orchestrator.remote_run import RemoteRun, probe, require_success, unpack_code
+from orchestrator.this_machine import LocalHost
+from providers.api import ThisMachine
+from providers.errors import CloudboothError
+from remote_trainer import wire
+from remote_trainer.commit import commit_folder, preparing
+
+FOLDER = "output"
+SMALL, BIG = b"a small file", bytes(range(256)) * 8192
+
+
+class Arrived:
+    """The bytes that crossed the wire."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def __call__(self, count: int) -> None:
+        self.bytes += count
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> RemoteRun:
+    """The agent of a run `robot` whose output holds `config.json` and `unet/weights`."""
+    host, access = LocalHost(), ThisMachine(python=sys.executable, workdir=str(tmp_path / "work"))
+    facts = probe(host, access, trainer_code())
+    unpack_code(host, access, facts, trainer_code())
+    run = RemoteRun(host, access, facts.workdir, trainer_code().id, "robot", epoch=1)
+    target = Path(run.folder) / FOLDER
+    with preparing(target) as prepared:
+        (prepared / "unet").mkdir()
+        (prepared / "config.json").write_bytes(SMALL)
+        (prepared / "unet" / "weights").write_bytes(BIG)
+        commit_folder(prepared, target, step=7)
+    return run
+
+
+@pytest.fixture
+def manifest(remote: RemoteRun) -> wire.Manifest:
+    return wire.Manifest.from_bytes((Path(remote.folder) / FOLDER / wire.MANIFEST_NAME).read_bytes())
+
+
+def on_host(remote: RemoteRun, name: str) -> Path:
+    return Path(remote.folder) / FOLDER / name
+
+
+def test_a_folder_comes_home_whole_and_under_its_name_only(
+    remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path
+) -> None:
+    arrived = Arrived()
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", arrived)
+    assert (tmp_path / "model" / "config.json").read_bytes() == SMALL
+    assert (tmp_path / "model" / "unet" / "weights").read_bytes() == BIG
+    assert holds(tmp_path / "model", manifest)
+    assert arrived.bytes == len(SMALL) + len(BIG)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "work"]
+
+
+def test_a_second_fetch_asks_for_nothing(remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path) -> None:
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", Arrived())
+    on_host(remote, "config.json").unlink()
+    arrived = Arrived()
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", arrived)
+    assert arrived.bytes == 0
+
+
+def test_a_part_that_is_here_is_continued_and_not_fetched_again(
+    remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path
+) -> None:
+    part = tmp_path / ".model.part" / "unet" / "weights.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(BIG[:1_000_000])
+    arrived = Arrived()
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", arrived)
+    assert (tmp_path / "model" / "unet" / "weights").read_bytes() == BIG
+    assert arrived.bytes == len(SMALL) + len(BIG) - 1_000_000
+
+
+@pytest.mark.parametrize("length", [1_000_000, len(BIG)])
+def test_a_damaged_part_is_fetched_anew_once(
+    remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path, length: int
+) -> None:
+    part = tmp_path / ".model.part" / "unet" / "weights.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"\xff" * length)
+    arrived = Arrived()
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", arrived)
+    assert (tmp_path / "model" / "unet" / "weights").read_bytes() == BIG
+    assert arrived.bytes == len(SMALL) + len(BIG) - length, "what was thrown away is taken off again"
+
+
+def test_a_part_longer_than_the_file_is_begun_again(remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path) -> None:
+    part = tmp_path / ".model.part" / "config.json.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(SMALL + b"and more")
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", Arrived())
+    assert (tmp_path / "model" / "config.json").read_bytes() == SMALL
+
+
+def test_a_file_damaged_at_its_source_is_refused_and_nothing_gets_its_name(
+    remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path
+) -> None:
+    on_host(remote, "unet/weights").write_bytes(b"\0" * len(BIG))
+    with pytest.raises(DamagedTransfer, match="unet/weights arrived damaged twice"):
+        fetch_folder(remote, FOLDER, manifest, tmp_path / "model", Arrived())
+    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / ".model.part" / "unet" / "weights").exists()
+
+
+def test_a_file_missing_at_its_source_is_an_error_of_the_host(
+    remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path
+) -> None:
+    on_host(remote, "config.json").unlink()
+    with pytest.raises(HostError, match="No such file"):
+        fetch_folder(remote, FOLDER, manifest, tmp_path / "model", Arrived())
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_manifest_other_than_the_announced_one_is_refused(remote: RemoteRun, manifest: wire.Manifest) -> None:
+    assert fetch_manifest(remote, FOLDER, manifest.sha256) == manifest
+    with pytest.raises(DamagedTransfer, match="the manifest of output is not the one the trainer announced"):
+        fetch_manifest(remote, FOLDER, "0" * 64)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_with_its_folder(code: int, tmp_path: Path) -> None:
+    with pytest.raises(CloudboothError, match="this machine's disk is full") as caught, disk_full_explained(tmp_path):
+        raise OSError(code, "no space")
+    assert "free some space" in caught.value.hint
+
+
+def test_other_errors_of_the_system_pass_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="broken"), disk_full_explained(tmp_path):
+        raise OSError(errno.EIO, "broken")
+
+
+def test_a_full_disk_on_the_host_is_named_as_such() -> None:
+    said = Completed(1, b"", b"Traceback\nOSError: [Errno 28] No space left on device: 'x'\n")
+    with pytest.raises(HostError, match="the disk of this machine is full"):
+        require_success(said, LocalHost(), "`accept` failed", "look there")
