@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from orchestrator.cli.main import VERBS, cli
 from orchestrator.errors import ExitCode
 from orchestrator.lifecycle import EndReason
 from orchestrator.spec_file import load_spec
+from providers.registry import GROUP
 from remote_trainer import wire
 
 ROOT = Path(__file__).parents[2]
@@ -82,13 +84,16 @@ def test_meanings_are_given_to_keys_that_exist() -> None:
     assert set(MEANINGS) <= {key.path for key in spec_keys()}
 
 
-@pytest.mark.parametrize("text", _cases(_fences("toml")))
+@pytest.mark.parametrize("text", _cases((path, text) for path, text in _fences("toml") if "[project." not in text))
 def test_every_spec_in_the_docs_is_accepted(text: str, tmp_path: Path) -> None:
-    if "entry-points" in text:
-        pytest.skip("a part of a pyproject.toml")
     spec = tmp_path / "my-dog.toml"
     spec.write_text(text, "utf-8")
     assert load_spec(spec).name
+
+
+def test_the_plug_in_example_registers_where_providers_are_looked_for() -> None:
+    examples = [tomllib.loads(text) for _, text in _fences("toml") if "[project." in text]
+    assert [list(example["project"]["entry-points"]) for example in examples] == [[GROUP]]
 
 
 @pytest.mark.parametrize("line", _cases(_command_lines()))
