@@ -13,10 +13,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from orchestrator.budget import may_rent_again
 from orchestrator.errors import RunConflict
+from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Do, EndReason, Facts, Finished, Move, Phase, Standing, facts_after, next_step
 from orchestrator.phases import follow, provision, release, retrieve, ship
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.loss import loss_of_machine
+from providers.errors import MachineGone
 
 PHASES: dict[Phase, Callable[[RunContext, Facts], Facts]] = {
     Phase.CREATE: provision.create,
@@ -40,7 +44,8 @@ def drive(context: RunContext) -> EndReason:
         context = replace(context, run=run)
         machine = context.machine()
         standing = machine.standing if machine else Standing.NONE
-        match next_step(run.state, run.wish, standing, facts):
+        facts = replace(facts, may_rent_again=_may_rent_again(context))
+        match next_step(run.state, run.wish, run.reason, standing, facts):
             case Finished():
                 assert run.reason is not None
                 return run.reason
@@ -49,7 +54,23 @@ def drive(context: RunContext) -> EndReason:
                 context.reporter.moved(move.to, move.why)
                 facts = facts_after(move, run.state, facts)
             case Do(phase):
-                facts = PHASES[phase](context, facts)
+                facts = _do(phase, context, facts)
+
+
+def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:
+    """The phase; a connection that fails because the machine is lost is a fact, any other failure an error."""
+    try:
+        return PHASES[phase](context, facts)
+    except (HostUnreachable, ConnectionLost, MachineGone):
+        lost = loss_of_machine(context)
+        if not lost:
+            raise
+        return replace(facts, machine_lost=lost)
+
+
+def _may_rent_again(context: RunContext) -> bool:
+    machines = context.ledger.machines(context.run.name)
+    return may_rent_again(context.spec.limits.max_cost_usd, context.run.attempt, machines, context.clock.now())
 
 
 @contextmanager

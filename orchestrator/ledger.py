@@ -176,9 +176,18 @@ class Ledger:
         now = self._clock.now()
         with self._transaction():
             self._require_epoch(name, epoch)
+            begins_anew = to is State.PROVISIONING  # an end that had begun is off
             changed = self._db.execute(
-                "UPDATE runs SET state = ?, reason = coalesce(?, reason), ended_at = ? WHERE name = ? AND state = ?",
-                (to.value, reason and reason.value, now if to is State.ENDED else None, name, leaving.value),
+                "UPDATE runs SET state = ?, reason = CASE WHEN ? THEN NULL ELSE coalesce(?, reason) END, ended_at = ? "
+                "WHERE name = ? AND state = ?",
+                (
+                    to.value,
+                    begins_anew,
+                    reason and reason.value,
+                    now if to is State.ENDED else None,
+                    name,
+                    leaving.value,
+                ),
             )
             if changed.rowcount != 1:
                 raise RunConflict(f"run `{name}` is no longer {leaving.value}")

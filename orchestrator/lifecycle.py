@@ -21,6 +21,8 @@ class State(Enum):
     SHIPPING = "shipping"
     TRAINING = "training"
     RETRIEVING = "retrieving"
+    RECOVERING = "recovering"
+    """The machine was lost; the run goes on elsewhere from the newest checkpoint that came home."""
     RELEASING = "releasing"
     ENDED = "ended"
 
@@ -35,7 +37,9 @@ class EndReason(Enum):
     """By request, without waiting for one."""
     TRAINING_FAILED = "training-failed"
     NO_MACHINE = "no-machine"
-    """Nothing could be rented, or what was rented never answered."""
+    """Nothing could be rented."""
+    MACHINE_LOST = "machine-lost"
+    """The last machine that could be paid for was pre-empted, vanished or never answered."""
 
 
 class Wish(Enum):
@@ -69,10 +73,11 @@ class Phase(Enum):
 
 MOVES: dict[State, frozenset[State]] = {
     State.PLANNED: frozenset({State.PROVISIONING, State.RELEASING}),
-    State.PROVISIONING: frozenset({State.SHIPPING, State.RELEASING}),
-    State.SHIPPING: frozenset({State.TRAINING, State.RELEASING}),
-    State.TRAINING: frozenset({State.SHIPPING, State.RETRIEVING, State.RELEASING}),
-    State.RETRIEVING: frozenset({State.RELEASING}),
+    State.PROVISIONING: frozenset({State.SHIPPING, State.RECOVERING, State.RELEASING}),
+    State.SHIPPING: frozenset({State.TRAINING, State.RECOVERING, State.RELEASING}),
+    State.TRAINING: frozenset({State.SHIPPING, State.RETRIEVING, State.RECOVERING, State.RELEASING}),
+    State.RETRIEVING: frozenset({State.RECOVERING, State.RELEASING}),
+    State.RECOVERING: frozenset({State.PROVISIONING, State.RELEASING}),
     State.RELEASING: frozenset({State.ENDED}),
     State.ENDED: frozenset({State.PLANNED}),
 }
@@ -84,9 +89,10 @@ EXIT_CODES: dict[EndReason, ExitCode] = {
     EndReason.CANCELED: ExitCode.CANCELED,
     EndReason.TRAINING_FAILED: ExitCode.TRAINING_FAILED,
     EndReason.NO_MACHINE: ExitCode.PROVIDER,
+    EndReason.MACHINE_LOST: ExitCode.MACHINE_LOST,
 }
 
-RESUMABLE = frozenset({EndReason.STOPPED, EndReason.CANCELED, EndReason.TRAINING_FAILED, EndReason.NO_MACHINE})
+RESUMABLE = frozenset(EndReason) - {EndReason.DONE}
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,10 @@ class Facts:
     shipped: bool = False
     host: HostStatus | None = None
     retrieved: bool = False
+    machine_lost: str = ""
+    """Why the machine can no longer be used (pre-empted, gone, never answered); empty while it can."""
+    may_rent_again: bool = False
+    """Whether money and attempts allow another machine. Looked at only when one was lost."""
     restarts: int = 0
     """How often this driver has found the supervisor gone without a last word."""
 
@@ -126,16 +136,17 @@ class Finished:
 Step = Do | Move | Finished
 
 
-def next_step(state: State, wish: Wish, standing: Standing, facts: Facts) -> Step:
-    """What a driver does now. Pure: equal arguments, equal answer."""
+def next_step(state: State, wish: Wish, reason: EndReason | None, standing: Standing, facts: Facts) -> Step:
+    """What a driver does now. `reason` is that of an end which has begun. Pure: equal arguments, equal answer."""
     if state not in (State.RELEASING, State.ENDED):
         if wish is Wish.DOWN:
             return Move(State.RELEASING, "`down` was asked for", EndReason.CANCELED)
-        begun = state not in (State.PLANNED, State.PROVISIONING, State.SHIPPING) or (
-            state is State.SHIPPING and facts.shipped
-        )
-        if wish is Wish.STOP and not begun:
-            return Move(State.RELEASING, "`stop` was asked for before training began", EndReason.STOPPED)
+        if facts.machine_lost and State.RECOVERING in MOVES[state] and standing is Standing.HELD:
+            if reason in (EndReason.STOPPED, EndReason.TRAINING_FAILED):
+                return Move(State.RELEASING, facts.machine_lost, reason)  # what came home is what there is
+            return Move(State.RECOVERING, facts.machine_lost)
+        if wish is Wish.STOP and not _trains(state, facts):
+            return Move(State.RELEASING, "`stop` was asked for while nothing trained", EndReason.STOPPED)
     match state:
         case State.PLANNED:
             return Move(State.PROVISIONING, "the plan was accepted")
@@ -151,6 +162,8 @@ def next_step(state: State, wish: Wish, standing: Standing, facts: Facts) -> Ste
             if facts.retrieved:
                 return Move(State.RELEASING, "all files are here and verified")
             return Do(Phase.RETRIEVE)
+        case State.RECOVERING:
+            return _recovering(standing, facts)
         case State.RELEASING:
             if standing in (Standing.NONE, Standing.ABSENT):
                 return Move(State.ENDED, "no machine is left")
@@ -160,10 +173,33 @@ def next_step(state: State, wish: Wish, standing: Standing, facts: Facts) -> Ste
     assert_never(state)
 
 
+def _trains(state: State, facts: Facts) -> bool:
+    """Whether a supervisor may be at work, or its result be waiting on the machine."""
+    return state in (State.TRAINING, State.RETRIEVING) or (state is State.SHIPPING and facts.shipped)
+
+
+def _recovering(standing: Standing, facts: Facts) -> Step:
+    """The lost machine is given back before another is taken: two never bill for one run."""
+    match standing:
+        case Standing.HELD:
+            return Do(Phase.RELEASE)
+        case Standing.UNSETTLED:
+            return Do(Phase.SETTLE)
+        case Standing.NONE | Standing.ABSENT:
+            if facts.may_rent_again:
+                return Move(State.PROVISIONING, "the run goes on on another machine")
+            return Move(State.RELEASING, "money or attempts do not allow another machine", EndReason.MACHINE_LOST)
+    assert_never(standing)
+
+
 def facts_after(move: Move, leaving: State, facts: Facts) -> Facts:
-    """What is still true after a move. Back from training to shipping, nothing is known about the host any more."""
+    """What is still true after a move. Back from training to shipping, nothing is known about the host any more;
+    on another machine, nothing at all.
+    """
     if leaving is State.TRAINING and move.to is State.SHIPPING:
         return replace(facts, shipped=False, host=None, restarts=facts.restarts + 1)
+    if leaving is State.RECOVERING:
+        return Facts(restarts=facts.restarts)
     return facts
 
 

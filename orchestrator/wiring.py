@@ -13,8 +13,9 @@ from orchestrator.ledger import Ledger
 from orchestrator.phases.context import Connect, RunContext
 from orchestrator.reporter import Reporter
 from orchestrator.spec import RunSpec, spec_from_json
-from providers.api import Access, MachineProvider, SshAccess, ThisMachine
+from providers.api import Access, HasStandingMachine, MachineProvider, SshAccess, ThisMachine
 from providers.registry import ProviderContext, load_provider
+from providers.retrying import RetryingProvider
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Wiring:
         """A driver's view of one run; `epoch` is what `Ledger.become_driver` gave, or 0 for one that only reads."""
         run = self.ledger.run(run_name)
         spec = spec_from_json(run.spec_json)
+        provider = self.provider(spec)
         return RunContext(
             run=run,
             epoch=epoch,
             ledger=self.ledger,
-            provider=self.provider(spec),
+            provider=RetryingProvider(provider, self.clock.sleep, reporter.note),
+            machine_stands=isinstance(provider, HasStandingMachine),
             connect=self.connect,
             clock=self.clock,
             reporter=reporter,

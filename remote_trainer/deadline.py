@@ -34,9 +34,9 @@ def boot_id() -> str:
 
 @dataclass(frozen=True)
 class Elapsed:
-    """How much of an attempt's allowance is used, and when (on which boot's clock) that was written down."""
+    """How much of a machine's allowance is used, and when (on which boot's clock) that was written down."""
 
-    attempt: int
+    machine: str
     elapsed_s: float
     clock_s: float
     boot: str
@@ -45,18 +45,18 @@ class Elapsed:
         """The same count now. Time between two boots of the machine cannot be seen and is not counted."""
         same_boot = boot == self.boot and clock_s >= self.clock_s
         passed = clock_s - self.clock_s if same_boot else 0.0
-        return Elapsed(self.attempt, self.elapsed_s + passed, clock_s, boot)
+        return Elapsed(self.machine, self.elapsed_s + passed, clock_s, boot)
 
 
 class Allowance:
-    """The persisted count of one attempt, and the seconds it has left."""
+    """The persisted count of the run's time on one machine, and the seconds it has left."""
 
-    def __init__(self, run_folder: Path, attempt: int, deadline_s: Optional[float]) -> None:
+    def __init__(self, run_folder: Path, machine: str, deadline_s: Optional[float]) -> None:
         self._path = run_folder / ELAPSED_FILE
         self._deadline_s = deadline_s
         known = _recorded(self._path)
-        if known is None or known.attempt != attempt:
-            known = Elapsed(attempt, 0.0, boot_clock(), boot_id())
+        if known is None or known.machine != machine:
+            known = Elapsed(machine, 0.0, boot_clock(), boot_id())
         self._elapsed = known.at(boot_clock(), boot_id())
 
     def tick(self) -> float:
@@ -78,5 +78,5 @@ def _recorded(path: Path) -> Optional[Elapsed]:
     if content is None:
         return None
     return Elapsed(
-        int(content["attempt"]), float(content["elapsed_s"]), float(content["clock_s"]), str(content["boot"])
+        str(content["machine"]), float(content["elapsed_s"]), float(content["clock_s"]), str(content["boot"])
     )

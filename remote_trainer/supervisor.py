@@ -144,7 +144,7 @@ class _Supervisor:
         except (OSError, wire.WireError) as error:
             self._say(wire.Failed("bad-job", f"the job cannot be read: {error}"))
             return
-        allowance = Allowance(self._folder, job.attempt, job.deadline_s)
+        allowance = Allowance(self._folder, job.machine, job.deadline_s)
         if not self._previous_stage_is_gone():
             self._say(wire.Failed("internal", "an earlier trainer of this run does not end"))
             return
@@ -174,12 +174,17 @@ class _Supervisor:
         return False
 
     def _run_stage(self, stage: str, job: wire.Job, allowance: Allowance) -> int:
+        """The stage inherits its lock: it counts as alive from its birth, not from when Python has started."""
+        lock = folders.acquire(self._folder / folders.STAGE_LOCK, wait_s=PREVIOUS_STAGE_WAIT_S)
+        if lock is None:
+            raise RuntimeError("another stage of this run is at work")
+        (self._folder / folders.STAGE_FILE).unlink(missing_ok=True)  # names the stage before, whose number is free now
         read_end, write_end = os.pipe()
-        with open(self._folder / wire.LOG_FILE, "ab") as log:
+        with lock, open(self._folder / wire.LOG_FILE, "ab") as log:
             child = subprocess.Popen(
-                self._stage_argv(stage, write_end),
-                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, pass_fds=(write_end,),
-                env=stage_environment(job),
+                self._stage_argv(stage, write_end, lock.fileno()),
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+                pass_fds=(write_end, lock.fileno()), env=stage_environment(job),
             )  # fmt: skip
         os.close(write_end)
         folders.write_atomically(self._folder / folders.STAGE_FILE, wire.dumps({"pgid": child.pid}))
@@ -193,13 +198,14 @@ class _Supervisor:
             _kill_group(child.pid, signal.SIGKILL)  # whatever the stage left behind in its group
         return exit_code
 
-    def _stage_argv(self, stage: str, events_fd: int) -> list[str]:
+    def _stage_argv(self, stage: str, events_fd: int, lock_fd: int) -> list[str]:
         python = sys.executable
         if stage != "prepare":
             prepared = folders.read_json(self._folder / PREPARED_FILE) or {}
             python = str(prepared.get("python", sys.executable))
         return [
             python, "-m", "remote_trainer", stage, "--run-folder", str(self._folder), "--events-fd", str(events_fd),
+            "--lock-fd", str(lock_fd),
         ]  # fmt: skip
 
     def _watch(self, child: Any, read_end: int, allowance: Allowance) -> None:

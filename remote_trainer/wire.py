@@ -159,8 +159,8 @@ class Job:
     allow_cpu: bool = False
     base_path: Optional[str] = None
     """Where a base that travels lies on this host; None: `base` says it all."""
-    attempt: int = 1
-    """Every attempt has the whole deadline; a supervisor restarted within one has what is left of it."""
+    machine: str = ""
+    """Tag of the machine: each has the whole deadline, and a supervisor restarted on one has what is left of it."""
     protocol: int = PROTOCOL
 
 

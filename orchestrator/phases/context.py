@@ -35,6 +35,8 @@ class RunContext:
     reporter: Reporter
     home: RunHome
     spec: RunSpec
+    machine_stands: bool = False
+    """The machine was there before the run and stays: it is never lost, and nothing on it ends by releasing it."""
     new_courier: Callable[[Delivery], Courier] = BackgroundCourier
 
     @property

@@ -8,32 +8,44 @@ from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Wish
 from orchestrator.mirror import Mirror
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.loss import loss_of_machine
 from orchestrator.phases.persistence import Pauses
 from orchestrator.remote_run import RemoteRun
 from remote_trainer.wire import HostStatus
 
 WISH_POLL_S = 0.5
+UNREACHABLE_LIMIT_S = 600.0
+"""A rented machine that the provider calls running and that answers nobody for this long is given back."""
 
 
 def follow(context: RunContext, facts: Facts) -> Facts:
     """Returns when the supervisor has ended (with its status) or the user wants everything down.
 
     A dropped or refused connection is tried again for as long as it takes, with longer and longer pauses: the run
-    goes on without us, and its limits are the supervisor's to keep.
+    goes on without us, and its limits are the supervisor's to keep. Only a machine that the provider says is gone, or
+    a rented one that has not answered for ten minutes, ends the following: with the connection's error or the fact.
     """
     pauses = Pauses(context)
+    answered_at = context.clock.monotonic()
     while True:
         try:
             remote = context.open_remote()
             try:
                 status = remote.status()
                 pauses.reset()
+                answered_at = context.clock.monotonic()
                 ended = _follow_connected(context, remote, status)
             finally:
                 remote.host.close()
             if ended is not None or context.wish() is Wish.DOWN:
                 return replace(facts, host=ended)
         except (ConnectionLost, HostUnreachable) as error:
+            if loss_of_machine(context):
+                raise
+            if not context.machine_stands and context.clock.monotonic() - answered_at > UNREACHABLE_LIMIT_S:
+                return replace(
+                    facts, machine_lost=f"the machine has not answered for {UNREACHABLE_LIMIT_S / 60:.0f} min"
+                )
             context.reporter.note(f"{error.message}; the run goes on, trying again in {pauses.next_s:.0f} s")
             if pauses.wait(heed_down=True):
                 return replace(facts, host=None)

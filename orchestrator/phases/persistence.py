@@ -7,6 +7,7 @@ from collections.abc import Callable
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Wish
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.loss import loss_of_machine
 
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 30.0
@@ -37,12 +38,17 @@ class Pauses:
 
 
 def until_down(context: RunContext, facts: Facts, work: Callable[[], Facts]) -> Facts:
-    """`work()`, again after every lost connection for as long as it takes. `facts` when the user wants all down."""
+    """`work()`, again after every lost connection for as long as it takes. `facts` when the user wants all down.
+
+    Raises the loss of the connection when the machine itself is lost.
+    """
     pauses = Pauses(context)
     while True:
         try:
             return work()
         except (ConnectionLost, HostUnreachable) as error:
+            if loss_of_machine(context):
+                raise
             context.reporter.note(f"{error.message}; trying again in {pauses.next_s:.0f} s")
             if pauses.wait(heed_down=True):
                 return facts

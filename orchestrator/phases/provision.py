@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestrator.budget import MAX_MACHINES
 from orchestrator.errors import StaleDriver
 from orchestrator.host import HostUnreachable
 from orchestrator.lifecycle import Facts
 from orchestrator.orphans import tag_prefix
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.loss import AGREEMENT_S
 from orchestrator.plan import choose_offer, gpu_requests
 from providers.api import BootPlan
-from providers.errors import Indeterminate, NoCapacity
+from providers.errors import Indeterminate, NoCapacity, Transient
 
-READY_TIMEOUT_S = 120.0
+STANDING_TIMEOUT_S = 120.0
+BOOT_TIMEOUT_S = 600.0
 READY_POLL_S = 2.0
-ABSENCE_AGREEMENT_S = 5.0
-"""Two empty lists this far apart mean that a lost `create` made nothing."""
 
 
 def create(context: RunContext, facts: Facts) -> Facts:
     """Picks the best offer that fits now, writes the intent, then calls `create` once.
 
-    A lost answer leaves the intent unsettled: it may have made a machine.
+    A lost answer leaves the intent unsettled: it may have made a machine. An attempt makes a bounded number of intents.
     """
+    intents = context.ledger.machines(context.run.name)
+    if sum(intent.attempt == context.run.attempt for intent in intents) >= MAX_MACHINES:
+        context.reporter.note(f"{MAX_MACHINES} machines were asked for in vain")
+        return replace(facts, no_capacity=True)
     offers = [offer for request in gpu_requests(context.spec) for offer in context.provider.offers(request)]
     try:
         offer = choose_offer(context.spec, offers)
@@ -31,7 +36,7 @@ def create(context: RunContext, facts: Facts) -> Facts:
         context.reporter.note(error.message)
         return replace(facts, no_capacity=True)
     birth = int(context.clock.now())
-    tag = f"{tag_prefix(context.ledger.installation)}{context.run.name}-{context.run.attempt}-{birth}"
+    tag = f"{tag_prefix(context.ledger.installation)}{context.run.name}-{len(intents) + 1}-{birth}"
     context.ledger.record_intent(context.run, context.epoch, tag, offer.id, offer.price_per_hour_usd)
     try:
         machine_id = context.provider.create(offer, BootPlan(), tag)
@@ -39,7 +44,7 @@ def create(context: RunContext, facts: Facts) -> Facts:
         context.reporter.note(error.message)
         context.ledger.record_absent(context.run.name, context.epoch, tag)
         return replace(facts, no_capacity=True)
-    except Indeterminate as error:
+    except (Indeterminate, Transient) as error:
         context.reporter.note(f"{error.message}; looking whether a machine came of it")
         return facts
     context.ledger.record_created(context.run.name, context.epoch, tag, machine_id)
@@ -47,7 +52,10 @@ def create(context: RunContext, facts: Facts) -> Facts:
 
 
 def settle(context: RunContext, facts: Facts) -> Facts:
-    """Finds out what became of an intent without an answer: adopts its machine, or records that there is none."""
+    """Finds out what became of an intent without an answer: adopts its machine, or records that there is none.
+
+    Two empty lists some seconds apart mean that there is none.
+    """
     machine = context.machine()
     assert machine is not None
     for look in range(2):
@@ -56,7 +64,7 @@ def settle(context: RunContext, facts: Facts) -> Facts:
             context.ledger.record_created(context.run.name, context.epoch, machine.tag, found[0].id)
             return facts
         if look == 0:
-            context.clock.sleep(ABSENCE_AGREEMENT_S)
+            context.clock.sleep(AGREEMENT_S)
     context.ledger.record_absent(context.run.name, context.epoch, machine.tag)
     return facts
 
@@ -64,18 +72,21 @@ def settle(context: RunContext, facts: Facts) -> Facts:
 def await_ready(context: RunContext, facts: Facts) -> Facts:
     """Waits until the machine answers and our code runs there.
 
-    Raises HostUnreachable when it does not within two minutes; a refused key or login ends the wait at once.
+    A rented machine that does not within ten minutes is lost; for one that stands on its own HostUnreachable is
+    raised after two, and a refused key or login at once.
     """
-    deadline = context.clock.monotonic() + READY_TIMEOUT_S
+    deadline = context.clock.monotonic() + (STANDING_TIMEOUT_S if context.machine_stands else BOOT_TIMEOUT_S)
     while True:
         try:
             if context.access() is not None:
                 context.open_remote().host.close()
                 return replace(facts, reachable=True)
         except HostUnreachable as error:
-            if context.clock.monotonic() >= deadline:
+            if context.machine_stands and context.clock.monotonic() >= deadline:
                 raise
             context.reporter.note(f"waiting for the machine: {error.message}")
+        if context.clock.monotonic() >= deadline:
+            return replace(facts, machine_lost=f"the machine did not answer within {BOOT_TIMEOUT_S / 60:.0f} min")
         if context.ledger.run(context.run.name).driver_epoch != context.epoch:
             raise StaleDriver(f"another process drives run `{context.run.name}` now")
         context.clock.sleep(READY_POLL_S)

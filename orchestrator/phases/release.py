@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.errors import StaleDriver
 from orchestrator.lifecycle import EndReason, Facts
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.loss import AGREEMENT_S
 from orchestrator.phases.persistence import a_few_times
 from providers.api import MachineId
 from providers.errors import MachineGone
@@ -13,11 +14,12 @@ CONFIRM_POLL_S = 2.0
 
 
 def release(context: RunContext, facts: Facts) -> Facts:
-    """Ends the run's processes on the host, releases the machine and waits for its absence. Twice is safe.
+    """Releases the machine and waits for its absence. Twice is safe.
 
-    A finished run's folder (with the photos) is removed from the host; that of any other is left for `resume`.
-    Raises HostError when the host cannot be reached for half a minute: then nobody knows whether something still
-    runs there.
+    On a machine that stands on its own the run's processes are ended first, and a finished run's folder (with the
+    photos) is removed; that of any other is left for `resume`. Raises HostError when such a host cannot be reached
+    for half a minute: then nobody knows whether something still runs there. A rented machine is given back whether it
+    answers or not.
     """
     return a_few_times(context, lambda: _release_connected(context, facts))
 
@@ -26,9 +28,10 @@ def _release_connected(context: RunContext, facts: Facts) -> Facts:
     machine = context.held_machine()
     assert machine.machine_id is not None
     if _exists(context, machine.machine_id):
-        _end_processes(context)
+        if context.machine_stands:
+            _end_processes(context)
         context.provider.release(machine.machine_id)
-    while _exists(context, machine.machine_id):
+    while not _is_absent(context, machine.machine_id):
         if context.ledger.run(context.run.name).driver_epoch != context.epoch:
             raise StaleDriver(f"another process drives run `{context.run.name}` now")
         context.clock.sleep(CONFIRM_POLL_S)
@@ -44,6 +47,16 @@ def _end_processes(context: RunContext) -> None:
             remote.forget()
     finally:
         remote.host.close()
+
+
+def _is_absent(context: RunContext, machine_id: MachineId) -> bool:
+    """One answer may be wrong: two that agree are believed."""
+    if _exists(context, machine_id):
+        return False
+    if context.machine_stands:
+        return True
+    context.clock.sleep(AGREEMENT_S)
+    return not _exists(context, machine_id)
 
 
 def _exists(context: RunContext, machine_id: MachineId) -> bool:

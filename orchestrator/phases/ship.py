@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.base_model import LocalFolder, inspect_base
+from orchestrator.budget import training_deadline_s
 from orchestrator.fetch import sha256_of
 from orchestrator.lifecycle import Facts
 from orchestrator.phases.context import RunContext
@@ -41,13 +42,32 @@ def _ship_connected(context: RunContext, facts: Facts) -> Facts:
 
 
 def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
-    job = replace(read_staged_job(context.home), attempt=context.run.attempt)
+    job = _with_deadline(context, read_staged_job(context.home))
     base = inspect_base(context.spec.model.base) if job.base.startswith(FOLDER_PREFIX) else None
     if isinstance(base, LocalFolder):
         job = replace(job, base_path=_bring_base(context, remote, base))
     _send(context, remote, "photos", remote.folder, context.home.staged, staged_files(context.home, job))
     _send_newest_checkpoint(context, remote, status)
     _send_job(context, remote, job)
+
+
+def _with_deadline(context: RunContext, job: wire.Job) -> wire.Job:
+    """With the seconds that this machine may be at work, drawn once for it: a second shipping grants no more."""
+    machine = context.held_machine()
+    sent = context.home.root / "sent" / wire.JOB_FILE
+    if sent.exists():
+        before = wire.loads(wire.Job, sent.read_bytes())
+        if before.machine == machine.tag:
+            return replace(job, machine=machine.tag, deadline_s=before.deadline_s)
+    max_hours = context.spec.limits.max_hours
+    deadline_s = training_deadline_s(
+        context.spec.limits.max_cost_usd,
+        machine.price_per_hour_usd,
+        None if max_hours is None else max_hours * 3600,
+        context.ledger.machines(context.run.name),
+        context.clock.now(),
+    )
+    return replace(job, machine=machine.tag, deadline_s=deadline_s)
 
 
 def _bring_base(context: RunContext, remote: RemoteRun, base: LocalFolder) -> str:

@@ -32,57 +32,90 @@ def ended(how: str | None) -> HostStatus:
 
 
 EVERY_FACTS = [
-    Facts(no_capacity, reachable, shipped, host, retrieved, restarts)
-    for no_capacity, reachable, shipped, retrieved in itertools.product((False, True), repeat=4)
+    Facts(no_capacity, reachable, shipped, host, retrieved, machine_lost, may_rent_again, restarts)
+    for no_capacity, reachable, shipped, retrieved, may_rent_again in itertools.product((False, True), repeat=5)
     for host in (None, ALIVE, ended("done"), ended("failed"), ended("stopped"), ended(None))
+    for machine_lost in ("", "pre-empted")
     for restarts in (0, MAX_RESTARTS)
 ]
-EVERYTHING = list(itertools.product(State, Wish, Standing, EVERY_FACTS))
+EVERYTHING = list(itertools.product(State, Wish, (None, *EndReason), Standing, EVERY_FACTS))
 
 
 def test_every_situation_has_an_answer_and_every_move_is_legal() -> None:
-    for state, wish, standing, facts in EVERYTHING:
-        step = next_step(state, wish, standing, facts)
+    for state, wish, reason, standing, facts in EVERYTHING:
+        step = next_step(state, wish, reason, standing, facts)
         if isinstance(step, Move):
             assert step.to in MOVES[state], (state, step)
 
 
 def test_a_run_is_finished_only_when_it_has_ended() -> None:
-    for state, wish, standing, facts in EVERYTHING:
-        assert isinstance(next_step(state, wish, standing, facts), Finished) == (state is State.ENDED)
+    for state, wish, reason, standing, facts in EVERYTHING:
+        assert isinstance(next_step(state, wish, reason, standing, facts), Finished) == (state is State.ENDED)
 
 
 def test_no_run_ends_while_a_machine_may_exist() -> None:
-    for state, wish, standing, facts in EVERYTHING:
-        step = next_step(state, wish, standing, facts)
+    for state, wish, reason, standing, facts in EVERYTHING:
+        step = next_step(state, wish, reason, standing, facts)
         if isinstance(step, Move) and step.to is State.ENDED:
             assert standing in (Standing.NONE, Standing.ABSENT)
 
 
 def test_a_machine_is_created_only_while_none_may_exist() -> None:
-    for state, wish, standing, facts in EVERYTHING:
-        if next_step(state, wish, standing, facts) == Do(Phase.CREATE):
+    for state, wish, reason, standing, facts in EVERYTHING:
+        if next_step(state, wish, reason, standing, facts) == Do(Phase.CREATE):
             assert standing in (Standing.NONE, Standing.ABSENT)
             assert wish is Wish.RUN
 
 
 def test_whatever_begins_the_end_carries_its_reason() -> None:
-    for state, wish, standing, facts in EVERYTHING:
-        step = next_step(state, wish, standing, facts)
-        if isinstance(step, Move) and step.to in (State.RETRIEVING, State.RELEASING) and state is not State.RETRIEVING:
+    for state, wish, reason, standing, facts in EVERYTHING:
+        step = next_step(state, wish, reason, standing, facts)
+        ending = isinstance(step, Move) and step.to in (State.RETRIEVING, State.RELEASING)
+        if isinstance(step, Move) and ending and state is not State.RETRIEVING:
             assert step.reason is not None, (state, step)
+
+
+def test_a_lost_machine_is_given_back_before_another_is_taken() -> None:
+    lost = Facts(shipped=True, host=ALIVE, machine_lost="pre-empted", may_rent_again=True)
+    step = next_step(State.TRAINING, Wish.RUN, None, Standing.HELD, lost)
+    assert step == Move(State.RECOVERING, "pre-empted")
+    assert next_step(State.RECOVERING, Wish.RUN, None, Standing.HELD, lost) == Do(Phase.RELEASE)
+    assert next_step(State.RECOVERING, Wish.RUN, None, Standing.UNSETTLED, lost) == Do(Phase.SETTLE)
+    again = next_step(State.RECOVERING, Wish.RUN, None, Standing.ABSENT, lost)
+    assert isinstance(again, Move)
+    assert again.to is State.PROVISIONING
+    assert facts_after(again, State.RECOVERING, lost) == Facts(), "nothing is known about the next machine"
+
+
+def test_without_money_for_another_machine_the_run_ends_with_what_came_home() -> None:
+    step = next_step(State.RECOVERING, Wish.RUN, None, Standing.ABSENT, Facts(machine_lost="gone"))
+    assert isinstance(step, Move)
+    assert (step.to, step.reason) == (State.RELEASING, EndReason.MACHINE_LOST)
+
+
+def test_a_run_that_was_ending_badly_is_not_started_again_elsewhere() -> None:
+    lost = Facts(machine_lost="gone", may_rent_again=True)
+    for reason in (EndReason.STOPPED, EndReason.TRAINING_FAILED):
+        step = next_step(State.RETRIEVING, Wish.RUN, reason, Standing.HELD, lost)
+        assert step == Move(State.RELEASING, "gone", reason)
+
+
+def test_a_model_lost_before_it_came_home_is_trained_again() -> None:
+    lost = Facts(machine_lost="gone", may_rent_again=True)
+    step = next_step(State.RETRIEVING, Wish.RUN, EndReason.DONE, Standing.HELD, lost)
+    assert step == Move(State.RECOVERING, "gone")
 
 
 def test_down_is_obeyed_in_every_state_before_the_release() -> None:
     for state, standing, facts in itertools.product(State, Standing, EVERY_FACTS):
         if state not in (State.RELEASING, State.ENDED):
-            step = next_step(state, Wish.DOWN, standing, facts)
+            step = next_step(state, Wish.DOWN, None, standing, facts)
             assert step == Move(State.RELEASING, "`down` was asked for", EndReason.CANCELED)
 
 
 def test_a_lost_answer_is_settled_before_anything_else() -> None:
     for state in (State.PROVISIONING, State.RELEASING):
-        assert next_step(state, Wish.RUN, Standing.UNSETTLED, Facts()) == Do(Phase.SETTLE)
+        assert next_step(state, Wish.RUN, None, Standing.UNSETTLED, Facts()) == Do(Phase.SETTLE)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +123,7 @@ def test_a_lost_answer_is_settled_before_anything_else() -> None:
     [("done", EndReason.DONE), ("stopped", EndReason.STOPPED), ("failed", EndReason.TRAINING_FAILED)],
 )
 def test_the_supervisors_last_word_decides_the_reason(word: str, reason: EndReason) -> None:
-    step = next_step(State.TRAINING, Wish.RUN, Standing.HELD, Facts(host=ended(word)))
+    step = next_step(State.TRAINING, Wish.RUN, None, Standing.HELD, Facts(host=ended(word)))
     assert isinstance(step, Move)
     assert (step.to, step.reason) == (State.RETRIEVING, reason)
 
@@ -98,26 +131,26 @@ def test_the_supervisors_last_word_decides_the_reason(word: str, reason: EndReas
 def test_a_supervisor_gone_without_a_word_is_started_again_but_not_forever() -> None:
     facts = Facts(shipped=True, host=ended(None))
     for restart in range(MAX_RESTARTS):
-        step = next_step(State.TRAINING, Wish.RUN, Standing.HELD, facts)
+        step = next_step(State.TRAINING, Wish.RUN, None, Standing.HELD, facts)
         assert isinstance(step, Move)
         assert step.to is State.SHIPPING
         facts = facts_after(step, State.TRAINING, facts)
         assert facts == Facts(restarts=restart + 1), "what is known about the host is void"
         facts = Facts(shipped=True, host=ended(None), restarts=facts.restarts)
-    step = next_step(State.TRAINING, Wish.RUN, Standing.HELD, facts)
+    step = next_step(State.TRAINING, Wish.RUN, None, Standing.HELD, facts)
     assert isinstance(step, Move)
     assert step.reason is EndReason.TRAINING_FAILED
 
 
 def test_stop_before_training_needs_no_retrieval() -> None:
     for state in (State.PLANNED, State.PROVISIONING, State.SHIPPING):
-        step = next_step(state, Wish.STOP, Standing.HELD, Facts())
+        step = next_step(state, Wish.STOP, None, Standing.HELD, Facts())
         assert isinstance(step, Move)
         assert (step.to, step.reason) == (State.RELEASING, EndReason.STOPPED)
 
 
 def test_stop_during_training_follows_until_the_checkpoint() -> None:
-    assert next_step(State.TRAINING, Wish.STOP, Standing.HELD, Facts(host=ALIVE)) == Do(Phase.FOLLOW)
+    assert next_step(State.TRAINING, Wish.STOP, None, Standing.HELD, Facts(host=ALIVE)) == Do(Phase.FOLLOW)
 
 
 def test_every_reason_has_an_exit_code_of_its_own() -> None:

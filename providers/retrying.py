@@ -1,0 +1,71 @@
+"""The only retry loop around providers: a provider that wraps one and waits out what is `Transient`.
+
+Adapters classify errors and never retry; nobody else retries either. `create` is passed through untouched, since
+repeating it could rent twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from providers.api import BootPlan, GpuRequest, Machine, MachineId, MachineProvider, Market, Offer, SelfRelease
+from providers.errors import Transient
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S = 1.0
+LAST_PAUSE_S = 60.0
+PATIENCE_S = 900.0
+
+
+class RetryingProvider:
+    """Passes every call on; waits and repeats after Transient, by the service's own `retry_after_s` where it gave one.
+
+    Raises the last Transient when a call would have to wait for longer than `patience_s` in all. `told` hears about
+    every wait.
+    """
+
+    def __init__(
+        self,
+        inner: MachineProvider,
+        sleep: Callable[[float], None],
+        told: Callable[[str], None] = lambda _text: None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.name = inner.name
+        self.markets: frozenset[Market] = inner.markets
+        self._inner, self._sleep, self._told, self._patience_s = inner, sleep, told, patience_s
+
+    def offers(self, want: GpuRequest) -> Sequence[Offer]:
+        return self._patiently(lambda: self._inner.offers(want))
+
+    def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
+        """Once, whatever comes of it."""
+        return self._inner.create(offer, boot, tag)
+
+    def describe(self, machine: MachineId) -> Machine:
+        return self._patiently(lambda: self._inner.describe(machine))
+
+    def list(self, prefix: str) -> Sequence[Machine]:
+        return self._patiently(lambda: self._inner.list(prefix))
+
+    def release(self, machine: MachineId) -> None:
+        self._patiently(lambda: self._inner.release(machine))
+
+    def self_release(self) -> SelfRelease | None:
+        return self._inner.self_release()
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        pause_s, left_s = FIRST_PAUSE_S, self._patience_s
+        while True:
+            try:
+                return call()
+            except Transient as error:
+                wait_s = max(pause_s, error.retry_after_s or 0.0)
+                if wait_s > left_s:
+                    raise
+                self._told(f"{error.message}; asking {self.name} again in {wait_s:.0f} s")
+                self._sleep(wait_s)
+                left_s -= wait_s
+                pause_s = min(2 * pause_s, LAST_PAUSE_S)

@@ -1,0 +1,54 @@
+"""Dollars and the seconds they buy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from orchestrator.budget import MAX_MACHINES, may_rent_again, seconds_left, spent_usd, training_deadline_s
+from orchestrator.ledger import MachineRecord
+from providers.api import MachineId
+
+HOUR_S = 3600.0
+
+
+def machine(hours: float, price: float = 0.5, attempt: int = 1) -> MachineRecord:
+    """One that was given back after some hours, all of them from the epoch on."""
+    return MachineRecord("tag", "dog", attempt, "cloud", "offer", price, 0.0, MachineId("m"), 0.0, hours * HOUR_S)
+
+
+def test_all_attempts_draw_on_one_ceiling() -> None:
+    machines = [machine(2.0, attempt=1), machine(1.0, attempt=2)]
+    assert spent_usd(machines, now=99 * HOUR_S) == pytest.approx(1.5)
+    assert seconds_left(5.0, 0.5, machines, now=99 * HOUR_S) == pytest.approx(7 * HOUR_S)
+
+
+def test_what_costs_nothing_lasts_forever() -> None:
+    assert math.isinf(seconds_left(0.0, 0.0, [], now=0.0))
+    assert training_deadline_s(5.0, 0.0, None, [], now=0.0) is None
+
+
+def test_another_machine_is_worth_it_only_with_time_to_train() -> None:
+    assert may_rent_again(5.0, 1, [machine(9.5)], now=99 * HOUR_S)
+    assert not may_rent_again(5.0, 1, [machine(9.9)], now=99 * HOUR_S)
+
+
+def test_the_number_of_machines_of_an_attempt_is_bounded() -> None:
+    cheap = [machine(0.01)] * MAX_MACHINES
+    assert not may_rent_again(5.0, 1, cheap, now=HOUR_S)
+    assert may_rent_again(5.0, 2, cheap, now=HOUR_S), "a person has asked for a new attempt"
+
+
+@pytest.mark.parametrize(("hours", "reserve_s"), [(0.1, 60.0), (1.0, 360.0), (9.0, 900.0)])
+def test_a_reserve_is_kept_for_the_way_home(hours: float, reserve_s: float) -> None:
+    assert training_deadline_s(hours, 1.0, None, [], now=0.0) == pytest.approx(hours * HOUR_S - reserve_s)
+
+
+def test_the_users_own_limit_holds_too() -> None:
+    assert training_deadline_s(5.0, 0.5, 2 * HOUR_S, [], now=0.0) == 2 * HOUR_S
+    assert training_deadline_s(5.0, 0.0, 2 * HOUR_S, [], now=0.0) == 2 * HOUR_S
+
+
+def test_a_spent_ceiling_leaves_no_time() -> None:
+    assert training_deadline_s(1.0, 1.0, None, [machine(3.0, price=1.0)], now=99 * HOUR_S) == 0.0
