@@ -81,7 +81,7 @@ def _prepare(call: argparse.Namespace) -> int:
             emit(wire.Decision(f"train on {environment.require_cuda(str(python))}", "a matrix product there is right"))
         write_atomically(call.run_folder / supervisor.PREPARED_FILE, wire.dumps({"python": str(python)}))
 
-    return stage.run(call.run_folder, call.events_fd, work, ends_itself=False)
+    return stage.run(call.events_fd, call.lock_fd, work, ends_itself=False)
 
 
 def _train(call: argparse.Namespace) -> int:
@@ -98,7 +98,7 @@ def _train(call: argparse.Namespace) -> int:
         else:
             emit(wire.Done(outcome.step, outcome.manifest_sha256))
 
-    return stage.run(call.run_folder, call.events_fd, work, ends_itself=True)
+    return stage.run(call.events_fd, call.lock_fd, work, ends_itself=True)
 
 
 def _workdir(run_folder: Path) -> Path:
@@ -139,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--files", required=True, help='JSON: [["path", offset], …]')
         if "fd" in takes:
             verb.add_argument("--events-fd", type=int, required=True)
+            verb.add_argument("--lock-fd", type=int, required=True)
         if "start" in takes:
             verb.add_argument("--start-fd", type=int)
         if "now" in takes:

@@ -131,9 +131,9 @@ def stop(run_folder: Path, epoch: int, *, now: bool) -> wire.HostStatus:
     if pid:
         _signal(pid, signal.SIGKILL if now else signal.SIGTERM)
     if now:
-        _end_stage(run_folder)
         deadline = time.monotonic() + STOP_NOW_TIMEOUT_S
         while True:
+            _end_stage(run_folder)
             current = status(run_folder)
             if current.supervisor_pid is None and not current.trainer_alive:
                 break

@@ -8,14 +8,11 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
-from . import run_folder as folders
 from . import wire
 from .errors import TrainingFailed
 
@@ -23,17 +20,14 @@ Emit = Callable[[wire.Event], None]
 ShouldStop = Callable[[], bool]
 
 
-def run(run_folder: Path, events_fd: int, work: Callable[[Emit, ShouldStop], None], *, ends_itself: bool) -> int:
-    """Runs `work` as the one stage of this folder and turns its failure into a `failed` event.
+def run(events_fd: int, lock_fd: int, work: Callable[[Emit, ShouldStop], None], *, ends_itself: bool) -> int:
+    """Runs `work` as the one stage of its folder, whose lock is `lock_fd`, and turns its failure into a `failed` event.
 
     Returns the exit code. Ends the whole process group when the supervisor goes away. With `ends_itself` SIGTERM only
     makes the second argument of `work` true; otherwise it kills, as is right for work that leaves nothing to save.
     """
-    lock = folders.acquire(run_folder / folders.STAGE_LOCK, wait_s=2)
-    if lock is None:
-        print("another stage of this run is at work", file=sys.stderr)
-        return 1
-    os.set_inheritable(events_fd, False)
+    for inherited in (events_fd, lock_fd):
+        os.set_inheritable(inherited, False)
     _hold_leash()
     stop = threading.Event()
     if ends_itself:
