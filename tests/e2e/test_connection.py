@@ -1,0 +1,219 @@
+"""Links that break and processes that die, against a real SSH server: the run goes on, nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remote_trainer import run_folder as folders
+from remote_trainer import wire
+from tests.e2e.command import Cloudbooth, processes_naming, wait_until
+from tests.e2e.weights import weights_sha256
+from tests.fakes.sshd import Sshd
+
+STEPS = ("--steps", "120", "--set", "train.checkpoint_every=20")
+
+
+@pytest.fixture(scope="module")
+def undisturbed_sha256(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of the weights that STEPS yield when nothing breaks."""
+    installation = Cloudbooth(tmp_path_factory.mktemp("undisturbed"))
+    installation.run(*installation.launch_argv("calm", *STEPS))
+    return weights_sha256(installation.models / "calm")
+
+
+class RunOnHost:
+    """The run `robot` as somebody logged in on the host sees it."""
+
+    def __init__(self, sshd: Sshd) -> None:
+        self.folder = sshd.home / "work" / "runs" / "robot"
+
+    def types(self) -> list[str]:
+        """Of the events so far."""
+        try:
+            lines = (self.folder / "events.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line)["type"] for line in lines if line.endswith("}")]
+
+    def await_checkpoint(self) -> None:
+        wait_until(lambda: "checkpoint" in self.types(), "a checkpoint is committed", timeout_s=60)
+
+    def kill_supervisor(self) -> None:
+        recorded = folders.read_json(self.folder / folders.SUPERVISOR_FILE)
+        assert recorded is not None
+        os.kill(recorded["pid"], signal.SIGKILL)
+
+    def trainer_pid(self) -> int:
+        recorded = folders.read_json(self.folder / folders.STAGE_FILE)
+        assert recorded is not None
+        return int(recorded["pgid"])
+
+
+@pytest.fixture
+def on_host(sshd: Sshd) -> RunOnHost:
+    return RunOnHost(sshd)
+
+
+def mirror(installation: Cloudbooth) -> bytes:
+    [file] = (installation.root / "state" / "runs" / "robot").glob("events-*.jsonl")
+    return file.read_bytes()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def test_connections_killed_again_and_again_lose_and_double_nothing(
+    cloudbooth_over_ssh: Cloudbooth, sshd: Sshd, on_host: RunOnHost
+) -> None:
+    kills, due_at = 0, 20
+    kept = cloudbooth_over_ssh.root / "events-on-the-host.jsonl"
+    with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", "--steps", "240")) as driver:
+        assert driver.stdout is not None
+        for text in driver.stdout:
+            line = json.loads(text)
+            if line["type"] == "event" and line["event"].get("step", 0) >= due_at:
+                if not kept.exists():
+                    os.link(on_host.folder / "events.jsonl", kept)  # outlives the folder, which goes when all is done
+                assert sshd.kill_connections()
+                kills, due_at = kills + 1, line["event"]["step"] + 50
+            last = line
+        errors = driver.communicate(timeout=60)[1]
+    assert (driver.returncode, errors) == (0, "")
+    assert last["reason"] == "done"
+    assert kills >= 3
+    assert mirror(cloudbooth_over_ssh) == kept.read_bytes()
+    events = [line for line in cloudbooth_over_ssh.events("robot") if line["type"] != "summary"]
+    assert [event["seq"] for event in events] == list(range(len(events)))
+    assert [event["type"] for event in events].count("hello") == 1
+
+
+def test_a_server_that_is_away_for_seconds_changes_nothing(
+    cloudbooth_over_ssh: Cloudbooth, sshd: Sshd, on_host: RunOnHost, undisturbed_sha256: str
+) -> None:
+    with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", *STEPS)) as driver:
+        on_host.await_checkpoint()
+        sshd.go_away()
+        wait_until(lambda: on_host.types().count("checkpoint") >= 3, "the run goes on", timeout_s=60)
+        sshd.come_back()
+        output, errors = driver.communicate(timeout=60)
+    assert (driver.returncode, errors) == (0, "")
+    assert any("the run goes on" in json.loads(line).get("text", "") for line in output.splitlines())
+    assert weights_sha256(cloudbooth_over_ssh.models / "robot") == undisturbed_sha256
+    assert len(cloudbooth_over_ssh.events("robot", "hello")) == 1
+
+
+def test_a_killed_supervisor_takes_its_trainer_along_and_is_replaced(
+    cloudbooth_over_ssh: Cloudbooth, on_host: RunOnHost, undisturbed_sha256: str
+) -> None:
+    with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", *STEPS)) as driver:
+        on_host.await_checkpoint()
+        trainer = on_host.trainer_pid()
+        on_host.kill_supervisor()
+        wait_until(lambda: not is_alive(trainer), "the trainer without a supervisor ends itself", timeout_s=10)
+        _, errors = driver.communicate(timeout=60)
+    assert (driver.returncode, errors) == (0, "")
+    assert weights_sha256(cloudbooth_over_ssh.models / "robot") == undisturbed_sha256
+    assert len(cloudbooth_over_ssh.events("robot", "hello")) == 2
+    assert processes_naming(str(on_host.folder)) == []
+
+
+def test_a_killed_trainer_is_a_failure_that_resume_makes_good(
+    cloudbooth_over_ssh: Cloudbooth, on_host: RunOnHost, undisturbed_sha256: str
+) -> None:
+    with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", *STEPS)) as driver:
+        on_host.await_checkpoint()
+        os.kill(on_host.trainer_pid(), signal.SIGKILL)
+        output, errors = driver.communicate(timeout=60)
+    assert (driver.returncode, errors) == (3, "")
+    summary = json.loads(output.splitlines()[-1])
+    assert (summary["reason"], summary["message"]) == ("training-failed", "the trainer was killed by SIGKILL")
+    assert "cloudbooth resume" in summary["hint"]
+    [failed] = cloudbooth_over_ssh.events("robot", "failed")
+    assert failed["code"] == "trainer-killed"
+
+    assert cloudbooth_over_ssh.run("resume", "robot", "--json").summary["reason"] == "done"
+    assert weights_sha256(cloudbooth_over_ssh.models / "robot") == undisturbed_sha256
+
+
+def test_a_host_that_lost_everything_gets_the_checkpoint_that_came_home(
+    cloudbooth_over_ssh: Cloudbooth, on_host: RunOnHost, undisturbed_sha256: str
+) -> None:
+    cloudbooth_over_ssh.run(*cloudbooth_over_ssh.launch_argv("robot", *STEPS, "--detach"))
+    on_host.await_checkpoint()
+    assert cloudbooth_over_ssh.run("stop", "robot", "--json").summary["reason"] == "stopped"
+    shutil.rmtree(on_host.folder)
+
+    resumed = cloudbooth_over_ssh.run("resume", "robot", "--json")
+    sent: set[Any] = {line["what"] for line in resumed.lines if line["type"] == "transfer"}
+    assert any(what.startswith("checkpoint ") for what in sent), sent
+    assert resumed.summary["reason"] == "done"
+    first_step = next(line for line in resumed.lines if line["type"] == "event" and line["event"]["type"] == "step")
+    assert first_step["event"]["step"] > 20, "it began from the start"
+    assert weights_sha256(cloudbooth_over_ssh.models / "robot") == undisturbed_sha256
+
+
+# ---- the agent alone -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_work(tmp_path: Path) -> Iterator[Path]:
+    """A run's folder whose supervisor was started twice at once, with epoch 7."""
+    folder = tmp_path / "work" / "runs" / "robot"
+    folder.mkdir(parents=True)
+    job = wire.Job("robot", "robot", "builtin:tiny", wire.TrainSpec(), datasets=(), formats=(), allow_cpu=True)
+    (folder / wire.JOB_FILE).write_bytes(wire.dumps(job))
+    starts = [agent_call(folder, "start", "--epoch", "7") for _ in range(2)]
+    try:
+        for start in starts:
+            output, errors = start.communicate(timeout=60)
+            assert start.returncode == 0, errors
+            assert json.loads(output)["started"] is True
+        yield folder
+    finally:
+        agent_call(folder, "stop", "--now", "--epoch", "9").communicate(timeout=60)
+
+
+def agent_call(folder: Path, *call: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "remote_trainer", *call, "--run-folder", str(folder)],
+        cwd=Path(__file__).parents[2], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def test_starts_at_once_yield_one_supervisor(at_work: Path) -> None:
+    supervisors = [line for line in processes_naming(str(at_work)) if " supervise " in line]
+    assert len(supervisors) == 1
+    assert (at_work / "events.jsonl").read_text().count('"hello"') == 1
+
+
+def test_a_driver_with_an_old_epoch_can_stop_nothing(at_work: Path) -> None:
+    for how in ([], ["--now"]):
+        refused = agent_call(at_work, "stop", *how, "--epoch", "6")
+        assert refused.communicate(timeout=30)[1] == "driver epoch 6 is older than 7\n"
+        assert refused.returncode == 75
+    assert '"stopped"' not in (at_work / "events.jsonl").read_text()
+    assert folders.is_held(at_work / folders.SUPERVISOR_LOCK)
+
+
+def test_stopping_now_leaves_nothing_behind_even_when_a_start_is_under_way(at_work: Path) -> None:
+    calls = [agent_call(at_work, "start", "--epoch", "7"), agent_call(at_work, "stop", "--now", "--epoch", "7")]
+    for call in calls:
+        call.communicate(timeout=60)
+    stop = agent_call(at_work, "stop", "--now", "--epoch", "7")
+    assert stop.communicate(timeout=60)[1] == ""
+    assert processes_naming(str(at_work)) == []

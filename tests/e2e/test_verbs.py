@@ -1,0 +1,168 @@
+"""The verbs that watch, steer and end a run, each as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from tests.e2e.command import Cloudbooth, Finished, processes_naming, wait_until
+
+SOME = ("--steps", "240", "--set", "train.checkpoint_every=40")
+ENDLESS = ("--steps", "20000", "--set", "train.checkpoint_every=40")
+"""For runs that are ended by what is tested."""
+
+
+def read_until(stream: IO[str] | None, moment: Any) -> dict[str, Any]:
+    assert stream is not None
+    for line in stream:
+        data: dict[str, Any] = json.loads(line)
+        if moment(data):
+            return data
+    raise AssertionError("the output ended before that")
+
+
+def trained(line: dict[str, Any]) -> bool:
+    return line["type"] == "event" and line["event"]["type"] == "step"
+
+
+def view(installation: Cloudbooth, run: str) -> dict[str, Any]:
+    return installation.run("status", run, "--json").summary
+
+
+def await_training(installation: Cloudbooth, run: str) -> None:
+    wait_until(lambda: view(installation, run)["step"] > 0, f"{run} trains", timeout_s=60)
+
+
+def assert_legible(finished: Finished, columns: int | None = 80) -> None:
+    """Plain text that fits a narrow terminal (None: lines of any length, for texts that are searched)."""
+    assert "Traceback" not in finished.stdout + finished.stderr
+    assert "\x1b" not in finished.stdout
+    assert finished.stdout.strip()
+    if columns is not None:
+        assert [line for line in finished.stdout.splitlines() if len(line.rstrip()) > columns] == []
+
+
+def assert_refused(finished: Finished, fact: str) -> None:
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("error: ")
+    assert fact in finished.stderr
+    assert "\n\nhint: " in finished.stderr
+
+
+def assert_can_be_looked_at(installation: Cloudbooth, run: str) -> None:
+    assert_legible(installation.run("ps"))
+    assert_legible(installation.run("status", run))
+    assert_legible(installation.run("logs", run), columns=None)
+    assert_legible(installation.run("logs", run, "--trainer"), columns=None)
+    assert_legible(installation.run("pull", run), columns=None)
+    for verb in (["ps"], ["status", run], ["logs", run], ["logs", run, "--trainer"], ["pull", run]):
+        finished = installation.run(*verb, "--json")
+        assert finished.summary["type"] == "summary", verb
+        assert all(isinstance(line, dict) for line in finished.lines)
+
+
+def test_a_detached_run_is_watched_stopped_and_resumed_from_other_processes(cloudbooth: Cloudbooth) -> None:
+    launched = cloudbooth.run(*cloudbooth.launch_argv("robot", *SOME, "--detach"))
+    assert launched.summary["detached"] is True
+    assert view(cloudbooth, "robot")["driven"] is True
+
+    with cloudbooth.started("attach", "robot", "--json") as watcher:
+        read_until(watcher.stdout, trained)
+        watcher.send_signal(signal.SIGINT)
+        assert watcher.wait(timeout=10) == 130
+    assert view(cloudbooth, "robot")["reason"] is None
+    os.kill(launched.summary["driver_pid"], 0)  # raises when there is no such process
+
+    with cloudbooth.started("attach", "robot", "--json") as watcher:
+        read_until(watcher.stdout, trained)
+        stopped = cloudbooth.run("stop", "robot", "--json")
+        assert stopped.summary["reason"] == "stopped"
+        assert Path(stopped.summary["checkpoint"], "manifest.json").exists()
+        output, _ = watcher.communicate(timeout=20)
+        assert watcher.returncode == 6
+        assert json.loads(output.splitlines()[-1])["reason"] == "stopped"
+    assert_refused(cloudbooth.run("stop", "robot", check=8), "has ended already (stopped)")
+
+    resumed = cloudbooth.run("resume", "robot", "--json")
+    assert (resumed.summary["reason"], resumed.summary["step"]) == ("done", 240)
+    assert_refused(cloudbooth.run("resume", "robot", check=8), "run `robot` is done")
+    assert_can_be_looked_at(cloudbooth, "robot")
+
+
+def test_a_run_can_be_looked_at_while_it_trains_and_after_it_was_ended(cloudbooth: Cloudbooth) -> None:
+    cloudbooth.run(*cloudbooth.launch_argv("robot", *ENDLESS, "--detach"))
+    await_training(cloudbooth, "robot")
+    assert_can_be_looked_at(cloudbooth, "robot")
+
+    with cloudbooth.started("logs", "robot", "-f", "--json") as follower:
+        read_until(follower.stdout, lambda line: line["type"] == "step")
+        asked_at = time.monotonic()
+        assert cloudbooth.run("down", "robot", "--json").summary["reason"] == "canceled"
+        assert time.monotonic() - asked_at < 10, "`down` waited for something"
+        output, errors = follower.communicate(timeout=10)
+        assert (follower.returncode, errors) == (0, "")
+        assert json.loads(output.splitlines()[-1])["type"] == "summary"
+    wait_until(lambda: processes_naming(str(cloudbooth.root)) == [], "all processes of the run are gone")
+    assert view(cloudbooth, "robot")["machines_held"] == []
+    assert_can_be_looked_at(cloudbooth, "robot")
+
+
+def test_ctrl_c_once_brings_a_checkpoint_home_and_can_be_resumed(cloudbooth: Cloudbooth) -> None:
+    with cloudbooth.started(*cloudbooth.launch_argv("robot", *ENDLESS)) as driver:
+        read_until(driver.stdout, trained)
+        driver.send_signal(signal.SIGINT)
+        output, errors = driver.communicate(timeout=60)
+    assert (driver.returncode, errors) == (6, "")
+    summary = json.loads(output.splitlines()[-1])
+    assert summary["reason"] == "stopped"
+    assert Path(summary["checkpoint"], "manifest.json").exists()
+    assert "cloudbooth resume robot" in summary["hint"]
+    assert processes_naming(str(cloudbooth.root)) == []
+
+
+def test_ctrl_c_twice_ends_everything_now(cloudbooth: Cloudbooth) -> None:
+    with cloudbooth.started(*cloudbooth.launch_argv("robot", *ENDLESS)) as driver:
+        read_until(driver.stdout, trained)
+        driver.send_signal(signal.SIGINT)
+        read_until(driver.stdout, lambda line: line["type"] == "note" and "Ctrl-C again" in line["text"])
+        driver.send_signal(signal.SIGINT)
+        pressed_at = time.monotonic()
+        _, errors = driver.communicate(timeout=60)
+        assert time.monotonic() - pressed_at < 10
+    assert (driver.returncode, errors) == (7, "")
+    assert processes_naming(str(cloudbooth.root)) == []
+    assert view(cloudbooth, "robot")["machines_held"] == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_is_accepted_by_its_shell(shell: str, cloudbooth: Cloudbooth) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} on this machine")
+    script = cloudbooth.root / f"completion.{shell}"
+    script.write_text(cloudbooth.run("completion", shell).stdout)
+    source = f"autoload -U compinit; compinit -u; source {script}" if shell == "zsh" else f"source {script}"
+    done = subprocess.run([shell, "-c", source], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_verbs_and_runs_are_completed(cloudbooth: Cloudbooth) -> None:
+    def offered(words: str, at: int) -> list[str]:
+        """Its lines are `plain,NAME`."""
+        environ = {"_CLOUDBOOTH_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+        asking = Cloudbooth(cloudbooth.root, environ=environ)
+        return re.findall(r"(?m)^plain,(.+)$", asking.run().stdout)
+
+    assert offered("cloudbooth la", 1) == ["launch"]
+    assert offered("cloudbooth status ro", 2) == []
+    cloudbooth.run(*cloudbooth.launch_argv("robot", *ENDLESS, "--detach"))
+    assert offered("cloudbooth status ro", 2) == ["robot"]
+    cloudbooth.run("down", "robot")
