@@ -144,7 +144,7 @@ class _Supervisor:
         except (OSError, wire.WireError) as error:
             self._say(wire.Failed("bad-job", f"the job cannot be read: {error}"))
             return
-        allowance = Allowance(self._folder, job.attempt, job.deadline_s)
+        allowance = Allowance(self._folder, job.machine, job.deadline_s)
         if not self._previous_stage_is_gone():
             self._say(wire.Failed("internal", "an earlier trainer of this run does not end"))
             return
