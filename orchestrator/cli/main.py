@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 VERBS: dict[str, tuple[str, str]] = {
     "plan": ("launch", "Show everything a launch would do, and start nothing."),
@@ -38,6 +39,11 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"orchestrator.cli.{VERBS[name][0]}")
         command: click.Command = getattr(module, name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Verbs by name and line: click's own would load every one of them for its help, at every Tab."""
+        verbs = [CompletionItem(name, help=text) for name, (_, text) in VERBS.items() if name.startswith(incomplete)]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
