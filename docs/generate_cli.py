@@ -65,8 +65,8 @@ MEANINGS = {
     "compute.disk_gb": "Rented machines only.",
     "compute.trust": "Rented machines only: `secure` leaves out machines of private persons.",
     "compute.allow_cpu": "Rented machines only: accept one whose GPU does not work.",
-    "limits.max_cost_usd": "Rented machines only; the ceiling of one attempt.",
-    "limits.max_hours": "An attempt that lasts longer ends with a checkpoint.",
+    "limits.max_cost_usd": "Rented machines only. The ceiling of a run: all its attempts and machines together.",
+    "limits.max_hours": "Time on one machine; then the run ends with a checkpoint, which the machine sees to.",
     "output.formats": "Empty: `lora` or `diffusers`, by method. A LoRA can have both: it is fused into the folder.",
     "output.folder": "The model is put into a folder of the run's name in it.",
 }
@@ -259,7 +259,7 @@ def _class_doc(cls: Any) -> str:
 def verbs() -> str:
     parts = []
     for name in VERBS:
-        context = click.Context(cli, info_name="cloudbooth")
+        context = click.Context(cli, info_name="cloudbooth", **cli.context_settings)
         command = cli.get_command(context, name)
         assert command is not None
         with click.Context(command, info_name=name, parent=context, max_content_width=90, terminal_width=90) as inner:

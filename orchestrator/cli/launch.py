@@ -33,7 +33,9 @@ def _spec_options(function: Any) -> Any:
             ),
             click.option("--name", metavar="NAME", help="Name of the run and of the model."),
             click.option("--provider", metavar="NAME", help="Where to train: local (the default), ssh, or a plug-in."),
-            click.option("--host", metavar="[USER@]HOST", help="Train on this machine over SSH."),
+            click.option(
+                "--host", metavar="[USER@]HOST", help="Train there, over SSH; an alias of ~/.ssh/config will do."
+            ),
             click.option(
                 "--steps", type=int, metavar="N", help="How many steps to train; 1000 when nothing says otherwise."
             ),

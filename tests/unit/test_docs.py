@@ -15,7 +15,7 @@ import pytest
 from docs.generate_cli import MEANINGS, pages, refreshed, spec_keys
 from orchestrator.cli.main import VERBS, cli
 from orchestrator.errors import ExitCode
-from orchestrator.lifecycle import EndReason
+from orchestrator.lifecycle import EndReason, State
 from orchestrator.spec_file import load_spec
 from providers.registry import GROUP
 from remote_trainer import wire
@@ -71,6 +71,11 @@ def test_every_exit_code_is_on_the_page(code: ExitCode) -> None:
 @pytest.mark.parametrize("reason", list(EndReason), ids=lambda reason: reason.name)
 def test_every_reason_for_an_end_is_on_the_page(reason: EndReason) -> None:
     assert f"| `{reason.value}` |" in (ROOT / "docs/cli.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("state", list(State), ids=lambda state: state.name)
+def test_every_state_is_explained(state: State) -> None:
+    assert f"\n| `{state.value}` |" in (ROOT / "docs/architecture.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("verb", VERBS)
