@@ -25,10 +25,10 @@ class ExitCode(IntEnum):
     """Ended by request (`stop`, Ctrl-C) with a checkpoint; `resume` continues."""
     CANCELED = 7
     """Ended by request (`down`, Ctrl-C twice) without waiting for one."""
-    MACHINE_LOST = 9
-    """The machine was lost and another could not be paid for; `resume` continues from the newest checkpoint."""
     CONFLICT = 8
     """Another process drives this run, or the run is in a state that does not allow the verb."""
+    MACHINE_LOST = 9
+    """The machine was lost and another could not be paid for; `resume` continues from the newest checkpoint."""
 
 
 class UsageError(CloudboothError):

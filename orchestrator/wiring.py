@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import assert_never
 
+from orchestrator.budget import spent_usd
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.home import Home
 from orchestrator.host import Host
@@ -38,6 +39,10 @@ class Wiring:
         specs = [spec_from_json(run.spec_json) for run in self.ledger.runs()]
         distinct = {(spec.compute.provider, repr(_provider_options(spec))): spec for spec in specs}
         return [(name, self.provider(spec)) for (name, _), spec in distinct.items()]
+
+    def cost_usd(self, run_name: str) -> float:
+        """Of all machines of the run, up to now."""
+        return spent_usd(self.ledger.machines(run_name), self.clock.now())
 
     def context(self, run_name: str, epoch: int, reporter: Reporter) -> RunContext:
         """A driver's view of one run; `epoch` is what `Ledger.become_driver` gave, or 0 for one that only reads."""

@@ -31,7 +31,7 @@ def pull(run: str, as_json: bool) -> int:
     """
     wiring = wire_up()
     record = wiring.ledger.run(run)
-    with reporter_for(as_json) as reporter:
+    with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
         context = wiring.context(run, record.driver_epoch, reporter)
         machine = context.machine()
         if machine is not None and machine.absent_at is None:
@@ -92,7 +92,7 @@ def resume(run: str, in_background: bool, as_json: bool) -> int:
             else f"{run} runs in the background (process {pid}); `cloudbooth attach {run}` watches it"
         )
         return 0
-    with reporter_for(as_json) as reporter:
+    with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
         return _tell(drive_to_end(wiring, run, reporter, resume=begins_again), as_json)
 
 
@@ -106,7 +106,7 @@ def _end(run: str, wish: Wish, as_json: bool) -> int:
             f"run `{run}` has ended already ({record.reason.value})", f"`cloudbooth status {run}` shows it"
         )
     wiring.ledger.set_wish(run, wish)
-    with reporter_for(as_json) as reporter:
+    with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
         while True:
             try:
                 summary = drive_to_end(wiring, run, reporter)

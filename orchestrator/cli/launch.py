@@ -88,7 +88,7 @@ def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: b
     accept(wiring, spec, planned)
     if in_background:
         return _say_detached(wiring, spec.name, as_json)
-    with reporter_for(as_json) as reporter:
+    with reporter_for(as_json, lambda: wiring.cost_usd(spec.name)) as reporter:
         summary = drive_to_end(wiring, spec.name, reporter)
     click.echo(json.dumps(summary.to_data()) if as_json else "\n" + "\n".join(summary.lines()))
     return summary.exit_code

@@ -96,7 +96,7 @@ def attach(run: str, as_json: bool) -> int:
     """
     wiring = wire_up()
     record = wiring.ledger.run(run)
-    with reporter_for(as_json) as reporter:
+    with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
         while record.state is not State.ENDED:
             try:
                 summary = drive_to_end(wiring, run, reporter)

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -20,6 +20,9 @@ from orchestrator.lifecycle import State
 from orchestrator.progress import Progress
 from orchestrator.reporter import Reporter
 from remote_trainer import wire
+
+CostUsd = Callable[[], float]
+"""What the run has cost up to now."""
 
 STEP_LINE_EVERY_S = 5.0
 """Without a live line, steps are printed this often at most."""
@@ -57,8 +60,9 @@ class JsonReporter:
 class PlainReporter:
     """Lines with the time, for pipes, logs and screen readers. Never redraws anything."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, cost_usd: CostUsd) -> None:
         self._console = console
+        self._cost_usd = cost_usd
         self._step_at = 0.0
         self._transfer_at = 0.0
 
@@ -71,7 +75,7 @@ class PlainReporter:
             if now - self._step_at < STEP_LINE_EVERY_S and envelope.event.step != envelope.event.of:
                 return
             self._step_at = now
-        text = describe(envelope.event, progress)
+        text = self._describe(envelope.event, progress)
         if text is not None:
             self._line(text)
 
@@ -87,6 +91,10 @@ class PlainReporter:
     def note(self, text: str) -> None:
         self._line(f"[yellow]{escape(text)}[/]")
 
+    def _describe(self, event: wire.Event, progress: Progress) -> str | None:
+        text = describe(event, progress)
+        return f"{text}, ${self._cost_usd():.2f} so far" if isinstance(event, wire.StepDone) else text
+
     def _line(self, text: str) -> None:
         self._console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {text}", highlight=False, soft_wrap=True)
 
@@ -94,8 +102,8 @@ class PlainReporter:
 class LiveReporter(PlainReporter):
     """Plain lines for what stays, and below them bars for training and transfer."""
 
-    def __init__(self, bars: Bars) -> None:
-        super().__init__(bars.console)
+    def __init__(self, bars: Bars, cost_usd: CostUsd) -> None:
+        super().__init__(bars.console, cost_usd)
         self._bars = bars
         self._training: TaskID | None = None
         self._transfers: dict[str, TaskID] = {}
@@ -105,8 +113,8 @@ class LiveReporter(PlainReporter):
             super().event(envelope, progress)
             return
         if self._training is None:
-            self._training = self._bars.add_task("training", total=progress.of)
-        text = describe(envelope.event, progress) or ""
+            self._training = self._bars.add_task("training", total=progress.of, detail="")
+        text = self._describe(envelope.event, progress) or ""
         self._bars.update(self._training, completed=progress.step, total=progress.of, detail=text)
 
     def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None:
@@ -119,15 +127,15 @@ class LiveReporter(PlainReporter):
 
 
 @contextmanager
-def reporter_for(as_json: bool) -> Iterator[Reporter]:
-    """JSON when asked for, live bars on a terminal, plain lines otherwise."""
+def reporter_for(as_json: bool, cost_usd: CostUsd) -> Iterator[Reporter]:
+    """JSON when asked for, live bars on a terminal, plain lines otherwise. `cost_usd` is asked at every step shown."""
     if as_json:
         yield JsonReporter(sys.stdout)
         return
     console = Console()
     if not console.is_terminal:
-        yield PlainReporter(console)
+        yield PlainReporter(console, cost_usd)
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[detail]}"))
     with Bars(*columns, console=console, transient=True) as bars:
-        yield LiveReporter(bars)
+        yield LiveReporter(bars, cost_usd)

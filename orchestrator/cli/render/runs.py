@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.budget import may_bill, spent_usd
+from orchestrator.budget import may_bill
 from orchestrator.cli.render.events import span
 from orchestrator.driver import is_driven
 from orchestrator.ledger import ArtifactRecord, MoveRecord, RunRecord
@@ -77,7 +77,7 @@ def view_run(wiring: Wiring, run: RunRecord) -> RunView:
         ended_at=run.ended_at,
         machines_held=tuple(machine.tag for machine in machines if machine.absent_at is None),
         may_bill=tuple(machine.tag for machine in may_bill(machines)),
-        cost_usd=round(spent_usd(machines, wiring.clock.now()), 4),
+        cost_usd=round(wiring.cost_usd(run.name), 4),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.budget import spent_usd
 from orchestrator.errors import ExitCode
 from orchestrator.lifecycle import EXIT_CODES, EndReason
 from orchestrator.mirror import progress_of
@@ -51,7 +50,6 @@ class Summary:
 
 def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
     """Reads ledger and mirror; asks no host."""
-    run = wiring.ledger.run(run_name)
     mirror = wiring.home.run(run_name).newest_events()
     progress = progress_of(mirror.read_bytes() if mirror else b"")
     artifacts = wiring.ledger.artifacts(run_name)
@@ -66,7 +64,7 @@ def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
         exit_code=int(EXIT_CODES.get(reason, ExitCode.INTERNAL)),
         step=progress.step,
         steps=progress.of,
-        cost_usd=round(spent_usd(wiring.ledger.machines(run_name), run.ended_at or wiring.clock.now()), 4),
+        cost_usd=round(wiring.cost_usd(run_name), 4),
         output=outputs[-1] if finished and outputs else None,
         checkpoint=checkpoints[-1] if not finished and checkpoints else None,
         evaluations=progress.evaluations,

@@ -1,0 +1,54 @@
+"""The live view on a real terminal: a pseudo-terminal, read as a person's would be."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import time
+
+from tests.e2e.command import EXECUTABLE, TIMEOUT_S, Cloudbooth
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+def on_a_terminal(installation: Cloudbooth, argv: list[str], answers: dict[str, str]) -> tuple[int, str]:
+    """Runs the command on a terminal of 80 columns, typing each answer when its question stands there."""
+    master, slave = pty.openpty()
+    environ = {**os.environ, "CLOUDBOOTH_HOME": str(installation.root / "state"), "TERM": "xterm", "COLUMNS": "80"}
+    child = subprocess.Popen(
+        [EXECUTABLE, *argv], env=environ, cwd=installation.root, stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    shown = b""
+    asked = dict(answers)
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        if select.select([master], [], [], 0.5)[0]:
+            try:
+                shown += os.read(master, 1 << 16)
+            except OSError:  # the last writer has closed the terminal
+                break
+        for question in [question for question in asked if question.encode() in shown]:
+            os.write(master, f"{asked.pop(question)}\n".encode())
+    os.close(master)
+    return child.wait(timeout=30), CONTROL.sub("", shown.decode(errors="replace"))
+
+
+def test_the_live_view_shows_progress_and_money_and_ends_with_the_model(cloudbooth: Cloudbooth) -> None:
+    argv = [part for part in cloudbooth.launch_argv("robot", "--steps", "30") if part != "--json"]
+    code, shown = on_a_terminal(cloudbooth, argv, {"Start?": "y"})
+    assert code == 0, shown[-3000:]
+    assert "Traceback" not in shown
+    assert re.search(r"training\s.*step \d+/30", shown)
+    assert "$0.00 so far" in shown
+    assert f"model: {cloudbooth.models / 'robot'}" in shown.replace("\n", "")
+
+
+def test_no_starts_nothing(cloudbooth: Cloudbooth) -> None:
+    argv = [part for part in cloudbooth.launch_argv("robot") if part != "--json"]
+    code, shown = on_a_terminal(cloudbooth, argv, {"Start?": "n"})
+    assert code == 0, shown[-3000:]
+    assert cloudbooth.run("ps", "--json").summary["runs"] == 0
