@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -14,8 +15,10 @@ import pytest
 
 from docs.generate_cli import MEANINGS, pages, refreshed, spec_keys
 from orchestrator.cli.main import VERBS, cli
+from orchestrator.cli.render.live import JsonReporter
 from orchestrator.errors import ExitCode
 from orchestrator.lifecycle import EndReason, State
+from orchestrator.progress import Progress
 from orchestrator.spec_file import load_spec
 from providers.registry import GROUP
 from remote_trainer import wire
@@ -107,11 +110,31 @@ def test_every_command_in_the_docs_can_be_parsed(line: str) -> None:
     if PLACEHOLDERS & set(arguments):
         assert arguments[0] in (*VERBS, *PLACEHOLDERS)
         return
-    context = cli.make_context("cloudbooth", list(arguments), resilient_parsing=False)
-    name, command, rest = cli.resolve_command(context, [*context._protected_args, *context.args])
-    assert command is not None
+    name, *rest = arguments
+    if name.startswith("-"):
+        assert name in {option for parameter in cli.get_params(click.Context(cli)) for option in parameter.opts}
+        return
+    context = click.Context(cli, info_name="cloudbooth", **cli.context_settings)
+    command = cli.get_command(context, name)
+    assert command is not None, f"there is no verb {name}"
     if "--help" not in rest:
         command.make_context(name, rest, parent=context)
+
+
+def test_what_a_driver_prints_as_json_has_the_keys_on_the_page() -> None:
+    out = io.StringIO()
+    reporter = JsonReporter(out)
+    reporter.moved(State.TRAINING, "")
+    reporter.event(wire.Envelope(0, 0.0, wire.Stopped(1)), Progress())
+    reporter.transfer("", 0, 0)
+    reporter.arrived("", "")
+    reporter.note("")
+    page = (ROOT / "docs/cli.md").read_text("utf-8")
+    for line in out.getvalue().splitlines():
+        kind, *keys = json.loads(line)
+        row = next(row for row in page.splitlines() if row.startswith(f"| `{json.loads(line)[kind]}` |"))
+        named = re.findall(r"`(\w+)`", row.split("|")[3])
+        assert named[: len(keys)] == keys
 
 
 def test_every_event_in_the_docs_can_be_read() -> None:
