@@ -15,7 +15,7 @@ from providers.errors import CloudboothError
 
 
 @click.command(epilog="Example: cloudbooth gc")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--yes", "-y", is_flag=True, help="Give them back without asking.")
 @json_option
 def gc(yes: bool, as_json: bool) -> int:
     """Find rented machines that no run answers for, and give them back.
