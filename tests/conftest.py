@@ -50,14 +50,19 @@ def snapshot(tmp_path: Path, request: pytest.FixtureRequest) -> Snapshot:
     return compare
 
 
-@pytest.fixture
-def sshd(isolated_home: Path, tmp_path: Path) -> Iterator[Sshd]:
-    """A server that lets in `~/.ssh/id_ed25519`, which is made for it."""
+def require_sshd() -> None:
+    """Skips where OpenSSH's server is missing, and fails where CLOUDBOOTH_REQUIRE_SSHD=1 says that it must not be."""
     if sshd_binary() is None:
         reason = "OpenSSH's server is missing: apt-get install openssh-server"
         if os.environ.get("CLOUDBOOTH_REQUIRE_SSHD") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture
+def sshd(isolated_home: Path, tmp_path: Path) -> Iterator[Sshd]:
+    """A server that lets in `~/.ssh/id_ed25519`, which is made for it."""
+    require_sshd()
     public = make_key(isolated_home / ".ssh" / "id_ed25519")
     with running_sshd(tmp_path / "sshd", [public]) as server:
         yield server

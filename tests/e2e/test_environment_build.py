@@ -1,8 +1,9 @@
-"""A host with nothing but Python gets an environment that can train: the real build, once."""
+"""A host with nothing but Python gets an environment that can train: the real build, once, by a launch over SSH."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from remote_trainer import environment, requirements
+from tests.conftest import require_sshd
+from tests.e2e.command import Cloudbooth, Finished
+from tests.fakes.sshd import make_key, running_sshd, sshd_binary
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,18 +30,24 @@ print("python:", python)
 """
 
 
+def installer_settings() -> dict[str, str]:
+    """What tells pip and uv where packages come from; a host has its own, this one has ours."""
+    given = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "CLOUDBOOTH_TORCH"))}
+    return {"CLOUDBOOTH_TORCH": "torch==2.13.0", **given}
+
+
 class BareHost:
-    """A Python without packages, and an empty folder for environments."""
+    """A Python without packages, and a work folder without environments."""
 
     def __init__(self, folder: Path) -> None:
-        self.envs = folder / "envs"
+        self.work = folder / "work"
+        self.envs = self.work / "envs"
         venv.create(folder / "bare", with_pip=False)
         self.python = str(folder / "bare" / "bin" / "python")
         self.log = folder / "build.log"
 
     def start(self) -> subprocess.Popen[bytes]:
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        environ.setdefault("CLOUDBOOTH_TORCH", "torch==2.13.0")
+        environ = {**os.environ, **installer_settings(), "PYTHONPATH": str(ROOT)}
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [self.python, "-c", ENSURE, str(self.envs)],
@@ -61,8 +71,8 @@ def bare_host(tmp_path_factory: pytest.TempPathFactory) -> BareHost:
 
 
 @pytest.fixture(scope="module")
-def built(bare_host: BareHost) -> Path:
-    """Built after a first attempt was killed in the middle: what it left must not be taken for an environment."""
+def interrupted(bare_host: BareHost) -> BareHost:
+    """A first attempt was killed in the middle: what it left must not be taken for an environment."""
     first = bare_host.start()
     unfinished = bare_host.envs / f"{requirements.lock_hash()}.unfinished"
     deadline = time.monotonic() + 120
@@ -73,9 +83,51 @@ def built(bare_host: BareHost) -> Path:
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert not (bare_host.envs / requirements.lock_hash()).exists()
-    python, seconds = bare_host.ensure()
-    print(f"environment built in {seconds:.0f} s")
-    return python
+    return bare_host
+
+
+@pytest.fixture(scope="module")
+def launches(interrupted: BareHost, tmp_path_factory: pytest.TempPathFactory) -> list[Finished]:
+    """Two, one after the other, to that host over SSH."""
+    require_sshd()
+    folder = tmp_path_factory.mktemp("ssh")
+    key = folder / "home" / ".ssh" / "id_ed25519"
+    with running_sshd(folder / "sshd", [make_key(key)], environ=installer_settings()) as sshd:
+        sshd.write_known_hosts(key.with_name("known_hosts"))
+        access = sshd.access()
+        settings = {"port": sshd.port, "python": interrupted.python, "workdir": interrupted.work, "identity_file": key}
+        sets = [part for name, value in settings.items() for part in ("--set", f"compute.ssh.{name}={value}")]
+        home = {"HOME": str(folder / "home"), "SSH_AUTH_SOCK": str(folder / "no-agent")}
+        laptop = Cloudbooth(folder, ("--host", f"{access.user}@{access.host}", *sets), home)
+        return [laptop.run(*laptop.launch_argv(name, "--steps", "4"), timeout_s=1800) for name in ("first", "second")]
+
+
+@pytest.fixture(scope="module")
+def built(request: pytest.FixtureRequest, interrupted: BareHost) -> Path:
+    """By the first launch; where there is no SSH server, by what that launch calls on the host."""
+    if sshd_binary() is None:
+        return interrupted.ensure()[0]
+    request.getfixturevalue("launches")
+    return interrupted.envs / requirements.lock_hash() / "bin" / "python"
+
+
+def said_of_the_environment(launch: Finished) -> str:
+    events = [line["event"] for line in launch.lines if line["type"] == "event"]
+    return "\n".join(e["detail"] for e in events if e["type"] == "phase" and e["name"] == "environment")
+
+
+def test_a_launch_to_a_bare_host_builds_what_it_needs_and_trains(launches: list[Finished]) -> None:
+    first = launches[0]
+    assert first.summary["reason"] == "done"
+    [seconds] = re.findall(r"environment built in (\d+) s", said_of_the_environment(first))
+    print(f"environment built in {seconds} s")
+
+
+def test_the_next_launch_uses_what_the_first_built(launches: list[Finished]) -> None:
+    second = launches[1]
+    assert second.summary["reason"] == "done"
+    assert f"using the environment {requirements.lock_hash()}" in said_of_the_environment(second)
+    assert "installing" not in said_of_the_environment(second)
 
 
 def test_a_bare_host_gets_every_pinned_version(built: Path) -> None:
