@@ -31,6 +31,7 @@ POLL_S = 0.5
 STOP_GRACE_S = 900.0
 """After SIGTERM a trainer may take this long to commit its checkpoint."""
 PREVIOUS_STAGE_WAIT_S = 20.0
+MAX_FRUITLESS_STARTS = 3
 STALL_S = 900.0
 """A trainer in its loop that says nothing for this long hangs; other phases (a download, say) may be quiet."""
 STACKS_GRACE_S = 10.0
@@ -100,11 +101,20 @@ def ending_without_word(
         return wire.Stopped(last_step)
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
-        hint = "`cloudbooth resume` continues from the newest checkpoint; if it recurs, the host may lack memory"
-        return wire.Failed("trainer-killed", f"the trainer was killed by {name}", hint)
+        hint = "`cloudbooth resume RUN` continues from the newest checkpoint; the host may lack memory"
+        return wire.Failed("trainer-killed", f"the trainer was killed by {name} again and again", hint)
     return wire.Failed(
         "internal", f"the trainer ended with exit code {exit_code}", "`cloudbooth logs RUN --trainer` shows its output"
     )
+
+
+def worth_starting_again(exit_code: int, ending_was_asked_for: bool, fruitless_starts: int) -> bool:
+    """Whether a trainer that a signal has killed gets another start, from its newest checkpoint.
+
+    `fruitless_starts`: how many in a row, this one included, committed no checkpoint. One may be the host's out-of-
+    memory killer or a mishap; the third in a row is the run's own doing.
+    """
+    return exit_code < 0 and not ending_was_asked_for and fruitless_starts < MAX_FRUITLESS_STARTS
 
 
 def supervise(run_folder: Path, epoch: int, start_fd: Optional[int] = None) -> int:
@@ -149,16 +159,34 @@ class _Supervisor:
             self._say(wire.Failed("internal", "an earlier trainer of this run does not end"))
             return
         for stage in STAGES:
-            exit_code = self._run_stage(stage, job, allowance)
+            exit_code = self._run_to_an_end(stage, job, allowance)
             if self._ended is None and (exit_code != 0 or self._stop_requested or stage == STAGES[-1]):
-                deadline_passed = allowance.left_s <= 0
-                self._say(
-                    ending_without_word(
-                        exit_code, self._stop_requested, deadline_passed, self._last_step, self._stacks_shown
-                    )
-                )
+                self._say(self._last_word(exit_code, allowance))
             if self._ended is not None:
                 return
+
+    def _run_to_an_end(self, stage: str, job: wire.Job, allowance: Allowance) -> int:
+        """Starts a stage that was killed again while that makes sense. The last exit code."""
+        fruitless_starts = 0
+        while True:
+            committed_before = self._last_step
+            exit_code = self._run_stage(stage, job, allowance)
+            fruitless_starts = fruitless_starts + 1 if self._last_step == committed_before else 0
+            asked_for = self._ended is not None or self._stop_requested or self._stacks_shown or allowance.left_s <= 0
+            if not worth_starting_again(exit_code, asked_for, fruitless_starts):
+                return exit_code
+            name = signal.Signals(-exit_code).name
+            self._say(
+                wire.Warned(
+                    f"the {stage} stage was killed by {name}; it starts again from step {self._last_step}",
+                    "if it recurs, the host may lack memory",
+                )
+            )
+
+    def _last_word(self, exit_code: int, allowance: Allowance) -> wire.Event:
+        return ending_without_word(
+            exit_code, self._stop_requested, allowance.left_s <= 0, self._last_step, self._stacks_shown
+        )
 
     def _previous_stage_is_gone(self) -> bool:
         """Waits for a stage whose supervisor died (its leash is cut), then kills it."""

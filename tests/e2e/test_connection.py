@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,15 @@ class RunOnHost:
         except FileNotFoundError:
             return []
         return [json.loads(line)["type"] for line in lines if line.endswith("}")]
+
+    def last_step(self) -> int:
+        """The highest step that an event names; 0 before the first."""
+        try:
+            lines = (self.folder / "events.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return 0
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        return max((event["step"] for event in events if event["type"] in ("step", "checkpoint")), default=0)
 
     def await_checkpoint(self) -> None:
         wait_until(lambda: "checkpoint" in self.types(), "a checkpoint is committed", timeout_s=60)
@@ -85,16 +96,18 @@ def test_connections_killed_again_and_again_lose_and_double_nothing(
         assert driver.stdout is not None
         for text in driver.stdout:
             line = json.loads(text)
+            if line["type"] == "state" and line["state"] in ("shipping", "retrieving", "releasing"):
+                sshd.kill_connections()
             if line["type"] == "event" and line["event"].get("step", 0) >= due_at:
                 if not kept.exists():
                     os.link(on_host.folder / "events.jsonl", kept)  # outlives the folder, which goes when all is done
-                assert sshd.kill_connections()
-                kills, due_at = kills + 1, line["event"]["step"] + 50
+                kills += sshd.kill_connections() > 0  # 0 while the driver waits before it connects again
+                due_at = line["event"]["step"] + 50
             last = line
         errors = driver.communicate(timeout=60)[1]
     assert (driver.returncode, errors) == (0, "")
     assert last["reason"] == "done"
-    assert kills >= 3
+    assert kills >= 2
     assert mirror(cloudbooth_over_ssh) == kept.read_bytes()
     events = [line for line in cloudbooth_over_ssh.events("robot") if line["type"] != "summary"]
     assert [event["seq"] for event in events] == list(range(len(events)))
@@ -131,17 +144,48 @@ def test_a_killed_supervisor_takes_its_trainer_along_and_is_replaced(
     assert processes_naming(str(on_host.folder)) == []
 
 
-def test_a_killed_trainer_is_a_failure_that_resume_makes_good(
+def test_a_trainer_killed_at_five_random_steps_repeats_less_than_an_interval_each_time(
+    cloudbooth_over_ssh: Cloudbooth, on_host: RunOnHost, undisturbed_sha256: str
+) -> None:
+    moments = random.Random(20261122)
+    with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", *STEPS)) as driver:
+        for kill in range(5):
+            step = moments.randrange(20 * kill + 1, 20 * kill + 20)
+            wait_until(lambda step=step: on_host.last_step() >= step, f"step {step} is done", timeout_s=60)  # type: ignore[misc]
+            os.killpg(on_host.trainer_pid(), signal.SIGKILL)
+        _, errors = driver.communicate(timeout=120)
+    assert (driver.returncode, errors) == (0, "")
+    assert weights_sha256(cloudbooth_over_ssh.models / "robot") == undisturbed_sha256
+    events = [line for line in cloudbooth_over_ssh.events("robot") if line["type"] != "summary"]
+    assert sum(event["type"] == "warning" and "SIGKILL" in event["message"] for event in events) == 5
+    # A committed checkpoint is never trained again: no step at or below it comes after it.
+    committed = 0
+    for event in events:
+        if event["type"] == "checkpoint":
+            assert event["step"] > committed
+            committed = event["step"]
+        elif event["type"] == "step":
+            assert event["step"] > committed - 1, event
+
+
+def test_a_trainer_that_is_killed_again_and_again_is_a_failure_that_resume_makes_good(
     cloudbooth_over_ssh: Cloudbooth, on_host: RunOnHost, undisturbed_sha256: str
 ) -> None:
     with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", *STEPS)) as driver:
         on_host.await_checkpoint()
-        os.kill(on_host.trainer_pid(), signal.SIGKILL)
+        killed = 0
+        while driver.poll() is None:
+            trainer = on_host.trainer_pid()
+            if trainer != killed:
+                os.kill(trainer, signal.SIGKILL)
+                killed = trainer
+            time.sleep(0.05)
         output, errors = driver.communicate(timeout=60)
     assert (driver.returncode, errors) == (3, "")
     summary = json.loads(output.splitlines()[-1])
-    assert (summary["reason"], summary["message"]) == ("training-failed", "the trainer was killed by SIGKILL")
-    assert "cloudbooth resume" in summary["hint"]
+    assert summary["reason"] == "training-failed"
+    assert summary["message"] == "the trainer was killed by SIGKILL again and again"
+    assert "cloudbooth resume robot" in summary["hint"]
     [failed] = cloudbooth_over_ssh.events("robot", "failed")
     assert failed["code"] == "trainer-killed"
 

@@ -10,6 +10,7 @@ from remote_trainer import wire
 from remote_trainer.deadline import Allowance, Elapsed
 from remote_trainer.supervisor import (
     DEADLINE_REACHED,
+    MAX_FRUITLESS_STARTS,
     STACKS_GRACE_S,
     STALL_S,
     STALLED,
@@ -18,6 +19,7 @@ from remote_trainer.supervisor import (
     Urge,
     ending_without_word,
     urge,
+    worth_starting_again,
 )
 
 
@@ -85,3 +87,12 @@ def test_an_ending_without_a_word_is_named_for_its_cause() -> None:
     broken = ending_without_word(1, stop_requested=False, deadline_passed=False, last_step=3)
     assert isinstance(broken, wire.Failed)
     assert broken.code == "internal"
+
+
+def test_a_killed_trainer_starts_again_unless_it_was_to_end_or_gets_nowhere() -> None:
+    assert worth_starting_again(-9, ending_was_asked_for=False, fruitless_starts=0)
+    assert worth_starting_again(-11, ending_was_asked_for=False, fruitless_starts=MAX_FRUITLESS_STARTS - 1)
+    assert not worth_starting_again(-9, ending_was_asked_for=False, fruitless_starts=MAX_FRUITLESS_STARTS)
+    assert not worth_starting_again(-9, ending_was_asked_for=True, fruitless_starts=0)
+    assert not worth_starting_again(1, ending_was_asked_for=False, fruitless_starts=0)
+    assert not worth_starting_again(0, ending_was_asked_for=False, fruitless_starts=0)
