@@ -95,7 +95,6 @@ def test_a_detached_run_is_watched_stopped_and_resumed_from_other_processes(clou
     resumed = cloudbooth.run("resume", "robot", "--json")
     assert (resumed.summary["reason"], resumed.summary["step"]) == ("done", 240)
     assert_refused(cloudbooth.run("resume", "robot", check=8), "run `robot` is done")
-    assert_can_be_looked_at(cloudbooth, "robot")
 
 
 def test_a_run_can_be_looked_at_while_it_trains_and_after_it_was_ended(cloudbooth: Cloudbooth) -> None:
