@@ -68,7 +68,6 @@ class RunHome:
         """The mirror of one event log; its size is the offset to follow from."""
         return self.root / f"events-{incarnation}.jsonl"
 
-    def newest_events(self) -> Path | None:
-        """The mirror that was written last; None before the first event."""
-        mirrors = sorted(self.root.glob("events-*.jsonl"), key=lambda path: path.stat().st_mtime)
-        return mirrors[-1] if mirrors else None
+    def event_logs(self) -> list[Path]:
+        """The mirrors of all incarnations, in the order in which they were written."""
+        return sorted(self.root.glob("events-*.jsonl"), key=lambda path: path.stat().st_mtime)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.home import RunHome
 from orchestrator.progress import Progress, advance
 from remote_trainer import wire
 
@@ -52,19 +53,40 @@ class Mirror:
         self._handle.close()
 
 
-def read_events(file: Path | None, offset: int = 0) -> tuple[list[wire.Envelope], int]:
-    """Whole lines from byte `offset` on, and the offset behind them. For those who only watch."""
-    if file is None or not file.exists():
-        return [], offset
-    with file.open("rb") as handle:
-        handle.seek(offset)
-        fresh = handle.read()
-    whole = fresh[: fresh.rfind(b"\n") + 1]
-    return [wire.decode_event(line) for line in whole.splitlines()], offset + len(whole)
+class EventReader:
+    """Reads a run's mirrors for those who only watch: each event once, whole lines only, over all incarnations."""
+
+    def __init__(self, home: RunHome) -> None:
+        self._home = home
+        self._offsets: dict[Path, int] = {}
+        self.progress = Progress()
+        """The picture including everything that `fresh` has yielded."""
+
+    def fresh(self) -> Iterator[wire.Envelope]:
+        """What has come since the last call; returns at once."""
+        for file in self._home.event_logs():
+            offset = self._offsets.get(file, 0)
+            with file.open("rb") as handle:
+                handle.seek(offset)
+                content = handle.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            self._offsets[file] = offset + len(whole)
+            for line in whole.splitlines():
+                envelope = wire.decode_event(line)
+                self.progress = advance(self.progress, envelope)
+                yield envelope
+
+
+def progress_of_run(home: RunHome) -> Progress:
+    """The picture that all events up to now add up to."""
+    reader = EventReader(home)
+    for _ in reader.fresh():
+        pass
+    return reader.progress
 
 
 def progress_of(content: bytes) -> Progress:
-    """The picture that a log's whole lines add up to."""
+    """The picture that one log's whole lines add up to."""
     progress = Progress()
     for line in content.splitlines():
         progress = advance(progress, wire.decode_event(line))

@@ -18,9 +18,9 @@ from orchestrator.cli.render.summary import summarize
 from orchestrator.driver import is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.lifecycle import State
-from orchestrator.mirror import read_events
+from orchestrator.mirror import EventReader
 from orchestrator.phases.retrieve import fetch_log
-from orchestrator.progress import Progress, advance
+from orchestrator.progress import Progress
 from orchestrator.reporter import Reporter
 from orchestrator.wiring import Wiring, wire_up
 from remote_trainer import wire
@@ -66,19 +66,17 @@ def status(run: str, as_json: bool) -> int:
 def logs(run: str, follow: bool, trainer: bool, as_json: bool) -> int:
     """Print what a run has said so far; without -f this returns at once."""
     wiring = wire_up()
-    record = wiring.ledger.run(run)
+    wiring.ledger.run(run)
     if trainer:
         _print_trainer_log(_trainer_log(wiring, run), run, as_json)
         return 0
     console = Console()
-    offset, count, progress = 0, 0, Progress()
+    reader, count = EventReader(wiring.home.run(run)), 0
     while True:
-        ended = wiring.ledger.run(run).state is State.ENDED
-        envelopes, offset = read_events(wiring.home.run(record.name).newest_events(), offset)
-        for envelope in envelopes:
-            progress = advance(progress, envelope)
-            _print_event(console, envelope, progress, as_json)
-        count += len(envelopes)
+        ended = wiring.ledger.run(run).state is State.ENDED  # looked at before the last read, not after
+        for envelope in reader.fresh():
+            _print_event(console, envelope, reader.progress, as_json)
+            count += 1
         if ended or not follow:
             if as_json:
                 click.echo(json.dumps({"type": "summary", "run": run, "events": count}))
@@ -117,20 +115,13 @@ def attach(run: str, as_json: bool) -> int:
 def _watch(wiring: Wiring, run: str, reporter: Reporter) -> None:
     """Shows new events until the run has ended or its driver is gone."""
     home = wiring.home.run(run)
-    file = home.newest_events()
-    progress = Progress()
-    envelopes, offset = read_events(file)
-    for envelope in envelopes:
-        progress = advance(progress, envelope)
+    reader = EventReader(home)
+    for _ in reader.fresh():  # what was before is not repeated
+        pass
     state = wiring.ledger.run(run).state
     while is_driven(home.driver_lock):
-        newest = home.newest_events()
-        if newest != file:
-            file, offset, progress = newest, 0, Progress()
-        envelopes, offset = read_events(file, offset)
-        for envelope in envelopes:
-            progress = advance(progress, envelope)
-            reporter.event(envelope, progress)
+        for envelope in reader.fresh():
+            reporter.event(envelope, reader.progress)
         record = wiring.ledger.run(run)
         if record.state is not state:
             state = record.state

@@ -57,8 +57,8 @@ def pull_what_is_there(context: RunContext) -> None:
     remote = context.open_remote()
     try:
         status = remote.status()
-        mirror = context.home.newest_events()
-        progress = progress_of(mirror.read_bytes() if mirror else b"")
+        mirror = context.home.events(status.incarnation)
+        progress = progress_of(mirror.read_bytes() if mirror.exists() else b"")
         with disk_full_explained(context.home.root):
             newest = replace(progress, checkpoints=_newest_committed(remote, status))
             bring(context.delivery(), remote, newest)

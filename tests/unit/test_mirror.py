@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.mirror import Mirror, progress_of, read_events
+from orchestrator.home import RunHome
+from orchestrator.mirror import EventReader, Mirror, progress_of, progress_of_run
 from orchestrator.progress import Progress
 from remote_trainer import wire
 
@@ -72,12 +74,26 @@ def test_signs_of_life_are_no_part_of_the_log(tmp_path: Path) -> None:
 
 
 def test_whoever_watches_reads_whole_lines_only(tmp_path: Path) -> None:
-    file = tmp_path / "events.jsonl"
-    file.write_bytes(LOG[:-5])
-    envelopes, offset = read_events(file)
-    assert len(envelopes) == 13
-    file.write_bytes(LOG)
-    assert [e.seq for e in read_events(file, offset)[0]] == [13]
+    home = RunHome(tmp_path)
+    reader = EventReader(home)
+    assert list(reader.fresh()) == []
+    home.events("one").write_bytes(LOG[:-5])
+    assert [e.seq for e in reader.fresh()] == list(range(13))
+    home.events("one").write_bytes(LOG)
+    assert [e.seq for e in reader.fresh()] == [13]
+    assert reader.progress == progress_of(LOG)
+
+
+def test_whoever_watches_goes_on_with_the_log_of_the_next_machine(tmp_path: Path) -> None:
+    home = RunHome(tmp_path)
+    reader = EventReader(home)
+    home.events("one").write_bytes(LOG)
+    os.utime(home.events("one"), (1, 1))
+    assert len(list(reader.fresh())) == 14
+    short = wire.encode_event(wire.Evaluated(10, 0.1), 0, 1.0)
+    home.events("two").write_bytes(short)
+    assert [e.event for e in reader.fresh()] == [wire.Evaluated(10, 0.1)]
+    assert [e.mean_loss for e in progress_of_run(home).evaluations] == [0.5, 0.1]
 
 
 def test_the_picture_is_the_same_whether_folded_live_or_from_the_file(tmp_path: Path) -> None:

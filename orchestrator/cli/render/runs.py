@@ -15,8 +15,7 @@ from orchestrator.cli.render.events import span
 from orchestrator.driver import is_driven
 from orchestrator.ledger import ArtifactRecord, MoveRecord, RunRecord
 from orchestrator.lifecycle import State
-from orchestrator.mirror import progress_of
-from orchestrator.progress import Progress
+from orchestrator.mirror import progress_of_run
 from orchestrator.wiring import Wiring
 from remote_trainer import wire
 
@@ -62,7 +61,7 @@ class StatusView:
 def view_run(wiring: Wiring, run: RunRecord) -> RunView:
     """Reads ledger and mirror; asks no host."""
     machines = wiring.ledger.machines(run.name)
-    progress = _progress(wiring, run.name)
+    progress = progress_of_run(wiring.home.run(run.name))
     return RunView(
         run=run.name,
         state=run.state.value,
@@ -83,7 +82,7 @@ def view_run(wiring: Wiring, run: RunRecord) -> RunView:
 
 def view_status(wiring: Wiring, run: RunRecord) -> StatusView:
     """Reads ledger and mirror; asks no host."""
-    progress = _progress(wiring, run.name)
+    progress = progress_of_run(wiring.home.run(run.name))
     return StatusView(
         phase=progress.phase,
         eta_s=progress.eta_s,
@@ -151,8 +150,3 @@ def _state(run: RunView) -> str:
     if run.state == State.ENDED.value:
         return f"[{'green' if run.reason == 'done' else 'yellow'}]{run.reason}[/]"
     return run.state + ("" if run.driven else " [yellow](nobody drives it: `attach`)[/]")
-
-
-def _progress(wiring: Wiring, run: str) -> Progress:
-    mirror = wiring.home.run(run).newest_events()
-    return progress_of(mirror.read_bytes()) if mirror else Progress()

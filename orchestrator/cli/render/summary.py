@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.errors import ExitCode
 from orchestrator.lifecycle import EXIT_CODES, EndReason
-from orchestrator.mirror import progress_of
+from orchestrator.mirror import progress_of_run
 from orchestrator.wiring import Wiring
 from remote_trainer import wire
 
@@ -50,8 +50,7 @@ class Summary:
 
 def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
     """Reads ledger and mirror; asks no host."""
-    mirror = wiring.home.run(run_name).newest_events()
-    progress = progress_of(mirror.read_bytes() if mirror else b"")
+    progress = progress_of_run(wiring.home.run(run_name))
     artifacts = wiring.ledger.artifacts(run_name)
     outputs = [a.folder for a in artifacts if a.kind == "output"]
     checkpoints = [a.folder for a in artifacts if a.kind == "checkpoint"]
