@@ -21,7 +21,8 @@ def gc(yes: bool, as_json: bool) -> int:
     """Find rented machines that no run answers for, and give them back.
 
     Asks every provider that a run of this installation has used. Touches only machines that carry this
-    installation's mark. Exit code 5 when a provider could not be asked.
+    installation's mark. With --json, or where nobody can be asked, only --yes gives anything back. Exit
+    code 5 when a provider could not be asked.
     """
     wiring = wire_up()
     found: list[tuple[MachineProvider, Orphan]] = []
@@ -35,13 +36,16 @@ def gc(yes: bool, as_json: bool) -> int:
         orphans = find_orphans(name, listed, wiring.ledger.every_machine(), wiring.ledger.runs())
         found += [(provider, orphan) for orphan in orphans]
     _show([orphan for _, orphan in found], silent, as_json)
-    if found and (yes or as_json or not sys.stdin.isatty() or click.confirm("\nGive them back?", default=True)):
+    agreed = yes or (not as_json and sys.stdin.isatty() and found and click.confirm("\nGive them back?", default=True))
+    if agreed:
         for provider, orphan in found:
             provider.release(orphan.machine.id)
             if not as_json:
                 click.echo(f"given back: {orphan.machine.tag}")
     if as_json:
-        click.echo(json.dumps({"type": "summary", "orphans": len(found), "could_not_ask": silent}))
+        click.echo(
+            json.dumps({"type": "summary", "orphans": len(found), "given_back": bool(agreed), "could_not_ask": silent})
+        )
     return 5 if silent else 0
 
 
