@@ -52,12 +52,17 @@ def explain(error: Exception, *, as_json: bool) -> int:
         report = _write_crash_report("".join(traceback.format_exception(error)))
         message = f"cloudbooth has a bug: {type(error).__name__}: {error}"
         hint = f"the traceback is in {report}; `cloudbooth ps` shows what is still running"
+    return say(message, hint, int(code), as_json=as_json)
+
+
+def say(message: str, hint: str, exit_code: int, *, as_json: bool) -> int:
+    """The one form of every error; returns the exit code."""
     print(f"error: {message}", file=sys.stderr)
     if hint:
         print(f"\nhint: {hint}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"type": "error", "message": message, "hint": hint, "exit_code": int(code)}))
-    return int(code)
+        print(json.dumps({"type": "error", "message": message, "hint": hint, "exit_code": exit_code}))
+    return exit_code
 
 
 def _full_disk(error: Exception) -> CloudboothError | None:

@@ -13,6 +13,7 @@ from orchestrator.cli.driving import detach, drive_to_end
 from orchestrator.cli.options import json_option
 from orchestrator.cli.render.live import reporter_for
 from orchestrator.cli.render.plan import render_plan
+from orchestrator.errors import UsageError
 from orchestrator.plan import Plan
 from orchestrator.plan_json import plan_to_data
 from orchestrator.planning import accept, look_up
@@ -61,8 +62,7 @@ def plan(what: Path, as_json: bool, **options: Any) -> int:
     Give a spec (a TOML file), or a folder of photos together with --subject. Photos, sizes, steps, price and what was
     decided for you are printed. Needs neither torch nor an account.
     """
-    _show(look_up(wire_up(), _spec(what, **options)), as_json)
-    return 0
+    return _only_plan(look_up(wire_up(), _spec(what, **options)), as_json)
 
 
 @click.command(epilog='Example: cloudbooth launch photos/ --subject "sks dog" --host me@gpu-box')
@@ -80,9 +80,9 @@ def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: b
     wiring = wire_up()
     spec = _spec(what, **options)
     planned = look_up(wiring, spec)
-    _show(planned, as_json)
     if dry_run:
-        return 0
+        return _only_plan(planned, as_json)
+    _show(planned, as_json)
     if not (yes or as_json) and sys.stdin.isatty() and not click.confirm("\nStart?", default=True):
         return 0
     accept(wiring, spec, planned)
@@ -104,12 +104,21 @@ def _spec(
     overrides: tuple[str, ...],
 ) -> RunSpec:
     """Flags are `--set` in other words; a `--set` of the same key wins."""
+    if host and provider not in (None, "ssh"):
+        raise UsageError(f"--host is for the provider ssh, not for {provider}", "leave out one of the two")
     short = {"name": name, "compute.provider": provider or ("ssh" if host else None), "compute.ssh.host": host}
     flags = [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     if steps is not None:
         flags.append(f"train.steps={steps}")
     all_overrides = (*flags, *overrides)
     return spec_from_photos(what, subject, all_overrides) if subject else load_spec(what, all_overrides)
+
+
+def _only_plan(planned: Plan, as_json: bool) -> int:
+    _show(planned, as_json)
+    if as_json:
+        click.echo(json.dumps({"type": "summary", "run": planned.name, "started": False}))
+    return 0
 
 
 def _show(planned: Plan, as_json: bool) -> None:

@@ -88,6 +88,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    as_json = "--json" in (sys.argv if argv is None else argv)
     try:
         result = cli.main(args=None if argv is None else list(argv), prog_name="cloudbooth", standalone_mode=False)
         return int(result or 0)
@@ -97,15 +98,18 @@ def _run(argv: Sequence[str] | None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except click.ClickException as error:
-        error.show()
-        return int(error.exit_code)
+        from orchestrator.cli.failure import say
+
+        context = getattr(error, "ctx", None)
+        hint = f"`{context.command_path} --help` shows what it takes" if context is not None else ""
+        return say(error.format_message().rstrip("."), hint, int(error.exit_code), as_json=as_json)
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, less) has seen enough
         return 0
     except Exception as error:
         from orchestrator.cli.failure import explain
 
-        return explain(error, as_json="--json" in (sys.argv if argv is None else argv))
+        return explain(error, as_json=as_json)
 
 
 if __name__ == "__main__":
