@@ -57,7 +57,7 @@ def may_rent_again(max_cost_usd: float, attempt: int, machines: list[MachineReco
 def training_deadline_s(
     max_cost_usd: float,
     price_per_hour_usd: float,
-    max_hours_s: float | None,
+    max_hours: float | None,
     machines: list[MachineRecord],
     now: float,
 ) -> float | None:
@@ -69,5 +69,6 @@ def training_deadline_s(
     if not math.isinf(left_s):
         low, high = RESERVE_LIMITS_S
         left_s = max(0.0, left_s - min(high, max(low, RESERVE_SHARE * left_s)))
-    limits = [limit for limit in (left_s, max_hours_s) if limit is not None and not math.isinf(limit)]
+    limits = [limit for limit in (left_s, None if max_hours is None else max_hours * 3600) if limit is not None]
+    limits = [limit for limit in limits if not math.isinf(limit)]
     return min(limits) if limits else None

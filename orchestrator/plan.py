@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import assert_never
 
 from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, LocalFolder, job_base
+from orchestrator.budget import training_deadline_s
 from orchestrator.dataset.buckets import Bucket, bucket_for, cropped_share, enlargement
 from orchestrator.dataset.scan import Finding, Photo, Scan, Severity, require_usable
 from orchestrator.errors import UsageError
@@ -125,12 +126,18 @@ def gpu_requests(spec: RunSpec) -> tuple[GpuRequest, ...]:
 
 
 def make_plan(
-    spec: RunSpec, instance: Scan, class_images: Scan | None, base: BaseSource, offers: Sequence[Offer]
+    spec: RunSpec,
+    instance: Scan,
+    class_images: Scan | None,
+    base: BaseSource,
+    offers: Sequence[Offer],
+    has_gpu: bool | None = None,
 ) -> Plan:
     """Decides everything that is still open. Pure: equal arguments give equal plans.
 
     `class_images` is the scan of the folder that `data.regularization` names, None without one. `offers` answer
-    `gpu_requests(spec)`, concatenated in that order. Raises UsageError for unusable photos and NoCapacity when no
+    `gpu_requests(spec)`, concatenated in that order. `has_gpu` is what a look at a machine that stands already has
+    told, None without one. Raises UsageError for unusable photos and NoCapacity when no
     offer fits.
     """
     require_usable(*filter(None, (instance, class_images)))
@@ -171,12 +178,17 @@ def make_plan(
         offer=offer,
         cost_usd=0.0 if offer.price_per_hour_usd == 0 else None,
         max_cost_usd=spec.limits.max_cost_usd,
-        deadline_s=_deadline_s(spec, offer),
+        deadline_s=training_deadline_s(
+            spec.limits.max_cost_usd, offer.price_per_hour_usd, spec.limits.max_hours, machines=[], now=0.0
+        ),
         upload_bytes=base.total_bytes if isinstance(base, LocalFolder) else None,
         allow_cpu=spec.compute.allow_cpu or offer.price_per_hour_usd == 0,  # nobody pays for a GPU that is not there
         decisions=tuple(decisions),
         findings=tuple(findings),
-        warnings=tuple(_warnings(spec, train, placements, planned_class, base)),
+        warnings=(
+            *_warnings(spec, train, placements, planned_class, base),
+            *_machine_warnings(spec, base, offer, has_gpu),
+        ),
     )
 
 
@@ -295,13 +307,23 @@ def _data_decisions(train: TrainSpec, placements: Sequence[Placement]) -> list[D
     return decisions
 
 
-def _deadline_s(spec: RunSpec, offer: Offer) -> float | None:
-    limits = []
-    if spec.limits.max_hours is not None:
-        limits.append(spec.limits.max_hours)
-    if offer.price_per_hour_usd > 0:
-        limits.append(spec.limits.max_cost_usd / offer.price_per_hour_usd)
-    return min(limits) * 3600 if limits else None
+def _machine_warnings(spec: RunSpec, base: BaseSource, offer: Offer, has_gpu: bool | None) -> list[Warned]:
+    warnings = []
+    compute = spec.compute
+    wishes = {"gpu": compute.gpu, "min_vram_gb": compute.min_vram_gb, "max_price_per_hour": compute.max_price_per_hour}
+    unheard = [f"compute.{key}" for key, wish in wishes.items() if wish]
+    if offer.price_per_hour_usd == 0 and unheard:
+        warnings.append(
+            Warned(f"{', '.join(unheard)}: no choice on {offer.provider}, the machine is what it is", "leave them out")
+        )
+    if has_gpu is False and not isinstance(base, BuiltinBase):
+        warnings.append(
+            Warned(
+                "the machine shows no NVIDIA GPU: training a base of full size takes hours or days on a CPU",
+                "train on a machine that has one: `--host me@gpu-box`",
+            )
+        )
+    return warnings
 
 
 def _warnings(

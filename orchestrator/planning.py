@@ -31,10 +31,9 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     base = inspect_base(spec.model.base)
     provider = wiring.provider(spec)
     offers = [offer for request in gpu_requests(spec) for offer in provider.offers(request)]
-    plan = make_plan(spec, instance, class_images, base, offers)
     check_output_folder(spec.output.folder, spec.name)
-    look_at_machine(provider, wiring.connect, base.total_bytes if isinstance(base, LocalFolder) else 0)
-    return plan
+    look = look_at_machine(provider, wiring.connect, base.total_bytes if isinstance(base, LocalFolder) else 0)
+    return make_plan(spec, instance, class_images, base, offers, has_gpu=None if look is None else look.facts.has_gpu)
 
 
 _LAUNCH_AGAIN = "launch again; nothing was started"

@@ -31,6 +31,7 @@ import json, os, shutil, sys
 root = os.path.abspath(os.path.expanduser(sys.argv[1]))
 os.makedirs(root, mode=0o700, exist_ok=True)
 print(json.dumps({"python": list(sys.version_info[:3]), "workdir": root, "free_bytes": shutil.disk_usage(root).free,
+                  "has_gpu": shutil.which("nvidia-smi") is not None,
                   "has_code": os.path.isdir(os.path.join(root, "code", sys.argv[2]))}))
 """
 
@@ -59,6 +60,8 @@ class HostFacts:
     """Absolute; made (for its user alone) if it was not there."""
     free_bytes: int
     has_code: bool
+    has_gpu: bool
+    """Whether an NVIDIA driver is installed; what it can do shows on the host."""
 
 
 MIN_HOST_PYTHON = (3, 9)
@@ -85,7 +88,7 @@ def probe(host: Host, access: Access, code: CodeBundle) -> HostFacts:
             f"{host.label} has Python {major}.{minor}, the supervisor needs 3.9",
             "name a newer one: `--set compute.ssh.python=python3.11`",
         )
-    return HostFacts((major, minor, micro), told["workdir"], told["free_bytes"], told["has_code"])
+    return HostFacts((major, minor, micro), told["workdir"], told["free_bytes"], told["has_code"], told["has_gpu"])
 
 
 def unpack_code(host: Host, access: Access, facts: HostFacts, code: CodeBundle) -> None:

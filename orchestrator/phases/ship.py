@@ -59,11 +59,10 @@ def _with_deadline(context: RunContext, job: wire.Job) -> wire.Job:
         before = wire.loads(wire.Job, sent.read_bytes())
         if before.machine == machine.tag:
             return replace(job, machine=machine.tag, deadline_s=before.deadline_s)
-    max_hours = context.spec.limits.max_hours
     deadline_s = training_deadline_s(
         context.spec.limits.max_cost_usd,
         machine.price_per_hour_usd,
-        None if max_hours is None else max_hours * 3600,
+        context.spec.limits.max_hours,
         context.ledger.machines(context.run.name),
         context.clock.now(),
     )

@@ -46,8 +46,8 @@ def test_a_reserve_is_kept_for_the_way_home(hours: float, reserve_s: float) -> N
 
 
 def test_the_users_own_limit_holds_too() -> None:
-    assert training_deadline_s(5.0, 0.5, 2 * HOUR_S, [], now=0.0) == 2 * HOUR_S
-    assert training_deadline_s(5.0, 0.0, 2 * HOUR_S, [], now=0.0) == 2 * HOUR_S
+    assert training_deadline_s(5.0, 0.5, 2.0, [], now=0.0) == 2 * HOUR_S
+    assert training_deadline_s(5.0, 0.0, 2.0, [], now=0.0) == 2 * HOUR_S
 
 
 def test_a_spent_ceiling_leaves_no_time() -> None:

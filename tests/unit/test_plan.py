@@ -47,8 +47,9 @@ def plan(
     class_images: Scan | None = None,
     base: BaseSource = HUB,
     offer: Offer = OWN,
+    has_gpu: bool | None = None,
 ) -> Plan:
-    return make_plan(spec(*overrides), instance or scan(), class_images, base, [offer])
+    return make_plan(spec(*overrides), instance or scan(), class_images, base, [offer], has_gpu)
 
 
 def reasons(made: Plan) -> dict[str, str]:
@@ -201,7 +202,19 @@ def test_an_own_machine_costs_nothing_and_has_no_deadline() -> None:
 
 def test_the_cost_of_a_rented_machine_is_not_guessed_but_bounded() -> None:
     made = plan("limits.max_cost_usd=2", offer=RENTED)
-    assert (made.cost_usd, made.deadline_s) == (None, 4 * 3600)
+    reserve_s = 900  # for the way home of what was made
+    assert (made.cost_usd, made.deadline_s) == (None, 4 * 3600 - reserve_s)
+
+
+def test_wishes_that_a_standing_machine_cannot_hear_are_named() -> None:
+    [warning] = plan("compute.min_vram_gb=80", 'compute.gpu=["H100"]').warnings
+    assert warning.message.startswith("compute.gpu, compute.min_vram_gb: no choice on local")
+
+
+def test_a_full_base_on_a_machine_without_a_gpu_is_warned_about() -> None:
+    assert "no NVIDIA GPU" in warned(plan(has_gpu=False))
+    assert "GPU" not in warned(plan(has_gpu=True)) + warned(plan(has_gpu=None))
+    assert "GPU" not in warned(plan(base=BuiltinBase("tiny"), has_gpu=False)), "a builtin base is made for this"
 
 
 def test_the_tighter_of_hours_and_dollars_is_the_deadline() -> None:
