@@ -31,7 +31,7 @@ WELL_KNOWN_BASES = (
 """Named as hints only; nothing in a plan depends on them."""
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
-_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
+_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 _INDEX = "model_index.json"
 
 

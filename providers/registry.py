@@ -70,7 +70,9 @@ def load_provider(name: str, context: ProviderContext) -> MachineProvider:
 
 def _suggestion(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    return f'provider = "{near[0]}"' if near else f"uv tool install cloudbooth --with cloudbooth-{name}"
+    return (
+        f'provider = "{near[0]}"' if near else "uv tool install cloudbooth --with PACKAGE, the package that provides it"
+    )
 
 
 def _broken(entry: EntryPoint, reason: str) -> CloudboothError:
