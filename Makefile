@@ -7,13 +7,14 @@ DEMO_HOME ?= $(CURDIR)/demo-output
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint types imports format lock benchmark clean
+.PHONY: help env demo test check lint types imports format docs lock benchmark clean
 
 help:
 	@echo 'make demo       train a small model of a drawn robot on this machine and show the pictures'
 	@echo 'make test       the whole suite, linters included'
 	@echo 'make check      linters and types only'
 	@echo 'make benchmark  measurements beside named rivals'
+	@echo 'make docs       the generated parts of docs/ anew'
 	@echo 'make lock       pin the trainer dependencies anew (remote_trainer/requirements.lock)'
 
 env: $(VENV)/.complete
@@ -57,6 +58,9 @@ types:
 
 imports:
 	$(BIN)/lint-imports
+
+docs: env
+	PYTHONPATH=. $(BIN)/python docs/generate_cli.py
 
 format: env
 	$(BIN)/ruff check --fix .
