@@ -61,9 +61,7 @@ class Host(Protocol):
         """Streams `chunks` into the command's stdin, closes it and waits for the end."""
         ...
 
-    def receive(
-        self, argv: Sequence[str], *, idle_timeout_s: float = 60.0
-    ) -> AbstractContextManager[Iterator[bytes]]:
+    def receive(self, argv: Sequence[str], *, idle_timeout_s: float = 60.0) -> AbstractContextManager[Iterator[bytes]]:
         """The command's stdout as it comes. Its stdin stays open until the context ends, then the command is gone.
 
         The iterator ends when the command does; it raises ConnectionLost when the connection breaks or nothing has
