@@ -55,7 +55,7 @@ def until_down(context: RunContext, facts: Facts, work: Callable[[], Facts]) -> 
 
 
 def a_few_times(context: RunContext, work: Callable[[], Facts], attempts: int = 5) -> Facts:
-    """`work()`, again after a lost connection, about half a minute in all. Raises the last loss."""
+    """`work()`, again after a lost connection, about a quarter of a minute in all. Raises the last loss."""
     pauses = Pauses(context)
     for _ in range(attempts - 1):
         try:

@@ -69,10 +69,12 @@ def pull_what_is_there(context: RunContext) -> None:
 
 
 def fetch_log(remote: RemoteRun, home: RunHome) -> None:
-    """Replaces the laptop's copy of `train.log`."""
-    with remote.read([(wire.LOG_FILE, 0)]) as chunks, home.trainer_log.open("wb") as handle:
+    """Replaces the laptop's copy of `train.log` once the new one is whole. Raises HostError when there is none yet."""
+    arriving = home.trainer_log.with_suffix(".part")
+    with remote.read([(wire.LOG_FILE, 0)]) as chunks, arriving.open("wb") as handle:
         for chunk in chunks:
             handle.write(chunk)
+    arriving.replace(home.trainer_log)
 
 
 def _drain_events(remote: RemoteRun, mirror: Mirror, reporter: Reporter) -> None:

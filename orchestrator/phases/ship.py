@@ -25,7 +25,7 @@ def ship(context: RunContext, facts: Facts) -> Facts:
 
     Files are compared by hash before they are sent, so a second call costs one question. A host that lost the run's
     checkpoints (a new machine, a wiped disk) gets the newest one that came home. Raises HostError when the connection
-    is lost again and again for half a minute.
+    is lost again and again for a quarter of a minute.
     """
     return a_few_times(context, lambda: _ship_connected(context, facts))
 
