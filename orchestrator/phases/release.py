@@ -18,8 +18,8 @@ def release(context: RunContext, facts: Facts) -> Facts:
 
     On a machine that stands on its own the run's processes are ended first, and a finished run's folder (with the
     photos) is removed; that of any other is left for `resume`. Raises HostError when such a host cannot be reached
-    for a quarter of a minute: then nobody knows whether something still runs there. A rented machine is given back whether it
-    answers or not.
+    for a quarter of a minute: then nobody knows whether something still runs there. A rented machine is given back
+    whether it answers or not.
     """
     return a_few_times(context, lambda: _release_connected(context, facts))
 
