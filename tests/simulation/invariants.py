@@ -1,0 +1,54 @@
+"""What must hold in every world, whatever goes wrong. Each rule is checked when what it speaks of may have changed.
+
+`ENABLED` holds today and is checked in every schedule. `BEYOND_TODAY` is what the product is going to promise (lease,
+ceiling, recovery without a person, latecomers): the rules are written and can be tried with `--all`, which finds
+violations; nothing is skipped in silence, `tests.simulation.run` prints both lists.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Invariant(Enum):
+    INTENT_BEFORE_CREATE = "`create` is called at most once per intent, and never without one"
+    ABSENCE_IS_TRUE = "a machine that the ledger calls absent does not exist"
+    ENDED_RUN_HAS_NO_MACHINE = "a machine of an ended run is not billed"
+    ONE_SUPERVISOR = "a run has one supervisor and one trainer at a time"
+    ENDED_RUN_HAS_NO_PROCESS = "nothing of an ended run is left running on a machine that stays"
+    WEIGHTS = "a finished run has the weights of the undisturbed one"
+    ARTIFACTS = "what the ledger says has arrived lies on the laptop, whole"
+    NO_LOST_WORK = "training goes on from the newest checkpoint that had come home, or a newer one"
+    STALE_DRIVER_STARTS_NOTHING = "a driver that was overtaken starts, stops and removes nothing on a host"
+    MIRROR = "the laptop's events are a prefix of the host's"
+    NO_CRASH = "every failure of the driver in charge is an error for people, never a traceback"
+    IT_ENDS = "a run comes to its end when the faults do"
+
+    STALE_DRIVER_SENDS_NOTHING = "a driver that was overtaken sends no file to a host"
+    LEASE = "no machine lives for more than its deadline and an hour, laptop or not"
+    CEILING = "all attempts together cost at most the ceiling and a minute"
+    RECOVERY = "a run that lost its machine goes on by itself"
+    LATECOMERS = "a day after the end no machine exists, however late it became visible"
+
+
+BEYOND_TODAY = frozenset(
+    {
+        Invariant.STALE_DRIVER_SENDS_NOTHING,
+        Invariant.LEASE,
+        Invariant.CEILING,
+        Invariant.RECOVERY,
+        Invariant.LATECOMERS,
+    }
+)
+ENABLED = frozenset(Invariant) - BEYOND_TODAY
+
+
+class Violation(BaseException):
+    """Not an Exception: nothing in the product may catch it."""
+
+    def __init__(self, invariant: Invariant, detail: str) -> None:
+        super().__init__(f"{invariant.name}: {detail}")
+        self.invariant, self.detail = invariant, detail
+
+    def __reduce__(self) -> tuple[type[Violation], tuple[Invariant, str]]:
+        return Violation, (self.invariant, self.detail)

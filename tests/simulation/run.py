@@ -1,0 +1,116 @@
+"""Plays many schedules and says what was tried: `python -m tests.simulation.run --seeds 10000 --processes 2`.
+
+A violation is printed with the command that plays exactly that schedule again, every event shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from tests.simulation.invariants import BEYOND_TODAY as BEYOND_INVARIANTS
+from tests.simulation.invariants import ENABLED, Invariant
+from tests.simulation.schedule import ALL_KINDS, BEYOND_TODAY, TODAY, Kind, draw
+from tests.simulation.world import Outcome, play
+
+BATCH = 25
+COVERED_SHARE = 0.05
+COVERED_PAIRS = 20
+
+
+def main(argv: list[str] | None = None) -> int:
+    call = _parser().parse_args(argv)
+    kinds, enabled = (ALL_KINDS, frozenset(Invariant)) if call.all else (TODAY, ENABLED)
+    _print_rules(enabled, kinds)
+    if call.seed is not None:
+        outcome = play(draw(call.seed, kinds), enabled=enabled, verbose=call.verbose)
+        if not call.verbose:
+            print("\n".join(outcome.trace))
+        print(f"\nseed {call.seed}: {outcome.violation or 'all rules held'}")
+        return 1 if outcome.violation else 0
+    begin = time.perf_counter()
+    outcomes = list(_play_all(range(call.first, call.first + call.seeds), call.processes, kinds, enabled))
+    took_s = time.perf_counter() - begin
+    _print_coverage(outcomes, kinds)
+    days = sum(outcome.virtual_s for outcome in outcomes) / 86400
+    drivers = sum(outcome.drivers for outcome in outcomes)
+    print(f"\n{len(outcomes)} schedules in {took_s:.0f} s: {len(outcomes) / took_s:.1f} schedules/s")
+    print(f"{drivers} drivers, {days:.0f} days of virtual time")
+    violations = [outcome for outcome in outcomes if outcome.violation]
+    for outcome in violations[:20]:
+        last_line = str(outcome.violation).strip().splitlines()[-1]
+        again = f"python -m tests.simulation.run --seed {outcome.seed} --verbose{' --all' if call.all else ''}"
+        print(f"\nVIOLATION with seed {outcome.seed}: {outcome.violation and outcome.violation.invariant.name}")
+        print(f"  {last_line}\n  {again}")
+    print(f"\n{len(violations)} violations")
+    return 1 if violations else 0
+
+
+def _play_all(
+    seeds: Iterable[int], processes: int, kinds: tuple[Kind, ...], enabled: frozenset[Invariant]
+) -> Iterator[Outcome]:
+    work = partial(_play_one, kinds=kinds, enabled=enabled)
+    if processes == 1:
+        yield from map(work, seeds)
+        return
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        yield from pool.imap(work, seeds, chunksize=BATCH)
+
+
+def _play_one(seed: int, kinds: tuple[Kind, ...], enabled: frozenset[Invariant]) -> Outcome:
+    return play(draw(seed, kinds), enabled=enabled).without_trace()
+
+
+def _print_rules(enabled: frozenset[Invariant], kinds: tuple[Kind, ...]) -> None:
+    print("checked:")
+    for rule in (rule for rule in Invariant if rule in enabled):
+        print(f"  {rule.name}: {rule.value}")
+    for title, left_out in (("rules", BEYOND_INVARIANTS - enabled), ("faults", BEYOND_TODAY - set(kinds))):
+        if left_out:
+            print(f"{title} written and not enabled yet (--all):")
+            for item in sorted(left_out, key=lambda item: item.name):
+                print(f"  {item.name}: {item.value}")
+    print()
+
+
+def _print_coverage(outcomes: list[Outcome], kinds: tuple[Kind, ...]) -> None:
+    """How often each kind of fault took effect, and each ordered pair within one schedule."""
+    single: Counter[Kind] = Counter()
+    pairs: Counter[tuple[Kind, Kind]] = Counter()
+    for outcome in outcomes:
+        single.update(set(outcome.fired))
+        pairs.update(itertools.combinations(outcome.fired, 2))
+    print("faults that took effect, share of schedules; then how often the fault of the row came before that of column")
+    print(f"{'':22}{'':8}" + "".join(f"{number:>5}" for number in range(1, len(kinds) + 1)))
+    for number, kind in enumerate(kinds, start=1):
+        row = "".join(f"{pairs[kind, other]:>5}" for other in kinds)
+        print(f"{number:>2} {kind.name[:19]:19}{single[kind] / len(outcomes):>7.1%} {row}")
+    rare = [kind.name for kind in kinds if single[kind] < COVERED_SHARE * len(outcomes)]
+    few = sum(pairs[a, b] < COVERED_PAIRS for a, b in itertools.permutations(kinds, 2))
+    print(f"below {COVERED_SHARE:.0%} of schedules: {', '.join(rare) or 'none'}")
+    print(f"ordered pairs seen fewer than {COVERED_PAIRS} times: {few} of {len(kinds) * (len(kinds) - 1)}")
+    points = Counter(itertools.chain.from_iterable(outcome.passages for outcome in outcomes))
+    print("passages reached: " + ", ".join(f"{point} {count}" for point, count in sorted(points.items())))
+    states = Counter(itertools.chain.from_iterable(set(outcome.states) for outcome in outcomes))
+    print("states reached: " + ", ".join(f"{state} {count}" for state, count in states.most_common()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.run", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000, help="how many schedules")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, help="play this one alone")
+    parser.add_argument("--verbose", action="store_true", help="with --seed: every passage and every event as it comes")
+    parser.add_argument("--all", action="store_true", help="also the rules and faults that are not enabled yet")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
