@@ -10,7 +10,7 @@ import click
 from orchestrator.cli.driving import detach, drive_to_end
 from orchestrator.cli.options import json_option, run_argument
 from orchestrator.cli.render.live import reporter_for
-from orchestrator.cli.render.summary import Summary, summarize
+from orchestrator.cli.render.summary import summarize, tell
 from orchestrator.driver import is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.lifecycle import RESUMABLE, State, Wish
@@ -93,7 +93,7 @@ def resume(run: str, in_background: bool, as_json: bool) -> int:
         )
         return 0
     with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
-        return _tell(drive_to_end(wiring, run, reporter, resume=begins_again), as_json)
+        return tell(drive_to_end(wiring, run, reporter, resume=begins_again), as_json)
 
 
 def _end(run: str, wish: Wish, as_json: bool) -> int:
@@ -120,15 +120,10 @@ def _end(run: str, wish: Wish, as_json: bool) -> int:
                 summary = summarize(wiring, run, record.reason)
                 break
     # What was asked for has happened: only a failure on the way is a failure of this verb.
-    return 0 if _tell(summary, as_json) in (0, 6, 7) else summary.exit_code
+    return 0 if tell(summary, as_json) in (0, 6, 7) else summary.exit_code
 
 
 def _wait_for_driver(wiring: Wiring, run: str, reporter: Reporter) -> None:
     reporter.note("the run's driver was told; waiting for it")
     while is_driven(wiring.home.run(run).driver_lock) and wiring.ledger.run(run).state is not State.ENDED:
         time.sleep(WAIT_POLL_S)
-
-
-def _tell(summary: Summary, as_json: bool) -> int:
-    click.echo(json.dumps(summary.to_data()) if as_json else "\n" + "\n".join(summary.lines()))
-    return summary.exit_code

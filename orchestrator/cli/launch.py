@@ -13,6 +13,7 @@ from orchestrator.cli.driving import detach, drive_to_end
 from orchestrator.cli.options import json_option
 from orchestrator.cli.render.live import reporter_for
 from orchestrator.cli.render.plan import render_plan
+from orchestrator.cli.render.summary import tell
 from orchestrator.errors import UsageError
 from orchestrator.plan import Plan
 from orchestrator.plan_json import plan_to_data
@@ -90,8 +91,7 @@ def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: b
         return _say_detached(wiring, spec.name, as_json)
     with reporter_for(as_json, lambda: wiring.cost_usd(spec.name)) as reporter:
         summary = drive_to_end(wiring, spec.name, reporter)
-    click.echo(json.dumps(summary.to_data()) if as_json else "\n" + "\n".join(summary.lines()))
-    return summary.exit_code
+    return tell(summary, as_json)
 
 
 def _spec(

@@ -14,7 +14,7 @@ from orchestrator.cli.options import json_option, run_argument
 from orchestrator.cli.render.events import describe
 from orchestrator.cli.render.live import reporter_for
 from orchestrator.cli.render.runs import render_runs, render_status, view_run, view_status, view_to_json
-from orchestrator.cli.render.summary import summarize
+from orchestrator.cli.render.summary import summarize, tell
 from orchestrator.driver import is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.lifecycle import State
@@ -108,8 +108,7 @@ def attach(run: str, as_json: bool) -> int:
         else:
             assert record.reason is not None
             summary = summarize(wiring, run, record.reason)
-    click.echo(json.dumps(summary.to_data()) if as_json else "\n" + "\n".join(summary.lines()))
-    return summary.exit_code
+    return tell(summary, as_json)
 
 
 def _watch(wiring: Wiring, run: str, reporter: Reporter) -> None:

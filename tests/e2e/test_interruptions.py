@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import Cloudbooth, Finished, processes_naming
+from tests.e2e.weights import weights_sha256
 
 STEPS = ("--steps", "60", "--set", "train.checkpoint_every=20")
 BOUNDARIES = ("provisioning", "shipping", "training", "retrieving", "releasing")
@@ -21,19 +22,6 @@ def undisturbed_sha256(tmp_path_factory: pytest.TempPathFactory) -> str:
     installation = Cloudbooth(root)
     installation.run(*installation.launch_argv("calm", *STEPS))
     return weights_sha256(installation.models / "calm")
-
-
-def weights_sha256(model: Path) -> str:
-    """The LoRA's tensors, by name: the file's metadata holds the run's name."""
-    import hashlib
-
-    from safetensors.numpy import load_file
-
-    [file] = model.glob("*.safetensors")
-    digest = hashlib.sha256()
-    for name, tensor in sorted(load_file(file).items()):
-        digest.update(name.encode() + tensor.tobytes())
-    return digest.hexdigest()
 
 
 def entered(state: str) -> Any:

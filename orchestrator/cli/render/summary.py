@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import click
 
 from orchestrator.errors import ExitCode
 from orchestrator.lifecycle import EXIT_CODES, EndReason
@@ -70,3 +73,9 @@ def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
         message=failed.message if failed else "",
         hint=failed.hint.replace("RUN", run_name) if failed and failed.hint else hint,
     )
+
+
+def tell(summary: Summary, as_json: bool) -> int:
+    """Prints how the run ended, as the last thing a verb says; returns the exit code that goes with it."""
+    click.echo(json.dumps(summary.to_data()) if as_json else "\n" + "\n".join(summary.lines()))
+    return summary.exit_code
