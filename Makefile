@@ -30,6 +30,8 @@ endif
 
 # Torch first and by itself: any other way may pull gigabytes of CUDA that a laptop has no use for.
 $(VENV)/.complete: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { printf 'error: `$(PYTHON)` is missing or older than 3.11\n\nhint: make demo PYTHON=python3.12\n' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(INSTALL_TORCH)
