@@ -72,7 +72,7 @@ class Cloudbooth:
         """A driver to be killed; whatever happens, it is gone afterwards."""
         child = subprocess.Popen(
             [EXECUTABLE, *argv], env=self._env(), cwd=self.root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, start_new_session=True,
+            stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_as_a_terminal_starts_it,
         )  # fmt: skip
         try:
             yield child
@@ -108,6 +108,11 @@ class Cloudbooth:
 
     def _env(self) -> dict[str, str]:
         return {**os.environ, "CLOUDBOOTH_HOME": str(self.root / "state"), "OMP_NUM_THREADS": "1", **self.environ}
+
+
+def _as_a_terminal_starts_it() -> None:
+    """A suite that runs in the background of a shell has SIGINT ignored, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def processes_naming(text: str) -> list[str]:

@@ -45,7 +45,7 @@ def test_a_plan_needs_no_torch(installed: Path, tmp_path: Path) -> None:
     assert subprocess.run([installed / "python", "-c", "import torch"], capture_output=True).returncode != 0
     shutil.copytree(ROOT / "examples" / "local", tmp_path / "example")
     done = run(installed, "plan", "example/robot.toml", "--json", home=tmp_path)
-    plan = json.loads(done.stdout)
+    plan = json.loads(done.stdout.splitlines()[0])
     assert (plan["type"], plan["train"]["steps"]) == ("plan", 400)
     assert "64×64" in run(installed, "plan", "example/robot.toml", home=tmp_path).stdout
 
