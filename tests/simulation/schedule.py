@@ -40,13 +40,22 @@ BEYOND_TODAY: frozenset[Kind] = frozenset(
     {
         CloudFault.LISTED_LATE,
         CloudFault.FALSE_ABSENCE,
-        CloudFault.NEVER_READY,
         WorldFault.OVERTAKEN_UNAWARE,
         WorldFault.HOST_DEAD,
     }
 )
 ALL_KINDS: tuple[Kind, ...] = (*CloudFault, *WorldFault)
 TODAY: tuple[Kind, ...] = tuple(kind for kind in ALL_KINDS if kind not in BEYOND_TODAY)
+
+LEFT_TO_THE_PRODUCT: frozenset[Kind] = frozenset(
+    {
+        CloudFault.PREEMPTED, CloudFault.NEVER_READY, CloudFault.SLOW_BOOT, CloudFault.DEARER, CloudFault.LOST_ANSWER,
+        CloudFault.LOST_REQUEST, CloudFault.RATE_LIMITED, CloudFault.SERVER_ERROR, CloudFault.FALSE_ABSENCE,
+        WorldFault.HOST_GONE, WorldFault.CLOCK_SKEW, WorldFault.DRIVER_KILLED, WorldFault.SUPERVISOR_KILLED,
+        WorldFault.TRAINER_KILLED, WorldFault.UNREACHABLE, WorldFault.ASLEEP,
+    }
+)  # fmt: skip
+"""After these alone nobody has to do more than attach."""
 
 _PASSAGES: dict[str, int] = {
     "ledger": 20, "offers": 2, "create": 1, "describe": 12, "list": 2, "release": 1, "sleep": 12,
@@ -111,7 +120,7 @@ def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
         deadline_s=random.choice((None, None, None, random.uniform(30, 120))),
     )
     usable = [kind for kind in kinds if not (standing and isinstance(kind, CloudFault))]
-    count = 0 if seed % 20 == 0 else random.randint(1, 8)
+    count = 0 if seed % 20 == 0 or not usable else random.randint(1, 8)
     chosen = [random.choice(usable) for _ in range(count)]
     cloud = Faults.drawn(random, [kind for kind in chosen if isinstance(kind, CloudFault)])
     passages, moments = [], []

@@ -53,12 +53,14 @@ from tests.simulation import computer as machines
 from tests.simulation.computer import Computer
 from tests.simulation.host import SimulatedHost
 from tests.simulation.invariants import ENABLED, Invariant, Violation
-from tests.simulation.schedule import AtMoment, AtPassage, Kind, Schedule, WorldFault
+from tests.simulation.schedule import LEFT_TO_THE_PRODUCT, AtMoment, AtPassage, Kind, Schedule, WorldFault
 
 RUN = "run"
 MAX_DRIVERS = 60
 MAX_COST_USD = 50.0
 """Far away: what happens at the ceiling is not simulated yet."""
+PATIENCE_S = 24 * 3600.0
+"""Of virtual time: no schedule's faults last for so long."""
 RAM_DISK = Path("/dev/shm")
 PHOTO = b"not a picture, which nobody here looks at" * 8
 
@@ -94,6 +96,8 @@ class Driver:
 
     number: int
     epoch: int
+    gives_up_s: float
+    """When a person would no longer wait for it."""
     dead: bool = False
     dies_after: int | None = None
     """Passages until it is killed; None: not by this."""
@@ -281,7 +285,13 @@ class World:
     ) -> tuple[EndReason | None, bool]:
         """Why the run ended (None: it has not), and whether the user saw an error."""
         self.begun += 1
-        driver = Driver(self.begun, self.ledger.become_driver(RUN), dies_after=dies_after, spares_folder=spares_folder)
+        driver = Driver(
+            self.begun,
+            self.ledger.become_driver(RUN),
+            self.clock.monotonic() + PATIENCE_S,
+            dies_after=dies_after,
+            spares_folder=spares_folder,
+        )
         self.note(f"driver {driver.number} begins with epoch {driver.epoch}")
         self.drivers.append(driver)
         try:
@@ -363,6 +373,9 @@ class World:
         if driver.dead:
             raise DriverKilled
         self._counts[point] += 1
+        if self.clock.monotonic() > driver.gives_up_s:
+            self.violate(Invariant.IT_ENDS, f"driver {driver.number} has been at work for a day")
+            self._kill(driver)
         if self._verbose and not point.startswith("chunk follow"):
             self.note(f"driver {driver.number} {point} #{self._counts[point]}")
         if driver.spares_folder and point == "run forget:before":
@@ -396,18 +409,19 @@ class World:
                 raise ConnectionLost("the connection was cut")
             case WorldFault.DAMAGED:
                 self._damage_next = True
-            case WorldFault.TWO_DRIVERS if len(self.drivers) == 1 and not self._is_unaware():
+            case WorldFault.TWO_DRIVERS if len(self.drivers) == 1 and not self._is_unaware(fault.point):
                 self._overtake(fault.kind, spares_folder=True)
             case WorldFault.OVERTAKEN_UNAWARE if len(self.drivers) == 1:
                 self._overtake(fault.kind, spares_folder=False)
             case _:
                 pass
 
-    def _is_unaware(self) -> bool:
+    def _is_unaware(self, point: str) -> bool:
         """Whether the driver at work could not notice in time that it was overtaken: see BEYOND_TODAY."""
         run = self.ledger.run(RUN)
         newest = self.ledger.machine(RUN, run.attempt)
-        return self.streams > 0 or (newest is not None and newest.standing is Standing.UNSETTLED)
+        streams = self.streams > 0 or point.startswith("receive follow")
+        return streams or (newest is not None and newest.standing is Standing.UNSETTLED)
 
     def _overtake(self, kind: WorldFault, *, spares_folder: bool) -> None:
         self.fired_now(kind)
@@ -538,7 +552,8 @@ class World:
     def acted(self, computer: Computer, run_folder: str, epoch: int | None, verb: str) -> None:
         own = self.drivers[-1].epoch
         highest = max(own, computer.epochs.get(run_folder, 0))
-        computer.epochs[run_folder] = highest
+        if epoch is not None:  # the call has shown it to the host
+            computer.epochs[run_folder] = highest
         self._check_processes()
         if own < self.ledger.run(RUN).driver_epoch and own < highest:
             rule = Invariant.STALE_DRIVER_SENDS_NOTHING if epoch is None else Invariant.STALE_DRIVER_STARTS_NOTHING
@@ -597,8 +612,9 @@ class World:
                 self.violate(Invariant.LEASE, f"{rental.id} lived for {lived_s:.0f} s")
         if self.cloud.billed_usd() > MAX_COST_USD + 60 * max(s.on_demand_usd for s in self.cloud._shelves) / 3600:
             self.violate(Invariant.CEILING, f"${self.cloud.billed_usd():.2f}")
-        if self.helped and not any(kind in self._fired for kind in (WorldFault.USER_STOPS, WorldFault.USER_ENDS)):
-            self.violate(Invariant.RECOVERY, "the user had to help")
+        unattended = set(self._fired) <= LEFT_TO_THE_PRODUCT and self.schedule.training.deadline_s is None
+        if self.helped and unattended:
+            self.violate(Invariant.RECOVERY, "the user had to say more than `attach`")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,322 @@
+"""The simulated world: nothing breaks a rule in it, and each rule finds the bug that is planted for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.courier import Courier, Delivery, InlineCourier, checkpoint_home
+from orchestrator.driver import PHASES
+from orchestrator.host import Host
+from orchestrator.ledger import Ledger, RunRecord
+from orchestrator.lifecycle import EndReason, Facts, Phase, State
+from orchestrator.phases.context import RunContext
+from orchestrator.progress import Progress
+from providers.api import BootPlan, Machine, MachineId, MachineProvider, Offer
+from providers.errors import AuthRejected, CloudboothError, MachineGone
+from remote_trainer import wire
+from tests.simulation.computer import WEIGHTS, Computer
+from tests.simulation.host import SimulatedHost
+from tests.simulation.invariants import ENABLED, Invariant, Violation
+from tests.simulation.schedule import TODAY, CloudFault, WorldFault, draw
+from tests.simulation.world import RUN, Outcome, WatchedLedger, WatchedProvider, World, play
+
+SEEDS = 200
+WITHIN_SEEDS = 1000
+
+
+# ---- the product ---------------------------------------------------------------------------------------------------
+
+
+def test_no_schedule_breaks_a_rule() -> None:
+    broken = [(o.seed, str(o.violation)) for o in map(play, map(draw, range(SEEDS))) if o.violation]
+    assert not broken, "play it again with `python -m tests.simulation.run --seed N --verbose`"
+
+
+def test_a_seed_plays_the_same_schedule_again() -> None:
+    seed = 17
+    first, second = (_without_random_names(play(draw(seed))) for _ in range(2))
+    assert first == second
+
+
+def test_an_undisturbed_run_needs_one_driver_one_machine_and_nobody() -> None:
+    world = World(replace(draw(0), standing=False, boot_s=30.0))
+    try:
+        outcome = world.play()
+        assert (outcome.violation, outcome.fired, outcome.drivers) == (None, (), 1)
+        assert len(world.cloud.rentals) == 1
+        assert not world.helped
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("kind", TODAY, ids=lambda kind: kind.name)
+def test_every_kind_of_fault_takes_effect(kind: CloudFault | WorldFault) -> None:
+    assert any(kind in play(draw(seed, (kind,))).fired for seed in range(1, 40))
+
+
+# ---- one planted bug for every rule --------------------------------------------------------------------------------
+
+
+def _found(world_type: type[World], invariant: Invariant, seeds: Sequence[int] = range(1, WITHIN_SEEDS)) -> int:
+    """The first seed that finds it. Only this rule is on, so that no other may find the bug first."""
+    for seed in seeds:
+        world = world_type(draw(seed), enabled=frozenset({invariant}))
+        try:
+            if world.play().violation is not None:
+                return seed
+        except Violation:
+            return seed
+        finally:
+            world.close()
+    raise AssertionError(f"{invariant.name} has not found it within {len(seeds)} schedules")
+
+
+class _CreatesAgain(WatchedProvider):
+    """Retries the one call that must not be."""
+
+    def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
+        super().create(offer, boot, tag)
+        return super().create(offer, boot, tag)
+
+
+class CreatesTwice(World):
+    def make_provider(self) -> MachineProvider:
+        return _CreatesAgain(self.cloud, self)
+
+
+class _BelievesTheRelease(WatchedProvider):
+    """Takes the answer to `release` for the machine's end."""
+
+    def describe(self, machine: MachineId) -> Machine:
+        found = super().describe(machine)
+        if found.status.value == "releasing":
+            raise MachineGone("it was told to go")
+        return found
+
+
+class BelievesTheRelease(World):
+    def make_provider(self) -> MachineProvider:
+        return _BelievesTheRelease(self.cloud, self)
+
+
+class _NeverReleases(WatchedProvider):
+    """Failed destroy reported as success."""
+
+    def release(self, machine: MachineId) -> None:
+        return None
+
+    def describe(self, machine: MachineId) -> Machine:
+        found = super().describe(machine)
+        if self.world.ledger.run(RUN).state is State.RELEASING:
+            raise MachineGone("it was told to go")
+        return found
+
+
+class NeverReleases(World):
+    def make_provider(self) -> MachineProvider:
+        return _NeverReleases(self.cloud, self)
+
+
+class _StartsAnother(SimulatedHost):
+    """An agent that does not look whether a supervisor lives; and locks that do not hold."""
+
+    def _start(self, folder: Path, epoch: int) -> None:
+        for lock in folder.glob("*.lock"):
+            lock.unlink()
+        self._computer.start(folder, epoch)
+        super()._start(folder, epoch)
+
+
+class StartsAnother(World):
+    def make_host(self, computer: Computer) -> Host:
+        return _StartsAnother(computer, self)
+
+
+class _StopsNothing(SimulatedHost):
+    def _stop(self, folder: Path, epoch: int, *, now: bool) -> None: ...
+
+
+class StopsNothing(World):
+    """`down` gives the machine back and leaves the trainer at work."""
+
+    def make_host(self, computer: Computer) -> Host:
+        return _StopsNothing(computer, self)
+
+
+class TrainsAnotherWay(World):
+    """Takes the wrong bytes for the model."""
+
+    def drive(self, context: RunContext) -> EndReason:
+        reason = super().drive(context)
+        if reason is EndReason.DONE:
+            (self.root / "models" / RUN / WEIGHTS).write_bytes(b"of another run")
+        return reason
+
+
+class _RecordsFirst(InlineCourier):
+    """Puts the checkpoint on record before it is here."""
+
+    def show(self, progress: Progress) -> None:
+        for newest in progress.checkpoints[-1:]:
+            delivery = self._delivery
+            folder = checkpoint_home(delivery.home, newest.step)
+            if not folder.exists():
+                delivery.ledger.record_artifact(RUN, "checkpoint", newest.step, folder, newest.manifest_sha256)
+        super().show(progress)
+
+
+class RecordsFirst(World):
+    def make_courier(self, delivery: Delivery) -> Courier:
+        return _RecordsFirst(delivery)
+
+
+class _ForgetsEpochs(SimulatedHost):
+    """An agent that does not compare epochs."""
+
+    def _stop(self, folder: Path, epoch: int, *, now: bool) -> None:
+        self._let_in(folder)
+        super()._stop(folder, epoch, now=now)
+
+    def _start(self, folder: Path, epoch: int) -> None:
+        self._let_in(folder)
+        super()._start(folder, epoch)
+
+    def _let_in(self, folder: Path) -> None:
+        (folder / "driver-epoch").unlink(missing_ok=True)
+
+
+class ForgetsEpochs(World):
+    def make_host(self, computer: Computer) -> Host:
+        return _ForgetsEpochs(computer, self)
+
+
+class _FollowsFromTheStart(SimulatedHost):
+    def _follow(self, folder: Path, offset: int) -> Iterator[bytes]:
+        return super()._follow(folder, 0)
+
+
+class FollowsFromTheStart(World):
+    """Loses the offset whenever a connection breaks."""
+
+    def make_host(self, computer: Computer) -> Host:
+        return _FollowsFromTheStart(computer, self)
+
+
+class _ForgetsIntents(WatchedLedger):
+    """The machine's row comes after `create`: a kill between the two leaves a machine that nobody knows."""
+
+    def record_intent(self, run: RunRecord, epoch: int, tag: str, offer_id: str, price_per_hour_usd: float) -> None:
+        return None
+
+
+class ForgetsIntents(World):
+    def make_ledger(self) -> Ledger:
+        ledger = _ForgetsIntents(self.home.ledger_file, self.clock)
+        ledger.world = self
+        return ledger
+
+
+@pytest.mark.parametrize(
+    ("planted", "invariant"),
+    [
+        (CreatesTwice, Invariant.INTENT_BEFORE_CREATE),
+        (ForgetsIntents, Invariant.INTENT_BEFORE_CREATE),
+        (BelievesTheRelease, Invariant.ABSENCE_IS_TRUE),
+        (NeverReleases, Invariant.ENDED_RUN_HAS_NO_MACHINE),
+        (StartsAnother, Invariant.ONE_SUPERVISOR),
+        (StopsNothing, Invariant.ENDED_RUN_HAS_NO_PROCESS),
+        (TrainsAnotherWay, Invariant.WEIGHTS),
+        (RecordsFirst, Invariant.ARTIFACTS),
+        (ForgetsEpochs, Invariant.STALE_DRIVER_STARTS_NOTHING),
+        (FollowsFromTheStart, Invariant.MIRROR),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else value.name,
+)
+def test_a_planted_bug_is_found(planted: type[World], invariant: Invariant) -> None:
+    _found(planted, invariant)
+
+
+def _ships_no_checkpoint(context: RunContext, facts: Facts) -> Facts:
+    """The newest checkpoint at home stays there."""
+    hidden = context.home.root / "hidden"
+    checkpoints = context.home.root / wire.CHECKPOINTS_FOLDER
+    if checkpoints.exists():
+        checkpoints.rename(hidden)
+    try:
+        return _SHIP(context, facts)
+    finally:
+        if hidden.exists():
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            hidden.rename(checkpoints)
+
+
+def _crashes_at_a_lost_connection(context: RunContext, facts: Facts) -> Facts:
+    try:
+        return _FOLLOW(context, facts)
+    except Exception as error:
+        raise KeyError("a bug in the handling of an error") from error
+
+
+def _never_gives_back(_context: RunContext, _facts: Facts) -> Facts:
+    raise CloudboothError("the machine cannot be given back")
+
+
+_SHIP, _FOLLOW = PHASES[Phase.SHIP], PHASES[Phase.FOLLOW]
+
+
+@pytest.mark.parametrize(
+    ("phase", "mutant", "invariant"),
+    [
+        (Phase.SHIP, _ships_no_checkpoint, Invariant.NO_LOST_WORK),
+        (Phase.FOLLOW, _crashes_at_a_lost_connection, Invariant.NO_CRASH),
+        (Phase.RELEASE, _never_gives_back, Invariant.IT_ENDS),
+    ],
+    ids=lambda value: value.name if isinstance(value, Invariant) else "",
+)
+def test_a_planted_bug_in_a_phase_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+    phase: Phase,
+    mutant: Callable[[RunContext, Facts], Facts],
+    invariant: Invariant,
+) -> None:
+    monkeypatch.setitem(PHASES, phase, mutant)
+    _found(World, invariant)
+
+
+class _SeesNoLoss(WatchedProvider):
+    """Reports a lost machine as an account that lacks a right."""
+
+    def describe(self, machine: MachineId) -> Machine:
+        try:
+            return super().describe(machine)
+        except MachineGone:
+            if self.world.ledger.run(RUN).state is State.RELEASING:
+                raise
+            raise AuthRejected("no such machine") from None
+
+
+class SeesNoLoss(World):
+    def make_provider(self) -> MachineProvider:
+        return _SeesNoLoss(self.cloud, self)
+
+
+def test_a_planted_bug_in_recovery_is_found() -> None:
+    _found(SeesNoLoss, Invariant.RECOVERY)
+
+
+def test_every_enabled_rule_has_its_planted_bug() -> None:
+    planted = {Invariant.RECOVERY}
+    for test in (test_a_planted_bug_is_found, test_a_planted_bug_in_a_phase_is_found):
+        for case in test.pytestmark[0].args[1]:
+            planted.add(case[-1])
+    assert planted == ENABLED
+
+
+def _without_random_names(outcome: Outcome) -> tuple[object, ...]:
+    """Everything but the installation's id, which is random, and the temporary folder."""
+    return outcome.fired, outcome.drivers, outcome.virtual_s, outcome.billed_usd, outcome.states, len(outcome.trace)
