@@ -102,10 +102,14 @@ def unpack_code(host: Host, access: Access, facts: HostFacts, code: CodeBundle) 
 class RemoteRun:
     """The agent of one run on a host whose code is unpacked. `epoch` marks the calls that change something."""
 
-    def __init__(self, host: Host, access: Access, workdir: str, code_id: str, run: str, epoch: int) -> None:
+    def __init__(
+        self, host: Host, access: Access, workdir: str, code_id: str, run: str, folder_name: str, epoch: int
+    ) -> None:
         self.host = host
+        self.run = run
+        """The run's name on this laptop, for hints."""
         self.workdir = workdir
-        self.folder = f"{workdir}/runs/{run}"
+        self.folder = f"{workdir}/runs/{folder_name}"
         self._agent = ("env", f"PYTHONPATH={workdir}/code/{code_id}", access.python, "-m", "remote_trainer")
         self._epoch = ("--epoch", str(epoch))
 

@@ -44,6 +44,11 @@ class RunContext:
         """Where the finished model goes."""
         return self.spec.output.folder / self.run.name
 
+    @property
+    def folder_name(self) -> str:
+        """Of the run on any host: two laptops may give their runs one name, and one laptop a name twice in its life."""
+        return f"{self.run.name}-{self.ledger.installation}-{int(self.run.created_at)}"
+
     def machine(self) -> MachineRecord | None:
         return self.ledger.machine(self.run.name, self.run.attempt)
 
@@ -77,7 +82,7 @@ class RunContext:
             facts = probe(host, access, code)
             if not facts.has_code:
                 unpack_code(host, access, facts, code)
-            return RemoteRun(host, access, facts.workdir, code.id, self.run.name, self.epoch)
+            return RemoteRun(host, access, facts.workdir, code.id, self.run.name, self.folder_name, self.epoch)
         except BaseException:
             host.close()
             raise

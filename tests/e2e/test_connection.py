@@ -37,7 +37,17 @@ class RunOnHost:
     """The run `robot` as somebody logged in on the host sees it."""
 
     def __init__(self, sshd: Sshd) -> None:
-        self.folder = sshd.home / "work" / "runs" / "robot"
+        self._runs = sshd.home / "work" / "runs"
+        self._seen: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Also when it is gone again. Raises FileNotFoundError before it was made."""
+        for found in self._runs.glob("robot-*"):
+            self._seen = found
+        if self._seen is None:
+            raise FileNotFoundError(self._runs)
+        return self._seen
 
     def types(self) -> list[str]:
         """Of the events so far."""

@@ -38,7 +38,7 @@ def remote(tmp_path: Path) -> RemoteRun:
     host, access = LocalHost(), ThisMachine(python=sys.executable, workdir=str(tmp_path / "work"))
     facts = probe(host, access, trainer_code())
     unpack_code(host, access, facts, trainer_code())
-    run = RemoteRun(host, access, facts.workdir, trainer_code().id, "robot", epoch=1)
+    run = RemoteRun(host, access, facts.workdir, trainer_code().id, "robot", "robot", epoch=1)
     target = Path(run.folder) / FOLDER
     with preparing(target) as prepared:
         (prepared / "unet").mkdir()
