@@ -212,7 +212,8 @@ class Supervisor:
         self._begin_stage("prepare")
 
     def _begin_stage(self, name: str) -> None:
-        self._in_loop, self._stacks_shown, self._asked_at_s = False, False, None
+        self._in_loop = self._stacks_shown = False
+        self._asked_at_s: float | None = None
         self._committed_before = self._last_step
         self._heard_s = self._beat_s = self.computer.clock.monotonic()
         self.stage = Stage(self, name, self._job)

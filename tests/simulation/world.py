@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -30,18 +30,11 @@ from orchestrator.host import ConnectionLost, Host
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, Standing, State, Wish
 from orchestrator.phases.context import RunContext
-from orchestrator.progress import Progress
 from orchestrator.spec import Compute, Data, Limits, Model, Output, RunSpec, Subject
 from providers.api import (
     Access,
-    BootPlan,
-    GpuRequest,
-    Machine,
     MachineId,
     MachineProvider,
-    Market,
-    Offer,
-    SelfRelease,
     SshAccess,
 )
 from providers.errors import CloudboothError
@@ -54,6 +47,7 @@ from tests.simulation.computer import Computer
 from tests.simulation.host import SimulatedHost
 from tests.simulation.invariants import ENABLED, Invariant, Violation
 from tests.simulation.schedule import LEFT_TO_THE_PRODUCT, AtMoment, AtPassage, Kind, Schedule, WorldFault
+from tests.simulation.seams import ToldReporter, WatchedClock, WatchedLedger, WatchedProvider
 
 RUN = "run"
 MAX_DRIVERS = 60
@@ -103,75 +97,6 @@ class Driver:
     """Passages until it is killed; None: not by this."""
     spares_folder: bool = False
     """It is killed before it removes the run's folder from a host."""
-
-
-class WatchedLedger(Ledger):
-    """The real one, with a passage before and after every transaction."""
-
-    world: World | None = None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        if self.world is None or not self.world.drivers:
-            with super()._transaction():
-                yield
-            return
-        self.world.enter("ledger")
-        with super()._transaction():
-            yield
-        self.world.check_ledger()
-        self.world.leave("ledger")
-
-
-@dataclass(frozen=True)
-class WatchedProvider:
-    """The cloud, behind passages."""
-
-    cloud: MachineProvider
-    world: World
-    name: str = "simulated"
-    markets: frozenset[Market] = frozenset(Market)
-
-    def offers(self, want: GpuRequest) -> Sequence[Offer]:
-        with self.world.passage("offers"):
-            return self.cloud.offers(want)
-
-    def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
-        with self.world.passage("create"):
-            self.world.check_create(tag)
-            return self.cloud.create(offer, boot, tag)
-
-    def describe(self, machine: MachineId) -> Machine:
-        with self.world.passage("describe"):
-            return self.cloud.describe(machine)
-
-    def list(self, prefix: str) -> Sequence[Machine]:
-        with self.world.passage("list"):
-            return self.cloud.list(prefix)
-
-    def release(self, machine: MachineId) -> None:
-        with self.world.passage("release"):
-            self.cloud.release(machine)
-
-    def self_release(self) -> SelfRelease | None:
-        return self.cloud.self_release()
-
-
-@dataclass(frozen=True)
-class WatchedClock:
-    """The laptop's, behind passages: a driver may die or be overtaken while it waits."""
-
-    world: World
-
-    def now(self) -> float:
-        return self.world.clock.now()
-
-    def monotonic(self) -> float:
-        return self.world.clock.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        with self.world.passage("sleep"):
-            self.world.clock.sleep(seconds)
 
 
 class World:
@@ -327,7 +252,7 @@ class World:
             machine_stands=self.schedule.standing,
             connect=self._connect,
             clock=clock,
-            reporter=_Told(self),
+            reporter=ToldReporter(self),
             home=self.home.run(RUN),
             spec=self.spec,
             new_courier=self.make_courier,
@@ -615,26 +540,6 @@ class World:
         unattended = set(self._fired) <= LEFT_TO_THE_PRODUCT and self.schedule.training.deadline_s is None
         if self.helped and unattended:
             self.violate(Invariant.RECOVERY, "the user had to say more than `attach`")
-
-
-@dataclass(frozen=True)
-class _Told:
-    """A reporter that writes into the trace."""
-
-    world: World
-
-    def moved(self, state: State, why: str) -> None:
-        self.world.note(f"→ {state.value}: {why}")
-
-    def event(self, envelope: wire.Envelope, progress: Progress) -> None: ...
-
-    def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None: ...
-
-    def arrived(self, what: str, path: str) -> None:
-        self.world.note(f"{what} arrived: {Path(path).name}")
-
-    def note(self, text: str) -> None:
-        self.world.note(text)
 
 
 def play(schedule: Schedule, *, enabled: frozenset[Invariant] = ENABLED, verbose: bool = False) -> Outcome:

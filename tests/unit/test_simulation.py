@@ -18,12 +18,16 @@ from orchestrator.phases.context import RunContext
 from orchestrator.progress import Progress
 from providers.api import BootPlan, Machine, MachineId, MachineProvider, Offer
 from providers.errors import AuthRejected, CloudboothError, MachineGone
+from providers.testing.faults import CloudFault
 from remote_trainer import wire
 from tests.simulation.computer import WEIGHTS, Computer
 from tests.simulation.host import SimulatedHost
 from tests.simulation.invariants import ENABLED, Invariant, Violation
-from tests.simulation.schedule import TODAY, CloudFault, WorldFault, draw
-from tests.simulation.world import RUN, Outcome, WatchedLedger, WatchedProvider, World, play
+from tests.simulation.schedule import TODAY, WorldFault, draw
+from tests.simulation.seams import WatchedLedger, WatchedProvider
+from tests.simulation.world import RUN, Outcome, World, play
+
+Mutant = Callable[[RunContext, Facts], Facts]
 
 SEEDS = 200
 WITHIN_SEEDS = 1000
@@ -221,20 +225,23 @@ class ForgetsIntents(World):
         return ledger
 
 
+PLANTED_AT_SEAMS: list[tuple[type[World], Invariant]] = [
+    (CreatesTwice, Invariant.INTENT_BEFORE_CREATE),
+    (ForgetsIntents, Invariant.INTENT_BEFORE_CREATE),
+    (BelievesTheRelease, Invariant.ABSENCE_IS_TRUE),
+    (NeverReleases, Invariant.ENDED_RUN_HAS_NO_MACHINE),
+    (StartsAnother, Invariant.ONE_SUPERVISOR),
+    (StopsNothing, Invariant.ENDED_RUN_HAS_NO_PROCESS),
+    (TrainsAnotherWay, Invariant.WEIGHTS),
+    (RecordsFirst, Invariant.ARTIFACTS),
+    (ForgetsEpochs, Invariant.STALE_DRIVER_STARTS_NOTHING),
+    (FollowsFromTheStart, Invariant.MIRROR),
+]
+
+
 @pytest.mark.parametrize(
     ("planted", "invariant"),
-    [
-        (CreatesTwice, Invariant.INTENT_BEFORE_CREATE),
-        (ForgetsIntents, Invariant.INTENT_BEFORE_CREATE),
-        (BelievesTheRelease, Invariant.ABSENCE_IS_TRUE),
-        (NeverReleases, Invariant.ENDED_RUN_HAS_NO_MACHINE),
-        (StartsAnother, Invariant.ONE_SUPERVISOR),
-        (StopsNothing, Invariant.ENDED_RUN_HAS_NO_PROCESS),
-        (TrainsAnotherWay, Invariant.WEIGHTS),
-        (RecordsFirst, Invariant.ARTIFACTS),
-        (ForgetsEpochs, Invariant.STALE_DRIVER_STARTS_NOTHING),
-        (FollowsFromTheStart, Invariant.MIRROR),
-    ],
+    PLANTED_AT_SEAMS,
     ids=lambda value: value.__name__ if isinstance(value, type) else value.name,
 )
 def test_a_planted_bug_is_found(planted: type[World], invariant: Invariant) -> None:
@@ -269,19 +276,22 @@ def _never_gives_back(_context: RunContext, _facts: Facts) -> Facts:
 _SHIP, _FOLLOW = PHASES[Phase.SHIP], PHASES[Phase.FOLLOW]
 
 
+PLANTED_IN_PHASES: list[tuple[Phase, Mutant, Invariant]] = [
+    (Phase.SHIP, _ships_no_checkpoint, Invariant.NO_LOST_WORK),
+    (Phase.FOLLOW, _crashes_at_a_lost_connection, Invariant.NO_CRASH),
+    (Phase.RELEASE, _never_gives_back, Invariant.IT_ENDS),
+]
+
+
 @pytest.mark.parametrize(
     ("phase", "mutant", "invariant"),
-    [
-        (Phase.SHIP, _ships_no_checkpoint, Invariant.NO_LOST_WORK),
-        (Phase.FOLLOW, _crashes_at_a_lost_connection, Invariant.NO_CRASH),
-        (Phase.RELEASE, _never_gives_back, Invariant.IT_ENDS),
-    ],
+    PLANTED_IN_PHASES,
     ids=lambda value: value.name if isinstance(value, Invariant) else "",
 )
 def test_a_planted_bug_in_a_phase_is_found(
     monkeypatch: pytest.MonkeyPatch,
     phase: Phase,
-    mutant: Callable[[RunContext, Facts], Facts],
+    mutant: Mutant,
     invariant: Invariant,
 ) -> None:
     monkeypatch.setitem(PHASES, phase, mutant)
@@ -310,10 +320,7 @@ def test_a_planted_bug_in_recovery_is_found() -> None:
 
 
 def test_every_enabled_rule_has_its_planted_bug() -> None:
-    planted = {Invariant.RECOVERY}
-    for test in (test_a_planted_bug_is_found, test_a_planted_bug_in_a_phase_is_found):
-        for case in test.pytestmark[0].args[1]:
-            planted.add(case[-1])
+    planted = {Invariant.RECOVERY} | {case[-1] for case in (*PLANTED_AT_SEAMS, *PLANTED_IN_PHASES)}
     assert planted == ENABLED
 
 

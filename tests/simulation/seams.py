@@ -1,0 +1,107 @@
+"""The seams of a simulated laptop: ledger, cloud, clock and reporter, with a passage before and after each call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.ledger import Ledger
+from orchestrator.lifecycle import State
+from orchestrator.progress import Progress
+from providers.api import BootPlan, GpuRequest, Machine, MachineId, MachineProvider, Market, Offer, SelfRelease
+from remote_trainer import wire
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class WatchedLedger(Ledger):
+    """The real one, with a passage before and after every transaction."""
+
+    world: World | None = None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        if self.world is None or not self.world.drivers:
+            with super()._transaction():
+                yield
+            return
+        self.world.enter("ledger")
+        with super()._transaction():
+            yield
+        self.world.check_ledger()
+        self.world.leave("ledger")
+
+
+@dataclass
+class WatchedProvider:
+    """The cloud, behind passages."""
+
+    cloud: MachineProvider
+    world: World
+    name: str = "simulated"
+    markets: frozenset[Market] = frozenset(Market)
+
+    def offers(self, want: GpuRequest) -> Sequence[Offer]:
+        with self.world.passage("offers"):
+            return self.cloud.offers(want)
+
+    def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
+        with self.world.passage("create"):
+            self.world.check_create(tag)
+            return self.cloud.create(offer, boot, tag)
+
+    def describe(self, machine: MachineId) -> Machine:
+        with self.world.passage("describe"):
+            return self.cloud.describe(machine)
+
+    def list(self, prefix: str) -> Sequence[Machine]:
+        with self.world.passage("list"):
+            return self.cloud.list(prefix)
+
+    def release(self, machine: MachineId) -> None:
+        with self.world.passage("release"):
+            self.cloud.release(machine)
+
+    def self_release(self) -> SelfRelease | None:
+        return self.cloud.self_release()
+
+
+@dataclass(frozen=True)
+class WatchedClock:
+    """The laptop's, behind passages: a driver may die or be overtaken while it waits."""
+
+    world: World
+
+    def now(self) -> float:
+        return self.world.clock.now()
+
+    def monotonic(self) -> float:
+        return self.world.clock.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        with self.world.passage("sleep"):
+            self.world.clock.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class ToldReporter:
+    """A reporter that writes into the trace."""
+
+    world: World
+
+    def moved(self, state: State, why: str) -> None:
+        self.world.note(f"→ {state.value}: {why}")
+
+    def event(self, envelope: wire.Envelope, progress: Progress) -> None: ...
+
+    def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None: ...
+
+    def arrived(self, what: str, path: str) -> None:
+        self.world.note(f"{what} arrived: {Path(path).name}")
+
+    def note(self, text: str) -> None:
+        self.world.note(text)
