@@ -8,6 +8,7 @@ driver reads the ledger, asks the host, and goes on.
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,10 +23,13 @@ from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import loss_of_machine
 from providers.errors import MachineGone
 
+LOCK_PATIENCE_S = 1.0
+
 PHASES: dict[Phase, Callable[[RunContext, Facts], Facts]] = {
     Phase.CREATE: provision.create,
     Phase.SETTLE: provision.settle,
     Phase.AWAIT: provision.await_ready,
+    Phase.LOOK: provision.look,
     Phase.SHIP: ship.ship,
     Phase.FOLLOW: follow.follow,
     Phase.RETRIEVE: retrieve.retrieve,
@@ -75,15 +79,23 @@ def _may_rent_again(context: RunContext) -> bool:
 
 @contextmanager
 def driver_lock(file: Path, run: str) -> Iterator[None]:
-    """Held while this process drives. Raises RunConflict at once when another process does."""
+    """Held while this process drives. Raises RunConflict when another process does.
+
+    Tries for a second: a mere look by `is_driven` holds the lock for an instant.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + LOCK_PATIENCE_S
     with file.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunConflict(
-                f"another process drives run `{run}`", f"watch it with `cloudbooth attach {run}`"
-            ) from None
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= until:
+                    raise RunConflict(
+                        f"another process drives run `{run}`", f"watch it with `cloudbooth attach {run}`"
+                    ) from None
+                time.sleep(0.05)
         yield
 
 

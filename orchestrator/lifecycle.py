@@ -65,6 +65,8 @@ class Phase(Enum):
     CREATE = "create"
     SETTLE = "settle"
     AWAIT = "await"
+    LOOK = "look"
+    """Asks the host what stands there, before a decision that must not be taken blindly."""
     SHIP = "ship"
     FOLLOW = "follow"
     RETRIEVE = "retrieve"
@@ -145,8 +147,11 @@ def next_step(state: State, wish: Wish, reason: EndReason | None, standing: Stan
             if reason in (EndReason.STOPPED, EndReason.TRAINING_FAILED):
                 return Move(State.RELEASING, facts.machine_lost, reason)  # what came home is what there is
             return Move(State.RECOVERING, facts.machine_lost)
-        if wish is Wish.STOP and not _trains(state, facts):
-            return Move(State.RELEASING, "`stop` was asked for while nothing trained", EndReason.STOPPED)
+        if wish is Wish.STOP:
+            if state is State.SHIPPING and standing is Standing.HELD:
+                return _stop_while_shipping(facts)
+            if state not in (State.TRAINING, State.RETRIEVING):
+                return Move(State.RELEASING, "`stop` was asked for while nothing trained", EndReason.STOPPED)
     match state:
         case State.PLANNED:
             return Move(State.PROVISIONING, "the plan was accepted")
@@ -173,9 +178,13 @@ def next_step(state: State, wish: Wish, reason: EndReason | None, standing: Stan
     assert_never(state)
 
 
-def _trains(state: State, facts: Facts) -> bool:
-    """Whether a supervisor may be at work, or its result be waiting on the machine."""
-    return state in (State.TRAINING, State.RETRIEVING) or (state is State.SHIPPING and facts.shipped)
+def _stop_while_shipping(facts: Facts) -> Step:
+    """A driver may have died between starting the supervisor and writing that down: only the host knows."""
+    if facts.host is None:
+        return Do(Phase.LOOK)
+    if facts.host.started or facts.host.checkpoints:
+        return Move(State.TRAINING, "something trains or has trained there: its checkpoint comes home first")
+    return Move(State.RELEASING, "`stop` was asked for before training began", EndReason.STOPPED)
 
 
 def _recovering(standing: Standing, facts: Facts) -> Step:

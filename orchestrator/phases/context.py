@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.clock import Clock
 from orchestrator.code_bundle import trainer_code
 from orchestrator.courier import BackgroundCourier, Courier, Delivery
-from orchestrator.errors import RunConflict
+from orchestrator.errors import RunConflict, StaleDriver
 from orchestrator.home import RunHome
 from orchestrator.host import Host
 from orchestrator.ledger import Ledger, MachineRecord, RunRecord
@@ -61,6 +61,11 @@ class RunContext:
     def wish(self) -> Wish:
         """Read anew: another process may have changed it."""
         return self.ledger.run(self.run.name).wish
+
+    def require_driver(self) -> None:
+        """Raises StaleDriver when another process has taken the run over: for loops that write nothing."""
+        if self.ledger.run(self.run.name).driver_epoch != self.epoch:
+            raise StaleDriver(f"another process drives run `{self.run.name}` now", f"cloudbooth attach {self.run.name}")
 
     def access(self) -> Access | None:
         """Where the machine answers, asked anew at every connect. None while the provider does not know."""

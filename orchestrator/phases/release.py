@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from orchestrator.errors import StaleDriver
 from orchestrator.lifecycle import EndReason, Facts
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import AGREEMENT_S
@@ -32,8 +31,7 @@ def _release_connected(context: RunContext, facts: Facts) -> Facts:
             _end_processes(context)
         context.provider.release(machine.machine_id)
     while not _is_absent(context, machine.machine_id):
-        if context.ledger.run(context.run.name).driver_epoch != context.epoch:
-            raise StaleDriver(f"another process drives run `{context.run.name}` now")
+        context.require_driver()
         context.clock.sleep(CONFIRM_POLL_S)
     context.ledger.record_absent(context.run.name, context.epoch, machine.tag)
     return facts

@@ -142,11 +142,22 @@ def test_a_supervisor_gone_without_a_word_is_started_again_but_not_forever() -> 
     assert step.reason is EndReason.TRAINING_FAILED
 
 
-def test_stop_before_training_needs_no_retrieval() -> None:
-    for state in (State.PLANNED, State.PROVISIONING, State.SHIPPING):
+def test_stop_before_anything_was_shipped_needs_no_retrieval() -> None:
+    for state in (State.PLANNED, State.PROVISIONING):
         step = next_step(state, Wish.STOP, None, Standing.HELD, Facts())
         assert isinstance(step, Move)
         assert (step.to, step.reason) == (State.RELEASING, EndReason.STOPPED)
+
+
+def test_stop_while_shipping_asks_the_host_first_whether_something_trains() -> None:
+    assert next_step(State.SHIPPING, Wish.STOP, None, Standing.HELD, Facts()) == Do(Phase.LOOK)
+    begun = next_step(State.SHIPPING, Wish.STOP, None, Standing.HELD, Facts(host=ALIVE))
+    assert isinstance(begun, Move)
+    assert begun.to is State.TRAINING
+    untouched = HostStatus("", None, False, 0, 0, False, None, (), None, 0)
+    step = next_step(State.SHIPPING, Wish.STOP, None, Standing.HELD, Facts(host=untouched))
+    assert isinstance(step, Move)
+    assert (step.to, step.reason) == (State.RELEASING, EndReason.STOPPED)
 
 
 def test_stop_during_training_follows_until_the_checkpoint() -> None:
