@@ -17,9 +17,8 @@ def spent_usd(machines: Iterable[MachineRecord], now: float) -> float:
     for machine in machines:
         if machine.machine_id is None and machine.absent_at is not None:
             continue  # nothing came of the intent
-        since = machine.created_at if machine.created_at is not None else machine.intent_at
         until = machine.absent_at if machine.absent_at is not None else now
-        total += max(0.0, until - since) / 3600 * machine.price_per_hour_usd
+        total += max(0.0, until - machine.bills_since) / 3600 * machine.price_per_hour_usd
     return total
 
 

@@ -87,6 +87,11 @@ class MachineRecord:
     absent_at: float | None
 
     @property
+    def bills_since(self) -> float:
+        """Unix seconds from which on it may cost money."""
+        return self.created_at if self.created_at is not None else self.intent_at
+
+    @property
     def standing(self) -> Standing:
         if self.absent_at is not None:
             return Standing.ABSENT
@@ -136,11 +141,10 @@ class Ledger:
     def add_run(self, name: str, provider: str, spec_json: str, plan_json: str) -> None:
         """Raises RunConflict when the name is taken."""
         with self._transaction():
-            known = self._db.execute("SELECT state, reason FROM runs WHERE name = ?", (name,)).fetchone()
-            if known:
+            if self.has_run(name):
                 raise RunConflict(
-                    f"a run named `{name}` exists ({known['reason'] or known['state']})",
-                    f"choose another with `--name {name}-2`, or continue it with `cloudbooth resume {name}`",
+                    f"a run named `{name}` exists",
+                    f"choose another with `--name {name}-2`, or look at it with `cloudbooth status {name}`",
                 )
             self._db.execute(
                 "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, NULL, 1, 0, NULL)",
@@ -155,7 +159,8 @@ class Ledger:
         return _run_record(row)
 
     def has_run(self, name: str) -> bool:
-        return self._db.execute("SELECT 1 FROM runs WHERE name = ?", (name,)).fetchone() is not None
+        """In whatever case it is written: on many disks `Dog` and `dog` are one folder."""
+        return self._db.execute("SELECT 1 FROM runs WHERE name = ? COLLATE NOCASE", (name,)).fetchone() is not None
 
     def runs(self) -> list[RunRecord]:
         """Newest first."""
@@ -218,6 +223,12 @@ class Ledger:
             if current is not None and order.index(wish.value) > order.index(current["wish"]):
                 self._db.execute("UPDATE runs SET wish = ? WHERE name = ?", (wish.value, name))
 
+    def withdraw_wish(self, name: str, epoch: int) -> None:
+        """Back to `run`, for a person who resumes what they had asked to stop."""
+        with self._transaction():
+            self._require_epoch(name, epoch)
+            self._db.execute("UPDATE runs SET wish = ? WHERE name = ?", (Wish.RUN.value, name))
+
     def moves(self, name: str) -> list[MoveRecord]:
         """In the order they were made."""
         rows = self._db.execute("SELECT * FROM moves WHERE run = ? ORDER BY id", (name,))
@@ -234,11 +245,13 @@ class Ledger:
                 (tag, run.name, run.attempt, run.provider, offer_id, price_per_hour_usd, self._clock.now()),
             )
 
-    def record_created(self, run: str, epoch: int, tag: str, machine_id: MachineId) -> None:
+    def record_created(self, run: str, epoch: int, tag: str, machine_id: MachineId, *, adopted: bool = False) -> None:
+        """`adopted`: found later, so that it may have billed since its intent."""
         with self._transaction():
             self._require_epoch(run, epoch)
             self._db.execute(
-                "UPDATE machines SET machine_id = ?, created_at = ? WHERE tag = ?", (machine_id, self._clock.now(), tag)
+                "UPDATE machines SET machine_id = ?, created_at = coalesce(?, intent_at) WHERE tag = ?",
+                (machine_id, None if adopted else self._clock.now(), tag),
             )
 
     def record_absent(self, run: str, epoch: int, tag: str) -> None:
@@ -303,13 +316,14 @@ class Ledger:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._one_at_a_time:  # the courier's thread writes through the same connection
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
+                self._db.execute("COMMIT")
+            except BaseException:  # a Ctrl-C may come between any two of these lines
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def _migrate(self) -> None:
         with self._transaction():

@@ -30,9 +30,8 @@ def warn_of_bills() -> None:
 
 def billing_line(machine: MachineRecord, now: float) -> str:
     """For one machine, with what it costs and the command that ends it."""
-    since = machine.created_at if machine.created_at is not None else machine.intent_at
     unsure = "" if machine.machine_id is not None else "perhaps "
     return (
         f"{unsure}billing: {machine.tag} on {machine.provider}, ${machine.price_per_hour_usd:.2f}/h "
-        f"for {(now - since) / 3600:.1f} h now; `cloudbooth down {machine.run}` gives it back"
+        f"for {(now - machine.bills_since) / 3600:.1f} h now; `cloudbooth down {machine.run}` gives it back"
     )

@@ -137,3 +137,24 @@ def test_money_counts_from_creation_to_confirmed_absence(ledger: Ledger, clock: 
     clock.sleep(9999)
     assert spent_usd(ledger.machines("dog"), clock.now()) == pytest.approx(0.30)
     assert may_bill(ledger.machines("dog")) == []
+
+
+def test_an_adopted_machine_has_billed_since_its_intent(ledger: Ledger, clock: FakeClock) -> None:
+    epoch = ledger.become_driver("dog")
+    ledger.record_intent(ledger.run("dog"), epoch, "tag", "offer", 0.60)
+    clock.sleep(600)
+    ledger.record_created("dog", epoch, "tag", MachineId("m"), adopted=True)
+    clock.sleep(600)
+    assert spent_usd(ledger.machines("dog"), clock.now()) == pytest.approx(0.20)
+
+
+def test_names_that_a_disk_may_hold_for_one_are_one(ledger: Ledger) -> None:
+    with pytest.raises(RunConflict, match="a run named `Dog` exists"):
+        ledger.add_run("Dog", "local", "{}", "{}")
+
+
+def test_an_interrupt_within_a_transaction_leaves_none_open(ledger: Ledger) -> None:
+    with pytest.raises(KeyboardInterrupt), ledger._transaction():
+        raise KeyboardInterrupt
+    ledger.set_wish("dog", Wish.DOWN)
+    assert ledger.run("dog").wish is Wish.DOWN
