@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import assert_never
 from urllib.parse import quote
 
+from orchestrator.checksum import sha256_of
 from orchestrator.errors import UsageError
 
 BUILTIN_BASES = ("tiny",)
@@ -57,6 +58,7 @@ class BaseFile:
     path: str
     """Relative to the folder, forward slashes."""
     bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class LocalFolder:
         return sum(file.bytes for file in self.files)
 
     @property
-    def list_sha256(self) -> str:
-        """Of the lines `path<TAB>bytes`: tells folders apart without reading gigabytes."""
-        lines = "".join(f"{file.path}\t{file.bytes}\n" for file in self.files)
+    def content_sha256(self) -> str:
+        """Of the lines `path<TAB>sha256`: fine-tunes of one model have equal names and sizes."""
+        lines = "".join(f"{file.path}\t{file.sha256}\n" for file in self.files)
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -82,7 +84,7 @@ BaseSource = BuiltinBase | HubModel | LocalFolder
 
 
 def job_base(base: BaseSource) -> str:
-    """`Job.base`: `builtin:NAME`, `repo[@revision]`, or `folder:<12 hex digits of list_sha256>`.
+    """`Job.base`: `builtin:NAME`, `repo[@revision]`, or `folder:<12 hex digits of content_sha256>`.
 
     The last is a placeholder: the phase that ships the folder knows where it lies on the host and puts that there.
     """
@@ -92,7 +94,7 @@ def job_base(base: BaseSource) -> str:
         case HubModel(repo, revision):
             return f"{repo}@{revision}" if revision else repo
         case LocalFolder():
-            return f"folder:{base.list_sha256[:12]}"
+            return f"folder:{base.content_sha256[:12]}"
         case _:
             assert_never(base)
 
@@ -154,7 +156,7 @@ def _folder(path: Path) -> LocalFolder:
         )
     try:
         files = tuple(
-            BaseFile(found.relative_to(path).as_posix(), found.stat().st_size)
+            BaseFile(found.relative_to(path).as_posix(), found.stat().st_size, sha256_of(found))
             for found in sorted(path.rglob("*"))
             if found.is_file() and not any(part.startswith(".") for part in found.relative_to(path).parts)
         )

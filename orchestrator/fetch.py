@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from orchestrator.checksum import sha256_of
 from orchestrator.host import HostError
 from orchestrator.remote_run import RemoteRun
 from providers.errors import CloudboothError
@@ -83,11 +84,6 @@ def holds(folder: Path, manifest: wire.Manifest) -> bool:
     except OSError:
         return False
     return committed and all(_matches(folder / entry.path, entry) for entry in manifest.files)
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 class disk_full_explained:  # noqa: N801  # reads as a clause: `with disk_full_explained(path):`

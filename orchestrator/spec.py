@@ -105,6 +105,13 @@ class Ssh(_Section):
             raise ValueError(f'host = "{self.host}" and user = "{self.user}" name different users')
         return self
 
+    @field_validator("python")
+    @classmethod
+    def _no_tilde(cls, value: str) -> str:
+        if value.startswith("~"):
+            raise ValueError(f'"{value}" is not expanded on the host: write the absolute path')
+        return value
+
     @property
     def access(self) -> SshAccess:
         user, _, host = self.host.rpartition("@")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.base_model import LocalFolder, inspect_base
+from orchestrator.base_model import LocalFolder, inspect_base, job_base
 from orchestrator.budget import training_deadline_s
-from orchestrator.fetch import sha256_of
+from orchestrator.checksum import sha256_of
+from orchestrator.errors import RunConflict
 from orchestrator.lifecycle import Facts
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import a_few_times
@@ -45,6 +46,10 @@ def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostSt
     job = _with_deadline(context, read_staged_job(context.home))
     base = inspect_base(context.spec.model.base) if job.base.startswith(FOLDER_PREFIX) else None
     if isinstance(base, LocalFolder):
+        if job_base(base) != job.base:
+            raise RunConflict(
+                f"{base.path} has changed since the run was planned", "put the files back, or launch under another name"
+            )
         job = replace(job, base_path=_bring_base(context, remote, base))
     _send(context, remote, "photos", remote.folder, context.home.staged, staged_files(context.home, job))
     _send_newest_checkpoint(context, remote, status)
@@ -73,8 +78,9 @@ def _bring_base(context: RunContext, remote: RemoteRun, base: LocalFolder) -> st
     """The folder on the host; on this machine it is used where it lies."""
     if isinstance(context.access(), ThisMachine):
         return str(base.path)
-    root = f"{remote.workdir}/bases/{base.list_sha256[:12]}"
-    _send(context, remote, "base model", root, base.path, [_entry(base.path, file.path) for file in base.files])
+    root = f"{remote.workdir}/bases/{base.content_sha256[:12]}"
+    entries = [wire.FileEntry(file.path, file.bytes, file.sha256) for file in base.files]
+    _send(context, remote, "base model", root, base.path, entries)
     return root
 
 

@@ -188,7 +188,7 @@ def test_a_builtin_base_at_a_large_resolution_is_a_warning() -> None:
 
 
 def test_a_base_from_the_laptop_is_counted_as_upload() -> None:
-    assert plan(base=LocalFolder(Path("/base"), (BaseFile("a", 10), BaseFile("b", 5)))).upload_bytes == 15
+    assert plan(base=LocalFolder(Path("/base"), (BaseFile("a", 10, "00"), BaseFile("b", 5, "11")))).upload_bytes == 15
     assert plan().upload_bytes is None
 
 
