@@ -7,11 +7,11 @@ import time
 
 import click
 
-from orchestrator.cli.driving import detach, drive_to_end
+from orchestrator.cli.driving import detach, drive_to_end, take_up
 from orchestrator.cli.options import json_option, run_argument
 from orchestrator.cli.render.live import reporter_for
 from orchestrator.cli.render.summary import summarize, tell
-from orchestrator.driver import is_driven
+from orchestrator.driver import driver_lock, is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.lifecycle import RESUMABLE, State, Wish
 from orchestrator.phases.retrieve import pull_what_is_there
@@ -81,10 +81,9 @@ def resume(run: str, in_background: bool, as_json: bool) -> int:
     if record.state is State.ENDED and record.reason not in RESUMABLE:
         output = [a.folder for a in wiring.ledger.artifacts(run) if a.kind == "output"]
         raise RunConflict(f"run `{run}` is done", f"its model is in {output[-1]}" if output else "")
-    begins_again = record.state is State.ENDED
     if in_background:
-        if begins_again:
-            wiring.ledger.start_attempt(run, wiring.ledger.become_driver(run))
+        with driver_lock(wiring.home.run(run).driver_lock, run):
+            take_up(wiring, run, wiring.ledger.become_driver(run))
         pid = detach(wiring, run)
         click.echo(
             json.dumps({"type": "summary", "run": run, "detached": True, "driver_pid": pid})
@@ -93,7 +92,7 @@ def resume(run: str, in_background: bool, as_json: bool) -> int:
         )
         return 0
     with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
-        return tell(drive_to_end(wiring, run, reporter, resume=begins_again), as_json)
+        return tell(drive_to_end(wiring, run, reporter, resume=True), as_json)
 
 
 def _end(run: str, wish: Wish, as_json: bool) -> int:

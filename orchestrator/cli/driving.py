@@ -15,7 +15,7 @@ from orchestrator.cli.render.summary import Summary, summarize
 from orchestrator.driver import drive, driver_lock, is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.ledger import Ledger
-from orchestrator.lifecycle import EndReason, Wish
+from orchestrator.lifecycle import EndReason, State, Wish
 from orchestrator.reporter import Reporter
 from orchestrator.wiring import Wiring
 from providers.errors import CloudboothError
@@ -32,7 +32,7 @@ def drive_to_end(wiring: Wiring, run: str, reporter: Reporter, *, resume: bool =
     with driver_lock(wiring.home.run(run).driver_lock, run):
         epoch = wiring.ledger.become_driver(run)
         if resume:
-            wiring.ledger.start_attempt(run, epoch)
+            take_up(wiring, run, epoch)
         try:
             with _obeying_ctrl_c(wiring, run, reporter):
                 reason = _drive_through_interrupts(wiring, run, epoch, reporter)
@@ -40,6 +40,14 @@ def drive_to_end(wiring: Wiring, run: str, reporter: Reporter, *, resume: bool =
             error.hint = error.hint.replace("RUN", run)  # the depths do not know the run's name
             raise
     return summarize(wiring, run, reason)
+
+
+def take_up(wiring: Wiring, run: str, epoch: int) -> None:
+    """Makes a run go on: an ended one with a new attempt, any other without the wish to end. For `resume`."""
+    if wiring.ledger.run(run).state is State.ENDED:
+        wiring.ledger.start_attempt(run, epoch)
+    else:
+        wiring.ledger.withdraw_wish(run, epoch)
 
 
 def detach(wiring: Wiring, run: str) -> int:

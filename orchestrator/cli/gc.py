@@ -8,6 +8,7 @@ import sys
 import click
 
 from orchestrator.cli.options import json_option
+from orchestrator.errors import ExitCode
 from orchestrator.orphans import Orphan, find_orphans, tag_prefix
 from orchestrator.wiring import wire_up
 from providers.api import MachineProvider
@@ -22,7 +23,7 @@ def gc(yes: bool, as_json: bool) -> int:
 
     Asks every provider that a run of this installation has used. Touches only machines that carry this
     installation's mark. With --json, or where nobody can be asked, only --yes gives anything back. Exit
-    code 5 when a provider could not be asked.
+    code 5 when a provider could not be asked or refused.
     """
     wiring = wire_up()
     found: list[tuple[MachineProvider, Orphan]] = []
@@ -37,16 +38,25 @@ def gc(yes: bool, as_json: bool) -> int:
         found += [(provider, orphan) for orphan in orphans]
     _show([orphan for _, orphan in found], silent, as_json)
     agreed = yes or (not as_json and sys.stdin.isatty() and found and click.confirm("\nGive them back?", default=True))
-    if agreed:
-        for provider, orphan in found:
-            provider.release(orphan.machine.id)
-            if not as_json:
-                click.echo(f"given back: {orphan.machine.tag}")
+    kept = [_give_back(provider, orphan, as_json) for provider, orphan in found] if agreed else []
+    refused = [text for text in kept if text]
     if as_json:
-        click.echo(
-            json.dumps({"type": "summary", "orphans": len(found), "given_back": bool(agreed), "could_not_ask": silent})
-        )
-    return 5 if silent else 0
+        given_back = len(kept) - len(refused)
+        summary = {"orphans": len(found), "given_back": given_back, "could_not_ask": silent, "refused": refused}
+        click.echo(json.dumps({"type": "summary", **summary}))
+    return int(ExitCode.PROVIDER) if silent or refused else 0
+
+
+def _give_back(provider: MachineProvider, orphan: Orphan, as_json: bool) -> str:
+    """Why the machine could not be given back; empty when it could. One failure does not keep the others."""
+    try:
+        provider.release(orphan.machine.id)
+    except CloudboothError as error:
+        click.echo(f"could not give back {orphan.machine.tag}: {error.message}", err=True)
+        return f"{orphan.machine.tag}: {error.message}"
+    if not as_json:
+        click.echo(f"given back: {orphan.machine.tag}; `cloudbooth gc` again shows whether it is gone")
+    return ""
 
 
 def _show(orphans: list[Orphan], silent: list[str], as_json: bool) -> None:

@@ -104,7 +104,9 @@ def _run(argv: Sequence[str] | None) -> int:
         hint = f"`{context.command_path} --help` shows what it takes" if context is not None else ""
         return say(error.format_message().rstrip("."), hint, int(error.exit_code), as_json=as_json)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader (head, less) has seen enough
+        from orchestrator.cli.render.pipe import point_to_nowhere
+
+        point_to_nowhere(sys.stdout)  # the reader (head, less) has seen enough
         return 0
     except Exception as error:
         from orchestrator.cli.failure import explain

@@ -79,7 +79,8 @@ class Cloudbooth:
         finally:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
-            child.communicate(timeout=30)
+            if child.stdout is not None and not child.stdout.closed:
+                child.communicate(timeout=30)
 
     def kill_when(self, argv: Sequence[str], moment: Callable[[dict[str, Any]], bool]) -> bool:
         """SIGKILLs the driver as soon as it prints a line that `moment` is true for; false when it ended before."""

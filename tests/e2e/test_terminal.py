@@ -52,3 +52,16 @@ def test_no_starts_nothing(cloudbooth: Cloudbooth) -> None:
     code, shown = on_a_terminal(cloudbooth, argv, {"Start?": "n"})
     assert code == 0, shown[-3000:]
     assert cloudbooth.run("ps", "--json").summary["runs"] == 0
+
+
+def test_a_reader_that_has_seen_enough_does_not_end_the_run(cloudbooth: Cloudbooth) -> None:
+    argv = [part for part in cloudbooth.launch_argv("robot", "--steps", "10") if part != "--json"]
+    with cloudbooth.started(*argv) as driver:
+        assert driver.stdout is not None
+        assert any("provisioning" in line for line in driver.stdout)
+        driver.stdout.close()
+        assert driver.wait(timeout=TIMEOUT_S) == 0
+        assert driver.stderr is not None
+        assert driver.stderr.read() == ""
+    [run, _] = cloudbooth.run("ps", "--json").lines
+    assert run["reason"] == "done"

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from orchestrator.cli.render.events import describe, volume
+from orchestrator.cli.render.pipe import OutputThatMayClose
 from orchestrator.lifecycle import State
 from orchestrator.progress import Progress
 from orchestrator.reporter import Reporter
@@ -129,13 +130,14 @@ class LiveReporter(PlainReporter):
 @contextmanager
 def reporter_for(as_json: bool, cost_usd: CostUsd) -> Iterator[Reporter]:
     """JSON when asked for, live bars on a terminal, plain lines otherwise. `cost_usd` is asked at every step shown."""
-    if as_json:
-        yield JsonReporter(sys.stdout)
-        return
-    console = Console()
-    if not console.is_terminal:
-        yield PlainReporter(console, cost_usd)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[detail]}"))
-    with Bars(*columns, console=console, transient=True) as bars:
-        yield LiveReporter(bars, cost_usd)
+    with redirect_stdout(OutputThatMayClose(sys.stdout)):
+        if as_json:
+            yield JsonReporter(sys.stdout)
+            return
+        console = Console()
+        if not console.is_terminal:
+            yield PlainReporter(console, cost_usd)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[detail]}"))
+        with Bars(*columns, console=console, transient=True) as bars:
+            yield LiveReporter(bars, cost_usd)
