@@ -33,7 +33,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     offers = [offer for request in gpu_requests(spec) for offer in provider.offers(request)]
     check_output_folder(spec.output.folder, spec.name)
     look = look_at_machine(provider, wiring.connect, base.total_bytes if isinstance(base, LocalFolder) else 0)
-    return make_plan(spec, instance, class_images, base, offers, has_gpu=None if look is None else look.facts.has_gpu)
+    return make_plan(spec, instance, class_images, base, offers, has_gpu=None if look is None else look.has_gpu)
 
 
 _LAUNCH_AGAIN = "launch again; nothing was started"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.code_bundle import trainer_code
@@ -17,15 +16,7 @@ MIN_FREE_BYTES = 200 * 2**20
 """Below this not even the smallest run fits: code, photos, one checkpoint of a tiny model."""
 
 
-@dataclass(frozen=True)
-class MachineLook:
-    """What a look at a standing machine has told."""
-
-    label: str
-    facts: HostFacts
-
-
-def look_at_machine(provider: MachineProvider, connect: Connect, needed_bytes: int) -> MachineLook | None:
+def look_at_machine(provider: MachineProvider, connect: Connect, needed_bytes: int) -> HostFacts | None:
     """None when the machine is yet to be rented. Raises HostError when it cannot be used as it is."""
     if not isinstance(provider, HasStandingMachine):
         return None
@@ -42,7 +33,7 @@ def look_at_machine(provider: MachineProvider, connect: Connect, needed_bytes: i
             f"{label} has {facts.free_bytes / 1e9:.1f} GB free in {facts.workdir}, the run needs {needed / 1e9:.1f} GB",
             "free some space there, or choose another disk: `--set compute.ssh.workdir=/mnt/big/cloudbooth`",
         )
-    return MachineLook(label, facts)
+    return facts
 
 
 def check_output_folder(folder: Path, name: str) -> None:
