@@ -51,11 +51,12 @@ LEFT_TO_THE_PRODUCT: frozenset[Kind] = frozenset(
     {
         CloudFault.PREEMPTED, CloudFault.NEVER_READY, CloudFault.SLOW_BOOT, CloudFault.DEARER, CloudFault.LOST_ANSWER,
         CloudFault.LOST_REQUEST, CloudFault.RATE_LIMITED, CloudFault.SERVER_ERROR, CloudFault.FALSE_ABSENCE,
-        WorldFault.HOST_GONE, WorldFault.CLOCK_SKEW, WorldFault.DRIVER_KILLED, WorldFault.SUPERVISOR_KILLED,
-        WorldFault.TRAINER_KILLED, WorldFault.UNREACHABLE, WorldFault.ASLEEP,
+        WorldFault.CLOCK_SKEW, WorldFault.DRIVER_KILLED, WorldFault.SUPERVISOR_KILLED,
+        WorldFault.TRAINER_KILLED, WorldFault.ASLEEP,
     }
 )  # fmt: skip
-"""After these alone nobody has to do more than attach."""
+"""After these alone nobody has to do more than attach. Shipping gives up after half a minute without a connection: what
+cannot be reached for longer is missing here."""
 
 _PASSAGES: dict[str, int] = {
     "ledger": 20, "offers": 2, "create": 1, "describe": 12, "list": 2, "release": 1, "sleep": 12,

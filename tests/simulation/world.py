@@ -537,7 +537,8 @@ class World:
                 self.violate(Invariant.LEASE, f"{rental.id} lived for {lived_s:.0f} s")
         if self.cloud.billed_usd() > MAX_COST_USD + 60 * max(s.on_demand_usd for s in self.cloud._shelves) / 3600:
             self.violate(Invariant.CEILING, f"${self.cloud.billed_usd():.2f}")
-        unattended = set(self._fired) <= LEFT_TO_THE_PRODUCT and self.schedule.training.deadline_s is None
+        rented = not self.schedule.standing  # one's own machine is one's own to mend
+        unattended = rented and set(self._fired) <= LEFT_TO_THE_PRODUCT and self.schedule.training.deadline_s is None
         if self.helped and unattended:
             self.violate(Invariant.RECOVERY, "the user had to say more than `attach`")
 
