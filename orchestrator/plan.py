@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, LocalFolder, job_base
+from orchestrator.base_model import BaseSource, BuiltinBase, LocalFolder, job_base
 from orchestrator.budget import training_deadline_s
-from orchestrator.dataset.buckets import Bucket, bucket_for, cropped_share, enlargement
-from orchestrator.dataset.scan import Finding, Photo, Scan, Severity, require_usable
+from orchestrator.dataset.buckets import Bucket
+from orchestrator.dataset.placement import Placement, place_photos
+from orchestrator.dataset.scan import Finding, Scan, Severity, require_usable
 from orchestrator.errors import UsageError
+from orchestrator.plan_warnings import machine_warnings, training_warnings
 from orchestrator.spec import APPLICABLE_FORMATS, ClassFolder, GeneratedClassImages, NoClassImages, RunSpec
 from providers.api import GpuRequest, Market, Offer
 from providers.errors import NoCapacity
@@ -33,27 +35,8 @@ BUILTIN_LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "full": (4e-3, "a builtin base begins with random weights, which bear a thousand times the usual rate"),
     "lora": (2e-2, "a builtin base begins with random weights, which bear far more than the usual rate"),
 }
-BUILTIN_RESOLUTION = 64
-"""Pixels: what builtin bases are made for."""
-
-NOTABLE_ENLARGEMENT = 2.0
-"""A photo below half of its bucket is warned about: the model learns the blur."""
-NOTABLE_CROP = 0.15
-
 INSTANCE_FOLDER = "data/instance"
 CLASS_FOLDER = "data/class"
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A photo and the size at which it is trained."""
-
-    photo: Photo
-    bucket: Bucket
-    enlargement: float
-    """Scale factor to cover the bucket; above 1 pixels are invented."""
-    cropped_share: float
-    """0…1 of the photo that the center crop leaves out."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +126,7 @@ def make_plan(
     require_usable(*filter(None, (instance, class_images)))
     offer = choose_offer(spec, offers)
     train, decisions = _resolve_training(spec, base)
-    placements = _place(instance.photos, train)
+    placements = place_photos(instance.photos, train)
     planned_class = _plan_class_images(spec, class_images, train)
     formats = spec.output.formats
     if not formats:
@@ -186,8 +169,8 @@ def make_plan(
         decisions=tuple(decisions),
         findings=tuple(findings),
         warnings=(
-            *_warnings(spec, train, placements, planned_class, base),
-            *_machine_warnings(spec, base, offer, has_gpu),
+            *training_warnings(spec, train, placements, base, has_class_images=planned_class is not None),
+            *machine_warnings(spec, base, offer, has_gpu),
         ),
     )
 
@@ -273,15 +256,6 @@ def _resolve_training(spec: RunSpec, base: BaseSource) -> tuple[TrainSpec, list[
     return train, decisions
 
 
-def _place(photos: Sequence[Photo], train: TrainSpec) -> tuple[Placement, ...]:
-    placed = []
-    for photo in photos:
-        size = photo.width, photo.height
-        bucket = bucket_for(*size, train.resolution, train.aspect_buckets)
-        placed.append(Placement(photo, bucket, enlargement(*size, bucket), cropped_share(*size, bucket)))
-    return tuple(placed)
-
-
 def _plan_class_images(spec: RunSpec, scan: Scan | None, train: TrainSpec) -> ClassImages | None:
     match spec.data.class_images:
         case NoClassImages():
@@ -291,7 +265,7 @@ def _plan_class_images(spec: RunSpec, scan: Scan | None, train: TrainSpec) -> Cl
         case ClassFolder(folder):
             if scan is None:
                 raise UsageError(f"the class images in {folder} were not looked at")
-            return ClassImages(_place(scan.photos, train), 0)
+            return ClassImages(place_photos(scan.photos, train), 0)
         case _ as never:
             assert_never(never)
 
@@ -305,88 +279,6 @@ def _data_decisions(train: TrainSpec, placements: Sequence[Placement]) -> list[D
         rest = len(placements) - captions
         decisions.append(Decision(f"{rest} of {len(placements)} photos use the instance prompt", "no caption file"))
     return decisions
-
-
-def _machine_warnings(spec: RunSpec, base: BaseSource, offer: Offer, has_gpu: bool | None) -> list[Warned]:
-    warnings = []
-    compute = spec.compute
-    wishes = {"gpu": compute.gpu, "min_vram_gb": compute.min_vram_gb, "max_price_per_hour": compute.max_price_per_hour}
-    unheard = [f"compute.{key}" for key, wish in wishes.items() if wish]
-    if offer.price_per_hour_usd == 0 and unheard:
-        warnings.append(
-            Warned(f"{', '.join(unheard)}: no choice on {offer.provider}, the machine is what it is", "leave them out")
-        )
-    if has_gpu is False and not isinstance(base, BuiltinBase):
-        warnings.append(
-            Warned(
-                "the machine shows no NVIDIA GPU: training a base of full size takes hours or days on a CPU",
-                "train on a machine that has one: `--host me@gpu-box`",
-            )
-        )
-    return warnings
-
-
-def _warnings(
-    spec: RunSpec,
-    train: TrainSpec,
-    placements: Sequence[Placement],
-    class_images: ClassImages | None,
-    base: BaseSource,
-) -> list[Warned]:
-    warnings = []
-    if isinstance(base, HubModel) and base.warning:
-        warnings.append(Warned(base.warning, "check the network and HF_ENDPOINT, then run the command again"))
-    if isinstance(base, BuiltinBase) and train.resolution > 2 * BUILTIN_RESOLUTION:
-        warnings.append(
-            Warned(
-                f"builtin:{base.name} is made for {BUILTIN_RESOLUTION} pixels, not for {train.resolution}: "
-                "training is slow and learns little",
-                f"`--set train.resolution={BUILTIN_RESOLUTION}`",
-            )
-        )
-    small = [placed for placed in placements if placed.enlargement > NOTABLE_ENLARGEMENT]
-    if small:
-        names = _names(small)
-        least = max(placed.enlargement for placed in small)
-        warnings.append(
-            Warned(
-                f"{names} must be enlarged up to {least:.1f} times for resolution {train.resolution}: "
-                "the model learns the blur",
-                "use the original photos, or a smaller `--set train.resolution=…`",
-            )
-        )
-    cut = [placed for placed in placements if placed.cropped_share > NOTABLE_CROP]
-    if cut:
-        most = max(placed.cropped_share for placed in cut)
-        hint = "crop them yourself around the subject" + (
-            "" if train.aspect_buckets else ", or set aspect_buckets = true"
-        )
-        warnings.append(Warned(f"up to {most:.0%} is cropped away at the edges of {_names(cut)}", hint))
-    if train.lr_warmup_steps >= train.steps:
-        warnings.append(
-            Warned(
-                f"the warm-up of {train.lr_warmup_steps} steps never ends in {train.steps}",
-                "`--set train.lr_warmup_steps=0`",
-            )
-        )
-    if class_images and train.prior_loss_weight == 0:
-        warnings.append(
-            Warned("class images have no effect: train.prior_loss_weight is 0", "`--set data.regularization=none`")
-        )
-    class_prompt = spec.subject.class_prompt
-    if class_images and class_prompt == spec.subject.instance_prompt:
-        warnings.append(
-            Warned(
-                "subject.class_prompt equals the instance prompt: the class images work against the photos",
-                "leave the rare word out of class_prompt",
-            )
-        )
-    return warnings
-
-
-def _names(placements: Sequence[Placement]) -> str:
-    names = [placed.photo.path.name for placed in placements]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _preference(wanted: Sequence[str], gpu: str) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import shutil
 
 from orchestrator.dataset.buckets import Bucket
+from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.prepare import prepare_photos
 from orchestrator.dataset.scan import Photo
 from orchestrator.home import RunHome
-from orchestrator.plan import CLASS_FOLDER, INSTANCE_FOLDER, Placement, Plan, build_job
+from orchestrator.plan import CLASS_FOLDER, INSTANCE_FOLDER, Plan, build_job
 from remote_trainer import wire
 
 

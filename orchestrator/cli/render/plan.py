@@ -10,8 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 
 from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, LocalFolder
+from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.scan import Severity
-from orchestrator.plan import Placement, Plan
+from orchestrator.plan import Plan
 
 MAX_PHOTO_ROWS = 20
 

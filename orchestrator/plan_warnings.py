@@ -1,0 +1,102 @@
+"""What a person should know before agreeing to a plan. Pure; every warning carries what can be done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.base_model import BaseSource, BuiltinBase, HubModel
+from orchestrator.dataset.placement import Placement
+from orchestrator.spec import RunSpec
+from providers.api import Offer
+from remote_trainer.wire import TrainSpec, Warned
+
+BUILTIN_RESOLUTION = 64
+"""Pixels: what builtin bases are made for."""
+NOTABLE_ENLARGEMENT = 2.0
+"""A photo below half of its bucket is warned about: the model learns the blur."""
+NOTABLE_CROP = 0.15
+
+
+def machine_warnings(spec: RunSpec, base: BaseSource, offer: Offer, has_gpu: bool | None) -> list[Warned]:
+    """About where it is trained; `has_gpu` is None when nobody has looked."""
+    warnings = []
+    compute = spec.compute
+    wishes = {"gpu": compute.gpu, "min_vram_gb": compute.min_vram_gb, "max_price_per_hour": compute.max_price_per_hour}
+    unheard = [f"compute.{key}" for key, wish in wishes.items() if wish]
+    if offer.price_per_hour_usd == 0 and unheard:
+        warnings.append(
+            Warned(f"{', '.join(unheard)}: no choice on {offer.provider}, the machine is what it is", "leave them out")
+        )
+    if has_gpu is False and not isinstance(base, BuiltinBase):
+        warnings.append(
+            Warned(
+                "the machine shows no NVIDIA GPU: training a base of full size takes hours or days on a CPU",
+                "train on a machine that has one: `--host me@gpu-box`",
+            )
+        )
+    return warnings
+
+
+def training_warnings(
+    spec: RunSpec,
+    train: TrainSpec,
+    placements: Sequence[Placement],
+    base: BaseSource,
+    *,
+    has_class_images: bool,
+) -> list[Warned]:
+    """About base, photos and settings, in the order of how much they matter."""
+    warnings = []
+    if isinstance(base, HubModel) and base.warning:
+        warnings.append(Warned(base.warning, "check the network and HF_ENDPOINT, then run the command again"))
+    if isinstance(base, BuiltinBase) and train.resolution > 2 * BUILTIN_RESOLUTION:
+        warnings.append(
+            Warned(
+                f"builtin:{base.name} is made for {BUILTIN_RESOLUTION} pixels, not for {train.resolution}: "
+                "training is slow and learns little",
+                f"`--set train.resolution={BUILTIN_RESOLUTION}`",
+            )
+        )
+    small = [placed for placed in placements if placed.enlargement > NOTABLE_ENLARGEMENT]
+    if small:
+        names = _names(small)
+        least = max(placed.enlargement for placed in small)
+        warnings.append(
+            Warned(
+                f"{names} must be enlarged up to {least:.1f} times for resolution {train.resolution}: "
+                "the model learns the blur",
+                "use the original photos, or a smaller `--set train.resolution=…`",
+            )
+        )
+    cut = [placed for placed in placements if placed.cropped_share > NOTABLE_CROP]
+    if cut:
+        most = max(placed.cropped_share for placed in cut)
+        hint = "crop them yourself around the subject" + (
+            "" if train.aspect_buckets else ", or set aspect_buckets = true"
+        )
+        warnings.append(Warned(f"up to {most:.0%} is cropped away at the edges of {_names(cut)}", hint))
+    if train.lr_warmup_steps >= train.steps:
+        warnings.append(
+            Warned(
+                f"the warm-up of {train.lr_warmup_steps} steps never ends in {train.steps}",
+                "`--set train.lr_warmup_steps=0`",
+            )
+        )
+    if has_class_images and train.prior_loss_weight == 0:
+        warnings.append(
+            Warned("class images have no effect: train.prior_loss_weight is 0", "`--set data.regularization=none`")
+        )
+    class_prompt = spec.subject.class_prompt
+    if has_class_images and class_prompt == spec.subject.instance_prompt:
+        warnings.append(
+            Warned(
+                "subject.class_prompt equals the instance prompt: the class images work against the photos",
+                "leave the rare word out of class_prompt",
+            )
+        )
+    return warnings
+
+
+def _names(placements: Sequence[Placement]) -> str:
+    names = [placed.photo.path.name for placed in placements]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
