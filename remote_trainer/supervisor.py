@@ -17,104 +17,19 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, Optional
 
 from . import run_folder as folders
 from . import wire
 from .deadline import Allowance
+from .oversight import DEADLINE_REACHED, StageView, Urge, ending_without_word, urge, worth_starting_again
 
 HEARTBEAT_S = 15.0
 POLL_S = 0.5
-STOP_GRACE_S = 900.0
-"""After SIGTERM a trainer may take this long to commit its checkpoint."""
 PREVIOUS_STAGE_WAIT_S = 20.0
-MAX_FRUITLESS_STARTS = 3
-STALL_S = 900.0
-"""A trainer in its loop that says nothing for this long hangs; other phases (a download, say) may be quiet."""
-STACKS_GRACE_S = 10.0
-"""Between asking a stalled trainer for its stacks and killing it."""
 PREPARED_FILE = "environment.json"
 STAGES = ("prepare", "train")
-
-
-DEADLINE_REACHED = wire.Failed(
-    "deadline",
-    "the run reached its time limit",
-    "`cloudbooth resume RUN` continues from the newest checkpoint with the same time again",
-)
-
-
-class Urge(Enum):
-    """What the supervisor does about a running stage."""
-
-    NOTHING = "nothing"
-    ASK_TO_STOP = "SIGTERM"
-    SHOW_STACKS = "SIGUSR1"
-    KILL = "SIGKILL"
-
-
-@dataclass(frozen=True)
-class StageView:
-    """All that `urge` may look at."""
-
-    stop_requested: bool
-    time_left_s: float
-    asked_to_stop_for_s: Optional[float]
-    """Seconds since the stage was sent SIGTERM; None before that."""
-    quiet_in_loop_s: float = 0.0
-    """Seconds since the trainer's last event; 0 outside its training loop."""
-    stacks_shown: bool = False
-
-
-def urge(view: StageView) -> Urge:
-    """Decides, without acting, what a running stage needs now."""
-    if view.quiet_in_loop_s > STALL_S:
-        if view.stacks_shown:
-            return Urge.KILL if view.quiet_in_loop_s > STALL_S + STACKS_GRACE_S else Urge.NOTHING
-        return Urge.SHOW_STACKS
-    if view.asked_to_stop_for_s is not None:
-        return Urge.KILL if view.asked_to_stop_for_s > STOP_GRACE_S else Urge.NOTHING
-    if view.stop_requested or view.time_left_s <= 0:
-        return Urge.ASK_TO_STOP
-    return Urge.NOTHING
-
-
-STALLED = wire.Failed(
-    "stalled",
-    f"the trainer hung: no step for {STALL_S / 60:.0f} minutes",
-    "`cloudbooth logs RUN --trainer` shows where; `cloudbooth resume RUN` continues from the newest checkpoint",
-)
-
-
-def ending_without_word(
-    exit_code: int, stop_requested: bool, deadline_passed: bool, last_step: int, stalled: bool = False
-) -> wire.Event:
-    """The terminal event for a stage that ended without sending one."""
-    if stalled:
-        return STALLED
-    if deadline_passed:
-        return DEADLINE_REACHED
-    if stop_requested:
-        return wire.Stopped(last_step)
-    if exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        hint = "`cloudbooth resume RUN` continues from the newest checkpoint; the host may lack memory"
-        return wire.Failed("trainer-killed", f"the trainer was killed by {name} again and again", hint)
-    return wire.Failed(
-        "internal", f"the trainer ended with exit code {exit_code}", "`cloudbooth logs RUN --trainer` shows its output"
-    )
-
-
-def worth_starting_again(exit_code: int, ending_was_asked_for: bool, fruitless_starts: int) -> bool:
-    """Whether a trainer that a signal has killed gets another start, from its newest checkpoint.
-
-    `fruitless_starts`: how many in a row, this one included, committed no checkpoint. One may be the host's out-of-
-    memory killer or a mishap; the third in a row is the run's own doing.
-    """
-    return exit_code < 0 and not ending_was_asked_for and fruitless_starts < MAX_FRUITLESS_STARTS
 
 
 def supervise(run_folder: Path, epoch: int, start_fd: Optional[int] = None) -> int:

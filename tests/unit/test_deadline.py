@@ -6,21 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_trainer import wire
 from remote_trainer.deadline import Allowance, Elapsed
-from remote_trainer.supervisor import (
-    DEADLINE_REACHED,
-    MAX_FRUITLESS_STARTS,
-    STACKS_GRACE_S,
-    STALL_S,
-    STALLED,
-    STOP_GRACE_S,
-    StageView,
-    Urge,
-    ending_without_word,
-    urge,
-    worth_starting_again,
-)
 
 
 def test_time_counts_on_the_clock_of_one_boot() -> None:
@@ -51,48 +37,3 @@ def test_another_machine_gets_the_whole_allowance(tmp_path: Path) -> None:
 
 def test_without_a_deadline_there_is_always_time(tmp_path: Path) -> None:
     assert Allowance(tmp_path, machine="one", deadline_s=None).left_s == float("inf")
-
-
-@pytest.mark.parametrize(
-    ("view", "expected"),
-    [
-        (StageView(False, 10.0, None), Urge.NOTHING),
-        (StageView(True, 10.0, None), Urge.ASK_TO_STOP),
-        (StageView(False, 0.0, None), Urge.ASK_TO_STOP),
-        (StageView(True, -5.0, 1.0), Urge.NOTHING),
-        (StageView(True, -5.0, STOP_GRACE_S + 1), Urge.KILL),
-    ],
-)
-def test_a_stage_is_asked_once_and_killed_only_after_the_grace(view: StageView, expected: Urge) -> None:
-    assert urge(view) is expected
-
-
-def test_a_trainer_that_hangs_shows_its_stacks_before_it_is_killed() -> None:
-    def at(quiet_s: float, stacks_shown: bool) -> Urge:
-        return urge(StageView(False, 1e9, None, quiet_s, stacks_shown))
-
-    assert at(STALL_S, False) is Urge.NOTHING
-    assert at(STALL_S + 1, False) is Urge.SHOW_STACKS
-    assert at(STALL_S + 2, True) is Urge.NOTHING
-    assert at(STALL_S + STACKS_GRACE_S + 1, True) is Urge.KILL
-    assert ending_without_word(-9, False, False, 3, stalled=True) == STALLED
-
-
-def test_an_ending_without_a_word_is_named_for_its_cause() -> None:
-    assert ending_without_word(0, stop_requested=False, deadline_passed=True, last_step=3) == DEADLINE_REACHED
-    assert ending_without_word(-15, stop_requested=True, deadline_passed=False, last_step=3) == wire.Stopped(3)
-    killed = ending_without_word(-9, stop_requested=False, deadline_passed=False, last_step=3)
-    assert isinstance(killed, wire.Failed)
-    assert (killed.code, "SIGKILL" in killed.message) == ("trainer-killed", True)
-    broken = ending_without_word(1, stop_requested=False, deadline_passed=False, last_step=3)
-    assert isinstance(broken, wire.Failed)
-    assert broken.code == "internal"
-
-
-def test_a_killed_trainer_starts_again_unless_it_was_to_end_or_gets_nowhere() -> None:
-    assert worth_starting_again(-9, ending_was_asked_for=False, fruitless_starts=0)
-    assert worth_starting_again(-11, ending_was_asked_for=False, fruitless_starts=MAX_FRUITLESS_STARTS - 1)
-    assert not worth_starting_again(-9, ending_was_asked_for=False, fruitless_starts=MAX_FRUITLESS_STARTS)
-    assert not worth_starting_again(-9, ending_was_asked_for=True, fruitless_starts=0)
-    assert not worth_starting_again(1, ending_was_asked_for=False, fruitless_starts=0)
-    assert not worth_starting_again(0, ending_was_asked_for=False, fruitless_starts=0)
