@@ -20,10 +20,11 @@ from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Do, EndReason, Facts, Finished, Move, Phase, Standing, facts_after, next_step
 from orchestrator.phases import follow, provision, release, retrieve, ship
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import loss_of_machine
+from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, loss_of_machine
 from providers.errors import MachineGone
 
 LOCK_PATIENCE_S = 1.0
+UNREACHABLE_PAUSE_S = 10.0
 
 PHASES: dict[Phase, Callable[[RunContext, Facts], Facts]] = {
     Phase.CREATE: provision.create,
@@ -62,14 +63,27 @@ def drive(context: RunContext) -> EndReason:
 
 
 def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:
-    """The phase; a connection that fails because the machine is lost is a fact, any other failure an error."""
+    """The phase. That the machine is lost is a fact; any other failure is an error.
+
+    A rented machine that cannot be reached is tried again, since it bills, until it is lost or has been silent for
+    `UNREACHABLE_LIMIT_S`; for one that stands on its own the error is the owner's to read.
+    """
     try:
-        return PHASES[phase](context, facts)
-    except (HostUnreachable, ConnectionLost, MachineGone):
+        return replace(PHASES[phase](context, facts), unreachable_since_s=None)
+    except (HostUnreachable, ConnectionLost, MachineGone) as error:
         lost = loss_of_machine(context)
-        if not lost:
+        if lost:
+            return replace(facts, machine_lost=lost)
+        if context.machine_stands:
             raise
-        return replace(facts, machine_lost=lost)
+        now = context.clock.monotonic()
+        since = now if facts.unreachable_since_s is None else facts.unreachable_since_s
+        if now - since > UNREACHABLE_LIMIT_S:
+            return replace(facts, machine_lost=f"the machine cannot be reached: {error.message}")
+        context.reporter.note(f"{error.message}; trying again in {UNREACHABLE_PAUSE_S:.0f} s")
+        context.clock.sleep(UNREACHABLE_PAUSE_S)
+        context.require_driver()
+        return replace(facts, unreachable_since_s=since)
 
 
 def _may_rent_again(context: RunContext) -> bool:

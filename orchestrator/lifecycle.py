@@ -108,6 +108,8 @@ class Facts:
     retrieved: bool = False
     machine_lost: str = ""
     """Why the machine can no longer be used (pre-empted, gone, never answered); empty while it can."""
+    unreachable_since_s: float | None = None
+    """On the driver's monotonic clock: since when every phase has failed to reach a rented machine."""
     may_rent_again: bool = False
     """Whether money and attempts allow another machine. Looked at only when one was lost."""
     restarts: int = 0

@@ -8,14 +8,12 @@ from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Wish
 from orchestrator.mirror import Mirror
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import loss_of_machine
+from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, loss_of_machine
 from orchestrator.phases.persistence import Pauses
 from orchestrator.remote_run import RemoteRun
 from remote_trainer.wire import HostStatus
 
 WISH_POLL_S = 0.5
-UNREACHABLE_LIMIT_S = 600.0
-"""A rented machine that the provider calls running and that answers nobody for this long is given back."""
 
 
 def follow(context: RunContext, facts: Facts) -> Facts:

@@ -6,6 +6,8 @@ from orchestrator.phases.context import RunContext
 from providers.api import MachineId, MachineStatus
 from providers.errors import CloudboothError, MachineGone
 
+UNREACHABLE_LIMIT_S = 600.0
+"""A rented machine that the provider calls running and that answers nobody for this long is given back."""
 AGREEMENT_S = 5.0
 """One answer may be wrong: a loss is believed when two answers this far apart agree."""
 
