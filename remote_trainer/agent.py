@@ -68,7 +68,7 @@ def status(run_folder: Path) -> wire.HostStatus:
     events = run_folder / wire.EVENTS_FILE
     existing = run_folder if run_folder.exists() else run_folder.parent
     return wire.HostStatus(
-        incarnation=folders.incarnation(run_folder) if run_folder.exists() else "",
+        incarnation=folders.incarnation(run_folder),
         supervisor_pid=recorded.get("pid", 0) if alive else None,
         trainer_alive=folders.is_held(run_folder / folders.STAGE_LOCK),
         driver_epoch=_epoch(run_folder),
@@ -157,6 +157,7 @@ def forget(run_folder: Path, epoch: int) -> None:
 def follow(run_folder: Path, offset: int, out: BinaryIO, leash: int) -> None:
     """Copies whole lines of `events.jsonl` from byte `offset` to `out` as they come, an empty line each quiet second.
 
+    What is sent has reached the disk: after a power cut the log is never shorter than the laptop's copy.
     Ends when nothing more can come (no supervisor lives and everything is sent) or when `leash` (stdin) reaches its
     end, which is how a broken connection shows.
     """
@@ -165,6 +166,8 @@ def follow(run_folder: Path, offset: int, out: BinaryIO, leash: int) -> None:
     while True:
         alive = folders.is_held(run_folder / folders.SUPERVISOR_LOCK)  # looked at before the last read, not after
         whole = _whole_lines(path, offset)
+        if whole:
+            _flush_to_disk(path)
         offset += len(whole)
         now = time.monotonic()
         if not whole and now - shown_life_at >= SIGN_OF_LIFE_S:
@@ -234,6 +237,12 @@ def _whole_lines(path: Path, offset: int) -> bytes:
     except FileNotFoundError:
         return b""
     return fresh[: fresh.rfind(b"\n") + 1]
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Any process may: a file's unwritten pages belong to no descriptor. A disk that cannot is no reason to be mute."""
+    with contextlib.suppress(OSError), open(path, "rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def _epoch(run_folder: Path) -> int:

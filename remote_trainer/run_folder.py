@@ -25,6 +25,10 @@ SUPERVISOR_FILE = "supervisor.json"
 STAGE_FILE = "stage.json"
 EPOCH_FILE = "driver-epoch"
 INCARNATION_FILE = "incarnation"
+SYNCED_FILE = "events-synced"
+"""How many bytes of the event log are known to have reached the disk."""
+LANDMARKS = (wire.Hello, wire.CheckpointCommitted, wire.Heartbeat, wire.Done, wire.Failed, wire.Stopped)
+"""Events after which the log is flushed to the disk itself."""
 
 
 def acquire(path: Path, wait_s: float) -> Optional[IO[str]]:
@@ -79,37 +83,63 @@ def read_json(path: Path) -> Optional[dict[str, Any]]:
 
 
 def incarnation(run_folder: Path) -> str:
-    """A random name for this folder's event log, made once: offsets into another folder's log mean nothing here."""
-    path = run_folder / INCARNATION_FILE
-    if not path.exists():
-        write_atomically(path, uuid.uuid4().hex[:12].encode())
-    return path.read_text().strip()
+    """The random name of this folder's event log: offsets into another log mean nothing here. Empty before the first.
+
+    Given by `EventLog`, whose writer holds the supervisor's lock; asking changes nothing.
+    """
+    try:
+        return (run_folder / INCARNATION_FILE).read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 class EventLog:
     """Appends to `events.jsonl`; the one writer is the supervisor.
 
-    Opening cuts a torn last line off, which no reader has consumed: readers stop at the last newline.
+    Opening cuts a torn last line off, which no reader has consumed: readers stop at the last newline. A log that is
+    shorter than what had reached the disk lost its tail (a power cut, a restored volume), and laptops may have copied
+    what is gone: it is kept aside, and an empty one begins under another incarnation.
     """
 
     def __init__(self, run_folder: Path) -> None:
+        self._folder = run_folder
         path = run_folder / wire.EVENTS_FILE
-        self._handle = open(path, "a+b")
-        self._handle.seek(0)
-        content = self._handle.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self._handle.truncate(whole)
-        self._next_seq = content[:whole].count(b"\n")
+        content = _whole_lines_of(path)
+        if len(content) < _synced_bytes(run_folder):
+            if path.exists():
+                os.replace(path, run_folder / f"events-before-{uuid.uuid4().hex[:12]}.jsonl")
+            # This order: killed in between, the next opening finds the log missing and begins anew again.
+            _begin_incarnation(run_folder)
+            (run_folder / SYNCED_FILE).unlink()
+            content = b""
+        elif not incarnation(run_folder):
+            _begin_incarnation(run_folder)
+        self._handle = open(path, "ab", buffering=0)
+        self._handle.truncate(len(content))
+        self._next_seq = content.count(b"\n")
 
     def append(self, event: wire.Event) -> None:
-        """On disk (not merely in a buffer of ours) when it returns."""
+        """Written (not merely in a buffer of ours) when it returns; one of LANDMARKS is on the disk itself."""
         self._handle.write(wire.encode_event(event, self._next_seq, time.time()))
-        self._handle.flush()
         self._next_seq += 1
+        if isinstance(event, LANDMARKS):
+            os.fsync(self._handle.fileno())
+            size = os.fstat(self._handle.fileno()).st_size
+            write_atomically(self._folder / SYNCED_FILE, str(size).encode())
 
     def close(self) -> None:
         self._handle.close()
+
+
+def _begin_incarnation(run_folder: Path) -> None:
+    write_atomically(run_folder / INCARNATION_FILE, uuid.uuid4().hex[:12].encode())
+
+
+def _synced_bytes(run_folder: Path) -> int:
+    try:
+        return int((run_folder / SYNCED_FILE).read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def events_after_last_hello(run_folder: Path) -> list[wire.Event]:
@@ -123,12 +153,16 @@ def events_after_last_hello(run_folder: Path) -> list[wire.Event]:
 
 
 def _events(run_folder: Path) -> Iterator[wire.Event]:
-    try:
-        content = (run_folder / wire.EVENTS_FILE).read_bytes()
-    except FileNotFoundError:
-        return
-    for line in content[: content.rfind(b"\n") + 1].splitlines():
+    for line in _whole_lines_of(run_folder / wire.EVENTS_FILE).splitlines():
         yield wire.decode_event(line).event
+
+
+def _whole_lines_of(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def committed(run_folder: Path, folder: str) -> Optional[wire.CommittedFolder]:

@@ -258,3 +258,61 @@ def test_a_torn_last_line_is_cut_off_and_its_number_used_again(tmp_path: Path) -
         handle.write(b'{"v":1,"seq":1,')
     content = log(tmp_path, wire.Stopped(3))
     assert [wire.decode_event(line).seq for line in content.splitlines()] == [0, 1]
+
+
+# ---- the event log ---------------------------------------------------------------------------------------------------
+
+
+def lose_tail(run_folder: Path, lines: int) -> bytes:
+    """Cuts the last lines off the log, as a power cut may; what is left."""
+    path = run_folder / wire.EVENTS_FILE
+    kept = b"".join(path.read_bytes().splitlines(keepends=True)[:-lines])
+    path.write_bytes(kept)
+    return kept
+
+
+def test_a_log_that_lost_what_had_reached_the_disk_begins_anew_and_the_old_one_is_kept(tmp_path: Path) -> None:
+    log(tmp_path, HELLO, wire.PhaseStarted("load"), wire.Heartbeat(1.0, True))
+    before = agent.status(tmp_path).incarnation
+    kept = lose_tail(tmp_path, 1)
+    content = log(tmp_path, HELLO)
+    after = agent.status(tmp_path)
+    assert after.incarnation not in ("", before)
+    assert [wire.decode_event(line).seq for line in content.splitlines()] == [0]
+    assert follow_once(tmp_path, 0) == content
+    [aside] = tmp_path.glob("events-before-*.jsonl")
+    assert aside.read_bytes() == kept
+
+
+def test_a_log_that_vanished_begins_anew(tmp_path: Path) -> None:
+    log(tmp_path, HELLO)
+    before = agent.status(tmp_path).incarnation
+    (tmp_path / wire.EVENTS_FILE).unlink()
+    log(tmp_path, HELLO)
+    assert agent.status(tmp_path).incarnation not in ("", before)
+
+
+def test_a_log_that_began_anew_goes_on_under_its_new_name(tmp_path: Path) -> None:
+    log(tmp_path, HELLO, wire.Heartbeat(1.0, True))
+    lose_tail(tmp_path, 1)
+    log(tmp_path, HELLO)
+    anew = agent.status(tmp_path).incarnation
+    content = log(tmp_path, wire.Stopped(1))
+    assert (agent.status(tmp_path).incarnation, content.count(b"\n")) == (anew, 2)
+
+
+def test_a_log_that_lost_nothing_keeps_its_name(tmp_path: Path) -> None:
+    log(tmp_path, HELLO, wire.Stopped(1))
+    before = agent.status(tmp_path).incarnation
+    with (tmp_path / wire.EVENTS_FILE).open("ab") as handle:
+        handle.write(b'{"torn')
+    log(tmp_path, HELLO)
+    assert agent.status(tmp_path).incarnation == before != ""
+
+
+def test_asking_for_the_status_changes_nothing(tmp_path: Path) -> None:
+    agent.status(tmp_path)
+    log(tmp_path, HELLO)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert agent.status(tmp_path).incarnation == agent.status(tmp_path).incarnation
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
