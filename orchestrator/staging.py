@@ -14,11 +14,13 @@ from orchestrator.dataset.prepare import prepare_photos
 from orchestrator.dataset.scan import Photo
 from orchestrator.home import RunHome
 from orchestrator.plan import CLASS_FOLDER, INSTANCE_FOLDER, Plan, build_job
+from orchestrator.whole_file import sync_folder, write_atomically
 from remote_trainer import wire
 
 
 def stage(home: RunHome, plan: Plan) -> wire.Job:
-    """Writes the photos as they will be trained, and the job last. Replaces what an earlier launch left.
+    """Writes the photos as they will be trained, and the job last, down to the disk: the ledger will count on them.
+    Replaces what an earlier launch left.
 
     Raises UsageError when a photo changed since it was scanned, and OSError when the folder cannot be written.
     """
@@ -28,7 +30,8 @@ def stage(home: RunHome, plan: Plan) -> wire.Job:
     class_placements = plan.class_images.placements if plan.class_images else ()
     class_images = prepare_photos(_placed(class_placements), home.staged / CLASS_FOLDER)
     job = build_job(plan, plan.name, instance, class_images)
-    home.job_file.write_bytes(wire.dumps(job))
+    write_atomically(home.job_file, wire.dumps(job))
+    sync_folder(home.root.parent)
     return job
 
 

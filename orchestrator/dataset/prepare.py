@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from orchestrator.dataset.buckets import Bucket, enlargement
 from orchestrator.dataset.picture import UnreadablePicture, decode_rgb, open_picture, read_content
 from orchestrator.dataset.scan import Photo
 from orchestrator.errors import UsageError
+from orchestrator.whole_file import write_atomically
 from remote_trainer.wire import ImageSpec
 
 RECIPE = 1
@@ -49,8 +49,8 @@ def prepare_photo(photo: Photo, bucket: Bucket, target: Path) -> ImageSpec:
         content = _png(_fitted(photo, bucket))
         sha256 = hashlib.sha256(content).hexdigest()
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(target, content)
-        _write_whole(record, json.dumps({**origin, "sha256": sha256}).encode())
+        write_atomically(target, content)
+        write_atomically(record, json.dumps({**origin, "sha256": sha256}).encode())
     return ImageSpec(target.name, sha256, bucket.width, bucket.height, photo.caption)
 
 
@@ -85,15 +85,6 @@ def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     bare.save(file, "PNG", compress_level=6)
     return file.getvalue()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _plain(stem: str) -> str:
