@@ -77,7 +77,9 @@ def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:
         if context.machine_stands:
             raise
         now = context.clock.monotonic()
-        since = now if facts.unreachable_since_s is None else facts.unreachable_since_s
+        answered = facts.unreachable_since_s is None or isinstance(error, ConnectionLost)
+        since = now if answered else facts.unreachable_since_s
+        assert since is not None
         if now - since > UNREACHABLE_LIMIT_S:
             return replace(facts, machine_lost=f"the machine cannot be reached: {error.message}")
         context.reporter.note(f"{error.message}; trying again in {UNREACHABLE_PAUSE_S:.0f} s")

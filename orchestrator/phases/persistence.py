@@ -7,7 +7,6 @@ from collections.abc import Callable
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Wish
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import loss_of_machine
 
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 30.0
@@ -40,22 +39,27 @@ class Pauses:
 def until_down(context: RunContext, facts: Facts, work: Callable[[], Facts]) -> Facts:
     """`work()`, again after every lost connection for as long as it takes. `facts` when the user wants all down.
 
-    Raises the loss of the connection when the machine itself is lost.
+    On a rented machine a lost connection is raised at once: it bills, so the driver bounds the patience with it.
     """
+    if not context.machine_stands:
+        return work()
     pauses = Pauses(context)
     while True:
         try:
             return work()
         except (ConnectionLost, HostUnreachable) as error:
-            if loss_of_machine(context):
-                raise
             context.reporter.note(f"{error.message}; trying again in {pauses.next_s:.0f} s")
             if pauses.wait(heed_down=True):
                 return facts
 
 
 def a_few_times(context: RunContext, work: Callable[[], Facts], attempts: int = 5) -> Facts:
-    """`work()`, again after a lost connection, about a quarter of a minute in all. Raises the last loss."""
+    """`work()`, again after a lost connection, about a quarter of a minute in all. Raises the last loss.
+
+    On a rented machine the first, as `until_down` does.
+    """
+    if not context.machine_stands:
+        return work()
     pauses = Pauses(context)
     for _ in range(attempts - 1):
         try:

@@ -26,10 +26,9 @@ def release(context: RunContext, facts: Facts) -> Facts:
 def _release_connected(context: RunContext, facts: Facts) -> Facts:
     machine = context.held_machine()
     assert machine.machine_id is not None
-    if _exists(context, machine.machine_id):
-        if context.machine_stands:
-            _end_processes(context)
-        context.provider.release(machine.machine_id)
+    if context.machine_stands and _exists(context, machine.machine_id):
+        _end_processes(context)
+    context.provider.release(machine.machine_id)  # also one that seems gone: a single answer may be wrong
     while not _is_absent(context, machine.machine_id):
         context.require_driver()
         context.clock.sleep(CONFIRM_POLL_S)

@@ -39,9 +39,7 @@ Kind = CloudFault | WorldFault
 BEYOND_TODAY: frozenset[Kind] = frozenset(
     {
         CloudFault.LISTED_LATE,
-        CloudFault.FALSE_ABSENCE,
         WorldFault.OVERTAKEN_UNAWARE,
-        WorldFault.HOST_DEAD,
     }
 )
 ALL_KINDS: tuple[Kind, ...] = (*CloudFault, *WorldFault)
@@ -53,6 +51,9 @@ LEFT_TO_THE_PRODUCT: frozenset[Kind] = frozenset(
         CloudFault.LOST_REQUEST, CloudFault.RATE_LIMITED, CloudFault.SERVER_ERROR, CloudFault.FALSE_ABSENCE,
         WorldFault.CLOCK_SKEW, WorldFault.DRIVER_KILLED, WorldFault.SUPERVISOR_KILLED,
         WorldFault.TRAINER_KILLED, WorldFault.ASLEEP,
+        WorldFault.HOST_GONE,
+        WorldFault.UNREACHABLE,
+        WorldFault.HOST_DEAD,
     }
 )  # fmt: skip
 """After these alone nobody has to do more than attach. Shipping gives up after half a minute without a connection: what
