@@ -11,6 +11,7 @@ from pathlib import Path
 
 from orchestrator.home import RunHome
 from orchestrator.progress import Progress, advance
+from orchestrator.understanding import understood
 from remote_trainer import wire
 
 
@@ -33,12 +34,13 @@ class Mirror:
     def feed(self, chunk: bytes) -> Iterator[wire.Envelope]:
         """Takes bytes as they come off the stream; yields the events that became whole, each already written down.
 
-        Empty lines are the follower's sign of life, no part of the log.
+        Empty lines are the follower's sign of life, no part of the log. Raises HostError for a line of a newer version.
         """
         *lines, self._pending = (self._pending + chunk).split(b"\n")
         for line in lines:
             if line:
-                envelope = wire.decode_event(line)
+                with understood("the host's event log"):
+                    envelope = wire.decode_event(line)
                 self._handle.write(line + b"\n")
                 self._handle.flush()
                 self.offset += len(line) + 1
@@ -63,7 +65,7 @@ class EventReader:
         """The picture including everything that `fresh` has yielded."""
 
     def fresh(self) -> Iterator[wire.Envelope]:
-        """What has come since the last call; returns at once."""
+        """What has come since the last call; returns at once. Raises HostError for a line of a newer version."""
         for file in self._home.event_logs():
             offset = self._offsets.get(file, 0)
             with file.open("rb") as handle:
@@ -72,7 +74,8 @@ class EventReader:
             whole = content[: content.rfind(b"\n") + 1]
             self._offsets[file] = offset + len(whole)
             for line in whole.splitlines():
-                envelope = wire.decode_event(line)
+                with understood(str(file)):
+                    envelope = wire.decode_event(line)
                 self.progress = advance(self.progress, envelope)
                 yield envelope
 
@@ -89,5 +92,6 @@ def progress_of(content: bytes) -> Progress:
     """The picture that one log's whole lines add up to."""
     progress = Progress()
     for line in content.splitlines():
-        progress = advance(progress, wire.decode_event(line))
+        with understood("the run's event log"):
+            progress = advance(progress, wire.decode_event(line))
     return progress

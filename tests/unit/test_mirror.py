@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.home import RunHome
+from orchestrator.host import HostError
 from orchestrator.mirror import EventReader, Mirror, progress_of, progress_of_run
 from orchestrator.progress import Progress
 from remote_trainer import wire
@@ -114,3 +115,21 @@ def test_a_new_supervisor_clears_the_failure_of_the_last() -> None:
     hello = wire.encode_event(wire.Hello(1, "host", "3.11", 2, 2), 1, 2.0)
     assert progress_of(failed).failed is not None
     assert progress_of(failed + hello).failed is None
+
+
+NEWER = LOG.splitlines(keepends=True)[0].replace(b'"v":1', b'"v":99').replace(b'"v": 1', b'"v": 99')
+
+
+def test_an_event_of_a_newer_version_is_an_error_with_a_way_out_and_is_not_written_down(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "events.jsonl")
+    with pytest.raises(HostError, match="speaks event version 99") as caught:
+        list(mirror.feed(NEWER))
+    assert "pip install --upgrade cloudbooth" in caught.value.hint
+    assert (tmp_path / "events.jsonl").read_bytes() == b""
+
+
+def test_whoever_watches_a_newer_version_is_told_the_same(tmp_path: Path) -> None:
+    home = RunHome(tmp_path)
+    home.events("one").write_bytes(NEWER)
+    with pytest.raises(HostError, match="speaks event version 99"):
+        progress_of_run(home)
