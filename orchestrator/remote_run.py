@@ -7,15 +7,18 @@ host's connection does.
 from __future__ import annotations
 
 import json
+import shlex
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.code_bundle import CodeBundle
 from orchestrator.errors import StaleDriver
 from orchestrator.host import Completed, Host, HostError
+from orchestrator.understanding import understood
 from providers.api import Access
 from remote_trainer import wire
 
@@ -26,6 +29,9 @@ STREAM_IDLE_S = 20.0
 """The agent's `follow` shows a sign of life every second; this much silence is a dead link."""
 TAR_CHUNK = 1 << 20
 
+OnBytes = Callable[[int], None]
+"""Called with the bytes that crossed (negative when a damaged part is thrown away); raising ends the transfer."""
+
 _PROBE = """
 import json, os, shutil, sys
 root = os.path.abspath(os.path.expanduser(sys.argv[1]))
@@ -34,6 +40,13 @@ print(json.dumps({"python": list(sys.version_info[:3]), "workdir": root, "free_b
                   "has_gpu": shutil.which("nvidia-smi") is not None,
                   "has_code": os.path.isdir(os.path.join(root, "code", sys.argv[2]))}))
 """
+
+_PROBE_BEGINS = b'{"python": '
+
+_SILENCE = (
+    "put this line first in ~/.bashrc there (or what else its shell reads), so that only people are greeted: "
+    "case $- in *i*) ;; *) return;; esac"
+)
 
 _UNPACK = """
 import io, os, shutil, sys, tarfile
@@ -68,7 +81,7 @@ MIN_HOST_PYTHON = (3, 9)
 
 
 def probe(host: Host, access: Access, code: CodeBundle) -> HostFacts:
-    """Raises HostError when the host has no usable Python or no usable work folder."""
+    """Raises HostError when the host has no usable Python or work folder, or prints text at login."""
     done = host.run([access.python, "-c", _PROBE, access.workdir, code.id])
     if done.exit_code in (126, 127):
         raise HostError(
@@ -81,7 +94,7 @@ def probe(host: Host, access: Access, code: CodeBundle) -> HostFacts:
         f"its work folder {access.workdir} cannot be used",
         "name another: `--set compute.ssh.workdir=/path/to/cloudbooth`",
     )
-    told = json.loads(done.stdout)
+    told = _told(done.stdout, host)
     major, minor, micro = told["python"]
     if (major, minor) < MIN_HOST_PYTHON:
         raise HostError(
@@ -91,12 +104,30 @@ def probe(host: Host, access: Access, code: CodeBundle) -> HostFacts:
     return HostFacts((major, minor, micro), told["workdir"], told["free_bytes"], told["has_code"], told["has_gpu"])
 
 
+def _told(stdout: bytes, host: Host) -> dict[str, Any]:
+    """The probe's answer. What a login prints before it would stand in every stream of bytes from then on."""
+    before, brace, rest = stdout.partition(_PROBE_BEGINS)
+    try:
+        told: dict[str, Any] = json.loads(brace + rest)
+    except ValueError:
+        said = stdout.decode(errors="replace").strip()
+        raise HostError(
+            f"{host.label} does not answer as a shell does: {said[:80]!r}",
+            f"`ssh {host.label} echo hi` must print hi and nothing else",
+        ) from None
+    if before:
+        first = (before.decode(errors="replace").strip() or repr(before)).splitlines()[0]
+        raise HostError(f"{host.label} prints text at login: {first[:80]!r}", _SILENCE)
+    return told
+
+
 def unpack_code(host: Host, access: Access, facts: HostFacts, code: CodeBundle) -> None:
     """Puts the trainer's code on the host. Twice is safe."""
     target = f"{facts.workdir}/code/{code.id}"
     script = f"import os; os.makedirs({facts.workdir + '/code'!r}, exist_ok=True)\n{_UNPACK}"
     done = host.send([access.python, "-c", script, target], [code.tar])
-    require_success(done, host, "the trainer's code cannot be unpacked", f"`rm -r {facts.workdir}/code` there")
+    remedy = f"`rm -r {shlex.quote(facts.workdir + '/code')}` there"
+    require_success(done, host, "the trainer's code cannot be unpacked", remedy)
 
 
 class RemoteRun:
@@ -147,30 +178,34 @@ class RemoteRun:
         present = set(json.loads(self._checked(done, "have").stdout))
         return [entry for entry in wanted if entry.path not in present]
 
-    def upload(self, root: str, source: Path, entries: Sequence[wire.FileEntry]) -> None:
-        """Sends files that lie below `source` on the laptop as one tar stream."""
-        done = self.host.send([*self._agent, "accept", "--root", root], _tar_stream(source, entries))
+    def upload(self, root: str, source: Path, entries: Sequence[wire.FileEntry], on_bytes: OnBytes) -> None:
+        """Sends files that lie below `source` on the laptop as one tar stream; a torn one leaves whole files only.
+
+        `on_bytes` counts what the connection took, ahead of the wire by what it buffers. What it raises is raised.
+        """
+        done = self.host.send([*self._agent, "accept", "--root", root], _tar_stream(source, entries, on_bytes))
         self._checked(done, "accept")
 
     def _ask(self, *call: str) -> wire.HostStatus:
         done = self._checked(self.host.run([*self._agent, *call], timeout_s=START_TIMEOUT_S), call[0])
-        return wire.loads(wire.HostStatus, done.stdout)
+        with understood(f"the answer of {self.host.label}"):
+            return wire.loads(wire.HostStatus, done.stdout)
 
     def _checked(self, done: Completed, call: str) -> Completed:
         if done.exit_code == STALE_EPOCH_EXIT:
             raise StaleDriver(f"another process drives this run now ({_last_line(done)})", "`cloudbooth ps` shows it")
-        require_success(
-            done, self.host, f"`{call}` failed", "`cloudbooth logs RUN --trainer` shows what was said there"
-        )
+        hint = f"`cloudbooth logs {self.run} --trainer` shows what was said there"
+        require_success(done, self.host, f"`{call}` failed", hint, then=f"`cloudbooth resume {self.run}`")
         return done
 
 
-def require_success(done: Completed, host: Host, what: str, hint: str) -> None:
+def require_success(done: Completed, host: Host, what: str, hint: str, then: str = "the same command again") -> None:
+    """Raises HostError for a nonzero exit code. `then` is what to do once a full disk has room again."""
     if done.exit_code == 0:
         return
     reason = _last_line(done)
     if "No space left on device" in reason:
-        raise HostError(f"the disk of {host.label} is full", "free some space there, then `cloudbooth resume RUN`")
+        raise HostError(f"the disk of {host.label} is full", f"free some space there, then {then}")
     raise HostError(f"{host.label}: {what}: {reason or f'exit code {done.exit_code}'}", hint)
 
 
@@ -179,7 +214,7 @@ def _last_line(done: Completed) -> str:
     return lines[-1] if lines else ""
 
 
-def _tar_stream(source: Path, entries: Sequence[wire.FileEntry]) -> Iterator[bytes]:
+def _tar_stream(source: Path, entries: Sequence[wire.FileEntry], on_bytes: OnBytes) -> Iterator[bytes]:
     """A tar of plain files, produced piece by piece: memory stays at one chunk."""
     for entry in entries:
         member = tarfile.TarInfo(entry.path)
@@ -190,6 +225,7 @@ def _tar_stream(source: Path, entries: Sequence[wire.FileEntry]) -> Iterator[byt
             while chunk := handle.read(TAR_CHUNK):
                 sent += len(chunk)
                 yield chunk
+                on_bytes(len(chunk))
         if sent != entry.bytes:
             raise HostError(f"{source / entry.path} changed while it was being sent", "start again")
         yield b"\0" * (-entry.bytes % tarfile.BLOCKSIZE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,13 @@ from orchestrator.base_model import LocalFolder, inspect_base, job_base
 from orchestrator.budget import training_deadline_s
 from orchestrator.checksum import sha256_of
 from orchestrator.errors import RunConflict
-from orchestrator.lifecycle import Facts
+from orchestrator.lifecycle import Facts, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import a_few_times
 from orchestrator.remote_run import RemoteRun
+from orchestrator.reporter import Meter
 from orchestrator.staging import read_staged_job, staged_files
+from orchestrator.whole_file import write_atomically
 from providers.api import ThisMachine
 from remote_trainer import wire
 
@@ -26,9 +29,20 @@ def ship(context: RunContext, facts: Facts) -> Facts:
 
     Files are compared by hash before they are sent, so a second call costs one question. A host that lost the run's
     checkpoints (a new machine, a wiped disk) gets the newest one that came home. Raises HostError when the connection
-    is lost again and again for a quarter of a minute.
+    is lost again and again for a quarter of a minute. The wish to end, read once a second, ends an upload: `facts`
+    comes back unchanged then.
     """
-    return a_few_times(context, lambda: _ship_connected(context, facts))
+    try:
+        return a_few_times(context, lambda: _ship_connected(context, facts))
+    except _EndWished:
+        return facts
+
+
+WISH_POLL_S = 1.0
+
+
+class _EndWished(Exception):
+    """The user wants the run to end while files are under way to it."""
 
 
 def _ship_connected(context: RunContext, facts: Facts) -> Facts:
@@ -48,7 +62,8 @@ def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostSt
     if isinstance(base, LocalFolder):
         if job_base(base) != job.base:
             raise RunConflict(
-                f"{base.path} has changed since the run was planned", "put the files back, or launch under another name"
+                f"{base.path} has changed since the run was planned",
+                "put the files back, or launch under another name",
             )
         job = replace(job, base_path=_bring_base(context, remote, base))
     _send(context, remote, "photos", remote.folder, context.home.staged, staged_files(context.home, job))
@@ -59,9 +74,8 @@ def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostSt
 def _with_deadline(context: RunContext, job: wire.Job) -> wire.Job:
     """With the seconds that this machine may be at work, drawn once for it: a second shipping grants no more."""
     machine = context.held_machine()
-    sent = context.home.root / "sent" / wire.JOB_FILE
-    if sent.exists():
-        before = wire.loads(wire.Job, sent.read_bytes())
+    with suppress(FileNotFoundError, wire.WireError):  # what cannot be read was never sent
+        before = wire.loads(wire.Job, (context.home.root / "sent" / wire.JOB_FILE).read_bytes())
         if before.machine == machine.tag:
             return replace(job, machine=machine.tag, deadline_s=before.deadline_s)
     deadline_s = training_deadline_s(
@@ -91,8 +105,18 @@ def _send(
     if missing:
         total = sum(entry.bytes for entry in missing)
         context.reporter.transfer(what, 0, total)
-        remote.upload(root, source, missing)
-        context.reporter.transfer(what, total, total)
+        meter = Meter(context.reporter, what, total)
+        wish_read_at = context.clock.monotonic()
+
+        def on_bytes(count: int) -> None:
+            nonlocal wish_read_at
+            meter(count)
+            if context.clock.monotonic() - wish_read_at >= WISH_POLL_S:
+                wish_read_at = context.clock.monotonic()
+                if context.wish() is not Wish.RUN:
+                    raise _EndWished
+
+        remote.upload(root, source, missing, on_bytes)
 
 
 def _send_newest_checkpoint(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
@@ -117,7 +141,7 @@ def _send_job(context: RunContext, remote: RemoteRun, job: wire.Job) -> None:
     """As this host needs it: a base that traveled has its path there."""
     folder = context.home.root / "sent"
     folder.mkdir(exist_ok=True)
-    (folder / wire.JOB_FILE).write_bytes(wire.dumps(job))
+    write_atomically(folder / wire.JOB_FILE, wire.dumps(job))
     _send(context, remote, "job", remote.folder, folder, [_entry(folder, wire.JOB_FILE)])
 
 
