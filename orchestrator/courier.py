@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.fetch import OnBytes, fetch_files, fetch_folder, fetch_manifest
+from orchestrator.checksum import sha256_of
+from orchestrator.fetch import fetch_files, fetch_folder, fetch_manifest, holds, partial_folder
+from orchestrator.fetch_lock import fetching_alone
 from orchestrator.home import RunHome
 from orchestrator.ledger import Ledger
 from orchestrator.progress import Progress
-from orchestrator.remote_run import RemoteRun
+from orchestrator.remote_run import OnBytes, RemoteRun
 from orchestrator.reporter import Meter, Reporter
 from providers.errors import CloudboothError
 from remote_trainer import wire
 
+FIRST_PAUSE_S = 1.0
+LAST_PAUSE_S = 60.0
+"""After a failure the next attempt waits, twice as long each time: every one is a login at the host."""
 KEEP_AT_HOME = 2
 """Older checkpoints are removed from the laptop when this many newer ones have arrived."""
 
@@ -72,8 +77,9 @@ class _Recalled(Exception):
 class BackgroundCourier:
     """A thread that brings the newest first, so that a long transfer never holds up the events."""
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, first_pause_s: float = FIRST_PAUSE_S) -> None:
         self._delivery = delivery
+        self._first_pause_s = first_pause_s
         self._wake = threading.Condition()
         self._latest = Progress()
         self._ending = False
@@ -96,6 +102,7 @@ class BackgroundCourier:
 
     def _work(self) -> None:
         seen = Progress()
+        pause_s = self._first_pause_s
         while True:
             with self._wake:
                 while self._latest is seen and not self._ending:
@@ -104,30 +111,56 @@ class BackgroundCourier:
                     return
                 seen = self._latest
             with suppress(_Recalled):
-                deliver(self._delivery, seen, self._go_on_if_not_ending)
+                if deliver(self._delivery, seen, self._go_on_if_not_ending):
+                    pause_s = self._first_pause_s
+                    continue
+                with self._wake:
+                    self._wake.wait_for(lambda: self._ending, pause_s)
+                pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
     def _go_on_if_not_ending(self, _count: int) -> None:
         if self._ending:
             raise _Recalled
 
 
-def deliver(delivery: Delivery, progress: Progress, on_bytes: OnBytes = lambda _count: None) -> None:
-    """Brings what is missing, on a connection of its own; a failure is told and left to the next time."""
-    if not something_to_bring(delivery.home, progress):
-        return
+def deliver(delivery: Delivery, progress: Progress, on_bytes: OnBytes = lambda _count: None) -> bool:
+    """Brings what is missing, on a connection of its own. False: it failed, which is told and left to the next time."""
+    if not something_to_bring(delivery, progress):
+        return True
     try:
         remote = delivery.open_remote()
         try:
-            bring(delivery, remote, progress, on_bytes)
+            bring(delivery, remote, progress, lambda: on_bytes(0), on_bytes)
         finally:
             remote.host.close()
     except (CloudboothError, OSError) as error:
         delivery.reporter.note(f"could not fetch while training goes on: {error}")
+        return False
+    return True
 
 
-def something_to_bring(home: RunHome, progress: Progress) -> bool:
-    newest = progress.checkpoints[-1:]
-    return bool(missing_samples(home, progress)) or any(not checkpoint_home(home, c.step).exists() for c in newest)
+def something_to_bring(delivery: Delivery, progress: Progress) -> bool:
+    return bool(missing_samples(delivery.home, progress)) or _checkpoint_to_bring(delivery, progress) is not None
+
+
+def _checkpoint_to_bring(delivery: Delivery, progress: Progress) -> wire.CheckpointCommitted | None:
+    """The newest, unless it is here and on record: a process killed in between has brought it for nobody."""
+    for newest in progress.checkpoints[-1:]:
+        here = checkpoint_home(delivery.home, newest.step)
+        if not here.exists() or (_names(here, newest) and not _on_record(delivery, newest)):
+            return newest
+    return None
+
+
+def _names(folder: Path, checkpoint: wire.CheckpointCommitted) -> bool:
+    """Whether the folder is of this very checkpoint and not of an earlier machine's at the same step."""
+    manifest = folder / wire.MANIFEST_NAME
+    return manifest.exists() and sha256_of(manifest) == checkpoint.manifest_sha256
+
+
+def _on_record(delivery: Delivery, checkpoint: wire.CheckpointCommitted) -> bool:
+    recorded = delivery.ledger.artifacts(delivery.run)
+    return any(a.kind == "checkpoint" and a.manifest_sha256 == checkpoint.manifest_sha256 for a in recorded)
 
 
 def missing_samples(home: RunHome, progress: Progress) -> list[wire.FileEntry]:
@@ -138,18 +171,35 @@ def checkpoint_home(home: RunHome, step: int) -> Path:
     return home.root / wire.checkpoint_folder(step)
 
 
-def bring(delivery: Delivery, remote: RemoteRun, progress: Progress, on_bytes: OnBytes = lambda _count: None) -> None:
-    """Fetches the pictures that are not here and the newest checkpoint, verified, and records the checkpoint."""
+def bring(
+    delivery: Delivery,
+    remote: RemoteRun,
+    progress: Progress,
+    while_waiting: Callable[[], None],
+    on_bytes: OnBytes = lambda _count: None,
+) -> None:
+    """Fetches the pictures that are not here and the newest checkpoint, verified, and records the checkpoint.
+
+    Waits for another process that fetches files of the run, as `fetching_alone` does.
+    """
+    with fetching_alone(delivery.home.fetch_lock, while_waiting):
+        _bring_alone(delivery, remote, progress, on_bytes)
+
+
+def _bring_alone(delivery: Delivery, remote: RemoteRun, progress: Progress, on_bytes: OnBytes) -> None:
     home, reporter = delivery.home, delivery.reporter
     samples = missing_samples(home, progress)
     fetch_files(remote, ".", samples, home.root, on_bytes)
     for entry in samples:
         reporter.arrived("picture", str(home.root / entry.path))
-    if not progress.checkpoints or checkpoint_home(home, progress.checkpoints[-1].step).exists():
+    newest = _checkpoint_to_bring(delivery, progress)
+    if newest is None:
         return
-    newest = progress.checkpoints[-1]
     target = checkpoint_home(home, newest.step)
     manifest = fetch_manifest(remote, newest.folder, newest.manifest_sha256)
+    if target.exists() and not holds(target, manifest):
+        shutil.rmtree(target)  # a power cut took its files, and no record counts on it
+    _remove_abandoned_parts(target)
     meter = Meter(reporter, target.name, manifest.total_bytes)
 
     def counted(count: int) -> None:
@@ -160,6 +210,13 @@ def bring(delivery: Delivery, remote: RemoteRun, progress: Progress, on_bytes: O
     delivery.ledger.record_artifact(delivery.run, "checkpoint", newest.step, target, newest.manifest_sha256)
     reporter.arrived("checkpoint", str(target))
     _remove_old_checkpoints(home)
+
+
+def _remove_abandoned_parts(target: Path) -> None:
+    """Of checkpoints that a newer one has overtaken: nobody will go on with them, and each is as large as a whole."""
+    for part in target.parent.glob(".*.part"):
+        if part != partial_folder(target):
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _remove_old_checkpoints(home: RunHome) -> None:

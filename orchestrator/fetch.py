@@ -9,17 +9,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.checksum import sha256_of
 from orchestrator.host import HostError
-from orchestrator.remote_run import RemoteRun
+from orchestrator.remote_run import OnBytes, RemoteRun
+from orchestrator.understanding import understood
+from orchestrator.whole_file import sync_folder, write_atomically
 from providers.errors import CloudboothError
 from remote_trainer import wire
-
-OnBytes = Callable[[int], None]
-"""Called with the number of bytes that came (negative when a damaged part is thrown away)."""
 
 
 class DamagedTransfer(HostError):
@@ -32,13 +32,16 @@ def fetch_manifest(remote: RemoteRun, folder: str, expected_sha256: str) -> wire
         raw = b"".join(chunks)
     if hashlib.sha256(raw).hexdigest() != expected_sha256:
         raise DamagedTransfer(
-            f"the manifest of {folder} is not the one the trainer announced", "try `cloudbooth pull RUN`"
+            f"the manifest of {folder} is not the one the trainer announced",
+            f"try `cloudbooth pull {remote.run}`",
         )
-    return wire.Manifest.from_bytes(raw)
+    with understood(f"the manifest of {folder}"):
+        return wire.Manifest.from_bytes(raw)
 
 
 def fetch_folder(remote: RemoteRun, folder: str, manifest: wire.Manifest, target: Path, on_bytes: OnBytes) -> None:
-    """Makes `target` an exact copy of a committed folder. Twice is safe; an interrupted call is continued.
+    """Makes `target` an exact copy of a committed folder, on the disk when this returns: the machine with the only
+    other copy may be given back the next second. Twice is safe, at once is not; an interrupted call is continued.
 
     Raises HostError of the connection, DamagedTransfer, and CloudboothError when the laptop's disk is full or
     something else lies at `target`: what a user has put there is never removed.
@@ -48,14 +51,25 @@ def fetch_folder(remote: RemoteRun, folder: str, manifest: wire.Manifest, target
     if target.exists():
         raise CloudboothError(
             f"{target} holds something else than {folder} of the run",
-            f"mv '{target}' '{target}-before' && cloudbooth attach RUN",
+            f"mv {shlex.quote(str(target))} {shlex.quote(f'{target}-before')} && cloudbooth attach {remote.run}",
         )
-    partial = target.with_name(f".{target.name}.part")
-    with disk_full_explained(target):
+    partial = partial_folder(target)
+    with disk_full_explained(target, continues(remote.run)):
         partial.mkdir(parents=True, exist_ok=True)
         fetch_files(remote, folder, manifest.files, partial, on_bytes)
-        (partial / wire.MANIFEST_NAME).write_bytes(manifest.to_bytes())
+        write_atomically(partial / wire.MANIFEST_NAME, manifest.to_bytes())
         partial.rename(target)
+        sync_folder(target.parent)
+
+
+def partial_folder(target: Path) -> Path:
+    """Where a folder is assembled."""
+    return target.with_name(f".{target.name}.part")
+
+
+def continues(run: str) -> str:
+    """What a hint says once the obstacle on the laptop is out of the way."""
+    return f"`cloudbooth attach {run}` continues; nothing is lost on the host"
 
 
 def fetch_files(
@@ -65,15 +79,18 @@ def fetch_files(
     for round_ in range(2):
         wanted = [entry for entry in entries if not _matches(target / entry.path, entry)]
         if not wanted:
-            return
+            break
         if round_ == 1:
             for entry in wanted:
                 _discard(_part(target / entry.path), on_bytes)
         _fetch_once(remote, folder, wanted, target, on_bytes)
+    for inside in {inside for entry in entries for inside in _between(target, target / entry.path)}:
+        sync_folder(inside)
     wrong = [entry.path for entry in entries if not _matches(target / entry.path, entry)]
     if wrong:
         raise DamagedTransfer(
-            f"{wrong[0]} arrived damaged twice", "check the disks of both sides, then `cloudbooth pull RUN`"
+            f"{wrong[0]} arrived damaged twice",
+            f"check the disks of both sides, then `cloudbooth pull {remote.run}`",
         )
 
 
@@ -89,9 +106,7 @@ def holds(folder: Path, manifest: wire.Manifest) -> bool:
 class disk_full_explained:  # noqa: N801  # reads as a clause: `with disk_full_explained(path):`
     """Turns ENOSPC and refused writes into an error that names the folder."""
 
-    def __init__(
-        self, path: Path, then: str = "`cloudbooth attach RUN` continues; nothing is lost on the host"
-    ) -> None:
+    def __init__(self, path: Path, then: str) -> None:
         self._path, self._then = path, then
 
     def __enter__(self) -> None: ...
@@ -150,6 +165,11 @@ class _Stream:
             piece, self._rest = self._rest[:count], self._rest[count:]
             count -= len(piece)
             yield piece
+
+
+def _between(root: Path, path: Path) -> list[Path]:
+    """The folders from `root` down to the file: those whose names must be durable for the file to be."""
+    return [root, *(folder for folder in path.parents if root in folder.parents)]
 
 
 def _part(path: Path) -> Path:

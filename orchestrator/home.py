@@ -56,6 +56,11 @@ class RunHome:
         return self.root.with_name(f".{self.root.name}.lock")
 
     @property
+    def fetch_lock(self) -> Path:
+        """Held by the process that brings files home."""
+        return self.root / ".fetch.lock"
+
+    @property
     def driver_log(self) -> Path:
         return self.root / "driver.log"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.courier import bring
-from orchestrator.fetch import disk_full_explained, fetch_folder, fetch_manifest
+from orchestrator.fetch import continues, disk_full_explained, fetch_folder, fetch_manifest
+from orchestrator.fetch_lock import fetching_alone
 from orchestrator.home import RunHome
-from orchestrator.lifecycle import EndReason, Facts
+from orchestrator.lifecycle import EndReason, Facts, Wish
 from orchestrator.mirror import Mirror, progress_of
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import until_down
@@ -21,13 +23,22 @@ def retrieve(context: RunContext, facts: Facts) -> Facts:
     """Fetches the rest of the events, the pictures, the log, and the model (or, of a run that did not finish, its
     newest checkpoint). Every file is verified; an interrupted call is continued by the next one.
 
-    A lost connection is tried again until the user wants everything down. Raises any other HostError, and
-    CloudboothError when the laptop's disk is full: the machine is kept then.
+    A lost connection is tried again until the user wants everything down, and so long another process (`pull`) that
+    fetches is waited for. Raises any other HostError, and CloudboothError when the laptop's disk is full: the machine
+    is kept then.
     """
-    return until_down(context, facts, lambda: _retrieve_connected(context, facts))
+    try:
+        return until_down(context, facts, lambda: _retrieve_connected(context, facts))
+    except _DownWhileWaiting:
+        return facts
+
+
+class _DownWhileWaiting(Exception):
+    """The user wants everything down while another process holds the fetch lock."""
 
 
 def _retrieve_connected(context: RunContext, facts: Facts) -> Facts:
+    waiting = _Waiting(context, heed_down=True)
     remote = context.open_remote()
     try:
         status = remote.status()
@@ -36,45 +47,65 @@ def _retrieve_connected(context: RunContext, facts: Facts) -> Facts:
             _drain_events(remote, mirror, context.reporter)
         finally:
             mirror.close()
-        with disk_full_explained(context.home.root):
-            fetch_log(remote, context.home)
+        with disk_full_explained(context.home.root, continues(context.run.name)):
+            fetch_log(remote, context.home, waiting)
             newest = replace(mirror.progress, checkpoints=_newest_committed(remote, status))
             if context.run.reason is EndReason.DONE:
                 newest = replace(newest, checkpoints=())
-            bring(context.delivery(), remote, newest)
+            bring(context.delivery(), remote, newest, waiting)
         if context.run.reason is EndReason.DONE:
-            _fetch_output(context, remote, status)
+            _fetch_output(context, remote, status, waiting)
     finally:
         remote.host.close()
     return replace(facts, retrieved=True)
 
 
+class _Waiting:
+    """What happens while another process holds the fetch lock: it is told once, and `down` ends it where heeded."""
+
+    def __init__(self, context: RunContext, *, heed_down: bool) -> None:
+        self._context, self._heed_down, self._told = context, heed_down, False
+
+    def __call__(self) -> None:
+        if self._heed_down and self._context.wish() is Wish.DOWN:
+            raise _DownWhileWaiting
+        if not self._told:
+            self._told = True
+            self._context.reporter.note("another process fetches files of this run: waiting for it")
+
+
 def pull_what_is_there(context: RunContext) -> None:
     """The pictures and the newest checkpoint as they stand on the host now, and the model if it is done.
 
-    For anybody, driver or not: it changes nothing on the host and leaves the event mirror to the driver.
+    For anybody, driver or not: it changes nothing on the host and leaves the event mirror to the driver, for whose
+    transfers it waits.
     """
+    waiting = _Waiting(context, heed_down=False)
     remote = context.open_remote()
     try:
         status = remote.status()
         mirror = context.home.events(status.incarnation)
         progress = progress_of(mirror.read_bytes() if mirror.exists() else b"")
-        with disk_full_explained(context.home.root):
+        with disk_full_explained(context.home.root, f"`cloudbooth pull {context.run.name}` again"):
             newest = replace(progress, checkpoints=_newest_committed(remote, status))
-            bring(context.delivery(), remote, newest)
+            bring(context.delivery(), remote, newest, waiting)
         if status.ended == "done":
-            _fetch_output(context, remote, status)
+            _fetch_output(context, remote, status, waiting)
     finally:
         remote.host.close()
 
 
-def fetch_log(remote: RemoteRun, home: RunHome) -> None:
-    """Replaces the laptop's copy of `train.log` once the new one is whole. Raises HostError when there is none yet."""
+def fetch_log(remote: RemoteRun, home: RunHome, while_waiting: Callable[[], None] = lambda: None) -> None:
+    """Replaces the laptop's copy of `train.log` once the new one is whole. Raises HostError when there is none yet.
+
+    Waits for another process that fetches files of the run.
+    """
     arriving = home.trainer_log.with_suffix(".part")
-    with remote.read([(wire.LOG_FILE, 0)]) as chunks, arriving.open("wb") as handle:
-        for chunk in chunks:
-            handle.write(chunk)
-    arriving.replace(home.trainer_log)
+    with fetching_alone(home.fetch_lock, while_waiting):
+        with remote.read([(wire.LOG_FILE, 0)]) as chunks, arriving.open("wb") as handle:
+            for chunk in chunks:
+                handle.write(chunk)
+        arriving.replace(home.trainer_log)
 
 
 def _drain_events(remote: RemoteRun, mirror: Mirror, reporter: Reporter) -> None:
@@ -93,7 +124,7 @@ def _newest_committed(remote: RemoteRun, status: wire.HostStatus) -> tuple[wire.
     return (wire.CheckpointCommitted(newest.step, newest.folder, newest.manifest_sha256, manifest.total_bytes),)
 
 
-def _fetch_output(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
+def _fetch_output(context: RunContext, remote: RemoteRun, status: wire.HostStatus, waiting: _Waiting) -> None:
     if status.output is None:
         raise CloudboothError(
             "the host says `done` but its output has no valid manifest",
@@ -102,7 +133,8 @@ def _fetch_output(context: RunContext, remote: RemoteRun, status: wire.HostStatu
     output = status.output
     manifest = fetch_manifest(remote, output.folder, output.manifest_sha256)
     meter = Meter(context.reporter, "model", manifest.total_bytes)
-    fetch_folder(remote, output.folder, manifest, context.output_folder, meter)
+    with fetching_alone(context.home.fetch_lock, waiting):
+        fetch_folder(remote, output.folder, manifest, context.output_folder, meter)
     context.ledger.record_artifact(
         context.run.name, "output", output.step, context.output_folder, output.manifest_sha256
     )

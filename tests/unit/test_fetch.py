@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from orchestrator.code_bundle import trainer_code
 from orchestrator.fetch import DamagedTransfer, disk_full_explained, fetch_folder, fetch_manifest, holds
+from orchestrator.fetch_lock import fetching_alone
 from orchestrator.host import Completed, HostError
 from orchestrator.remote_run import RemoteRun, probe, require_success, unpack_code
 from orchestrator.this_machine import LocalHost
@@ -137,13 +141,16 @@ def test_a_manifest_other_than_the_announced_one_is_refused(remote: RemoteRun, m
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_named_with_its_folder(code: int, tmp_path: Path) -> None:
-    with pytest.raises(CloudboothError, match="this machine's disk is full") as caught, disk_full_explained(tmp_path):
+    with (
+        pytest.raises(CloudboothError, match="this machine's disk is full") as caught,
+        disk_full_explained(tmp_path, "go on"),
+    ):
         raise OSError(code, "no space")
-    assert "free some space" in caught.value.hint
+    assert caught.value.hint == "free some space, then go on"
 
 
 def test_other_errors_of_the_system_pass_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="broken"), disk_full_explained(tmp_path):
+    with pytest.raises(OSError, match="broken"), disk_full_explained(tmp_path, "go on"):
         raise OSError(errno.EIO, "broken")
 
 
@@ -151,3 +158,82 @@ def test_a_full_disk_on_the_host_is_named_as_such() -> None:
     said = Completed(1, b"", b"Traceback\nOSError: [Errno 28] No space left on device: 'x'\n")
     with pytest.raises(HostError, match="the disk of this machine is full"):
         require_success(said, LocalHost(), "`accept` failed", "look there")
+
+
+def test_the_name_of_a_folder_is_given_when_all_of_it_is_on_the_disk(
+    remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    before_the_name: set[int] = set()
+    real_fsync, real_rename = os.fsync, Path.rename
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real_fsync(descriptor)
+
+    def rename(path: Path, target: Path) -> Path:
+        if target == tmp_path / "model":
+            before_the_name.update(synced)
+            synced.clear()
+        return real_rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", Arrived())
+    parts = [tmp_path / "model", *(tmp_path / "model").rglob("*")]
+    assert {path.stat().st_ino for path in parts} <= before_the_name
+    assert synced == [tmp_path.stat().st_ino], "and the name itself afterwards"
+
+
+def test_a_hint_about_a_foreign_folder_quotes_its_path_and_names_the_run(
+    remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path
+) -> None:
+    target = tmp_path / "RUN it's here"
+    target.mkdir()
+    with pytest.raises(CloudboothError) as caught:
+        fetch_folder(remote, FOLDER, manifest, target, Arrived())
+    move, attach = caught.value.hint.split(" && ")
+    subprocess.run(["sh", "-c", move], check=True)
+    assert (tmp_path / "RUN it's here-before").is_dir()
+    assert attach == "cloudbooth attach robot"
+
+
+HOLD = """
+    import sys
+    from pathlib import Path
+    from orchestrator.fetch_lock import fetching_alone
+    with fetching_alone(Path(sys.argv[1])):
+        print("held", flush=True)
+        sys.stdin.read()
+"""
+
+
+class EnoughWaited(Exception):
+    pass
+
+
+def test_two_processes_do_not_fetch_files_of_one_run_at_once(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLD), str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        waits = 0
+
+        def give_up() -> None:
+            raise EnoughWaited
+
+        with pytest.raises(EnoughWaited), fetching_alone(lock, give_up):
+            pytest.fail("both are inside")
+
+        def release() -> None:
+            nonlocal waits
+            waits += 1
+            if waits == 1:
+                holder.kill()
+
+        with fetching_alone(lock, release):
+            assert waits >= 1

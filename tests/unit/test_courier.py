@@ -1,0 +1,163 @@
+"""Checkpoints coming home from the real agent on this machine, while others pull, crash or cannot connect."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from orchestrator.code_bundle import trainer_code
+from orchestrator.courier import BackgroundCourier, Delivery, bring, checkpoint_home, deliver
+from orchestrator.home import RunHome
+from orchestrator.host import HostUnreachable
+from orchestrator.ledger import Ledger
+from orchestrator.lifecycle import State
+from orchestrator.progress import Progress
+from orchestrator.remote_run import RemoteRun, probe, unpack_code
+from orchestrator.this_machine import LocalHost
+from providers.api import ThisMachine
+from remote_trainer import wire
+from remote_trainer.commit import commit_folder, preparing
+from tests.unit.fake_clock import FakeClock
+
+STEP = 10
+WEIGHTS = bytes(range(256)) * 64
+
+
+@dataclass
+class Told:
+    """A reporter that keeps what it is told."""
+
+    notes: list[str] = field(default_factory=list)
+    arrivals: list[str] = field(default_factory=list)
+    failed: threading.Event = field(default_factory=threading.Event)
+
+    def moved(self, state: State, why: str) -> None: ...
+
+    def event(self, envelope: wire.Envelope, progress: Progress) -> None: ...
+
+    def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None: ...
+
+    def arrived(self, what: str, path: str) -> None:
+        self.arrivals.append(what)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        self.failed.set()
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> RemoteRun:
+    host, access = LocalHost(), ThisMachine(python=sys.executable, workdir=str(tmp_path / "work"))
+    facts = probe(host, access, trainer_code())
+    unpack_code(host, access, facts, trainer_code())
+    run = RemoteRun(host, access, facts.workdir, trainer_code().id, "robot", "robot", epoch=1)
+    target = Path(run.folder) / wire.checkpoint_folder(STEP)
+    with preparing(target) as prepared:
+        (prepared / "weights").write_bytes(WEIGHTS)
+        commit_folder(prepared, target, step=STEP)
+    return run
+
+
+@pytest.fixture
+def delivery(tmp_path: Path, remote: RemoteRun, told: Told) -> Delivery:
+    ledger = Ledger(tmp_path / "ledger.sqlite3", FakeClock())
+    ledger.add_run("robot", "local", "{}", "{}")
+    return Delivery("robot", RunHome(tmp_path / "runs" / "robot"), ledger, told, lambda: remote)
+
+
+@pytest.fixture
+def progress(remote: RemoteRun) -> Progress:
+    raw = (Path(remote.folder) / wire.checkpoint_folder(STEP) / wire.MANIFEST_NAME).read_bytes()
+    manifest = wire.Manifest.from_bytes(raw)
+    announced = wire.CheckpointCommitted(STEP, wire.checkpoint_folder(STEP), manifest.sha256, manifest.total_bytes)
+    return Progress(checkpoints=(announced,))
+
+
+def nobody_to_wait_for() -> None:
+    pytest.fail("nobody else fetches")
+
+
+def steps_on_record(delivery: Delivery) -> list[int]:
+    return [artifact.step for artifact in delivery.ledger.artifacts("robot")]
+
+
+def test_a_checkpoint_comes_home_and_is_put_on_record(
+    delivery: Delivery, remote: RemoteRun, progress: Progress, told: Told
+) -> None:
+    bring(delivery, remote, progress, nobody_to_wait_for)
+    assert (checkpoint_home(delivery.home, STEP) / "weights").read_bytes() == WEIGHTS
+    assert steps_on_record(delivery) == [STEP]
+    assert told.arrivals == ["checkpoint"]
+
+
+def test_a_checkpoint_that_came_home_before_a_crash_is_put_on_record_by_the_next_process(
+    delivery: Delivery, remote: RemoteRun, progress: Progress, tmp_path: Path
+) -> None:
+    bring(delivery, remote, progress, nobody_to_wait_for)
+    ledger = Ledger(tmp_path / "as it was before.sqlite3", FakeClock())
+    ledger.add_run("robot", "local", "{}", "{}")
+    (Path(remote.folder) / wire.checkpoint_folder(STEP) / "weights").unlink()  # nothing is fetched again
+    forgetful = Delivery("robot", delivery.home, ledger, delivery.reporter, delivery.open_remote)
+    assert deliver(forgetful, progress)
+    assert steps_on_record(forgetful) == [STEP]
+
+
+def test_a_checkpoint_torn_by_a_power_cut_is_fetched_again(
+    delivery: Delivery, remote: RemoteRun, progress: Progress
+) -> None:
+    torn = checkpoint_home(delivery.home, STEP)
+    torn.mkdir(parents=True)
+    host_folder = Path(remote.folder) / wire.checkpoint_folder(STEP)
+    (torn / wire.MANIFEST_NAME).write_bytes((host_folder / wire.MANIFEST_NAME).read_bytes())
+    (torn / "weights").write_bytes(b"")
+    bring(delivery, remote, progress, nobody_to_wait_for)
+    assert (torn / "weights").read_bytes() == WEIGHTS
+
+
+def test_the_checkpoint_of_an_earlier_machine_at_the_same_step_is_left_alone(
+    delivery: Delivery, remote: RemoteRun, progress: Progress
+) -> None:
+    earlier = checkpoint_home(delivery.home, STEP)
+    earlier.mkdir(parents=True)
+    (earlier / wire.MANIFEST_NAME).write_bytes(wire.Manifest(STEP, ()).to_bytes())
+    bring(delivery, remote, progress, nobody_to_wait_for)
+    assert [path.name for path in earlier.iterdir()] == [wire.MANIFEST_NAME]
+
+
+def test_the_part_of_an_older_checkpoint_does_not_stay_on_the_laptop(
+    delivery: Delivery, remote: RemoteRun, progress: Progress
+) -> None:
+    abandoned = checkpoint_home(delivery.home, 5).with_name(".checkpoint-000005.part")
+    abandoned.mkdir(parents=True)
+    (abandoned / "weights.part").write_bytes(b"half")
+    bring(delivery, remote, progress, nobody_to_wait_for)
+    folder = checkpoint_home(delivery.home, STEP).parent
+    assert [path.name for path in folder.iterdir()] == [Path(wire.checkpoint_folder(STEP)).name]
+
+
+def test_a_courier_that_failed_does_not_log_in_again_at_every_event(
+    delivery: Delivery, progress: Progress, told: Told
+) -> None:
+    logins = 0
+
+    def refused() -> RemoteRun:
+        nonlocal logins
+        logins += 1
+        raise HostUnreachable("no answer")
+
+    cut_off = Delivery("robot", delivery.home, delivery.ledger, told, refused)
+    with BackgroundCourier(cut_off, first_pause_s=3600) as courier:
+        courier.show(progress)
+        assert told.failed.wait(30)
+        for step in range(50):
+            courier.show(Progress(step=step, checkpoints=progress.checkpoints))
+    assert logins == 1, "and leaving does not wait for the pause to end"
