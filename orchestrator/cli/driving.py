@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from orchestrator.cli.render.summary import Summary, summarize
 from orchestrator.driver import drive, driver_lock, is_driven
 from orchestrator.errors import RunConflict
+from orchestrator.hints import hint_for
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, State, Wish
 from orchestrator.reporter import Reporter
@@ -37,7 +38,7 @@ def drive_to_end(wiring: Wiring, run: str, reporter: Reporter, *, resume: bool =
             with _obeying_ctrl_c(wiring, run, reporter):
                 reason = _drive_through_interrupts(wiring, run, epoch, reporter)
         except CloudboothError as error:
-            error.hint = error.hint.replace("RUN", run)  # the depths do not know the run's name
+            error.hint = hint_for(run, error.hint)
             raise
     return summarize(wiring, run, reason)
 

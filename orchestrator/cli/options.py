@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import click
+
+from orchestrator.hints import hint_for
+from providers.errors import CloudboothError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def run_argument(function: F) -> F:
-    """RUN, the name of a known run, completed from the ledger."""
-    return click.argument("run", metavar="RUN", shell_complete=_complete_run)(function)
+    """RUN, the name of a known run, completed from the ledger; hints of errors are given that name."""
+
+    @wraps(function)
+    def named(*args: Any, run: str, **kwargs: Any) -> Any:
+        try:
+            return function(*args, run=run, **kwargs)
+        except CloudboothError as error:
+            error.hint = hint_for(run, error.hint)
+            raise
+
+    return cast(F, click.argument("run", metavar="RUN", shell_complete=_complete_run)(named))
 
 
 def json_option(function: F) -> F:

@@ -17,6 +17,7 @@ from orchestrator.cli.render.runs import render_runs, render_status, view_run, v
 from orchestrator.cli.render.summary import summarize, tell
 from orchestrator.driver import is_driven
 from orchestrator.errors import RunConflict
+from orchestrator.hints import hint_for
 from orchestrator.lifecycle import State
 from orchestrator.mirror import EventReader
 from orchestrator.phases.retrieve import fetch_log
@@ -75,7 +76,7 @@ def logs(run: str, follow: bool, trainer: bool, as_json: bool) -> int:
     while True:
         ended = wiring.ledger.run(run).state is State.ENDED  # looked at before the last read, not after
         for envelope in reader.fresh():
-            _print_event(console, envelope, reader.progress, as_json)
+            _print_event(console, run, envelope, reader.progress, as_json)
             count += 1
         if ended or not follow:
             if as_json:
@@ -166,7 +167,7 @@ def _print_trainer_log(text: str, run: str, as_json: bool) -> None:
     click.echo(json.dumps({"type": "summary", "run": run, "lines": len(lines)}))
 
 
-def _print_event(console: Console, envelope: wire.Envelope, progress: Progress, as_json: bool) -> None:
+def _print_event(console: Console, run: str, envelope: wire.Envelope, progress: Progress, as_json: bool) -> None:
     if as_json:
         click.echo(wire.encode_event(envelope.event, envelope.seq, envelope.t), nl=False)
         return
@@ -174,3 +175,6 @@ def _print_event(console: Console, envelope: wire.Envelope, progress: Progress, 
     if text is not None:
         stamp = escape(time.strftime("%H:%M:%S", time.localtime(envelope.t)))
         console.print(f"[dim]{stamp}[/] {text}", highlight=False, soft_wrap=True)
+        if isinstance(envelope.event, wire.Failed) and envelope.event.hint:
+            hint = escape(hint_for(run, envelope.event.hint))
+            console.print(f"{' ' * len(stamp)} hint: {hint}", highlight=False, soft_wrap=True)

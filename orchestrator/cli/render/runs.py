@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -12,7 +13,9 @@ from rich.table import Table
 
 from orchestrator.budget import may_bill
 from orchestrator.cli.render.events import span
+from orchestrator.cli.render.files import artifacts_on_disk, pictures_folder
 from orchestrator.driver import is_driven
+from orchestrator.hints import hint_for
 from orchestrator.ledger import ArtifactRecord, MoveRecord, RunRecord
 from orchestrator.lifecycle import State
 from orchestrator.mirror import progress_of_run
@@ -42,6 +45,11 @@ class RunView:
     """Those of them that cost money."""
     cost_usd: float
 
+    @property
+    def unattended(self) -> bool:
+        """Goes on, or waits, and no process of this machine carries it."""
+        return self.state != State.ENDED.value and not self.driven
+
 
 @dataclass(frozen=True)
 class StatusView:
@@ -53,8 +61,13 @@ class StatusView:
     evaluations: tuple[wire.Evaluated, ...]
     warnings: tuple[str, ...]
     failure: str | None
+    failure_hint: str | None
+    """What to do about it, to be pasted."""
     moves: tuple[MoveRecord, ...]
     artifacts: tuple[ArtifactRecord, ...]
+    """Those that are on this laptop's disk now."""
+    pictures: str | None
+    """Folder of the validation pictures."""
     folder: str
 
 
@@ -90,8 +103,10 @@ def view_status(wiring: Wiring, run: RunRecord) -> StatusView:
         evaluations=progress.evaluations,
         warnings=tuple(warning.message for warning in progress.warnings),
         failure=progress.failed.message if progress.failed else None,
+        failure_hint=hint_for(run.name, progress.failed.hint) if progress.failed and progress.failed.hint else None,
         moves=tuple(wiring.ledger.moves(run.name)),
-        artifacts=tuple(wiring.ledger.artifacts(run.name)),
+        artifacts=artifacts_on_disk(wiring, run.name),
+        pictures=pictures_folder(wiring, run.name),
         folder=str(wiring.home.run(run.name).root),
     )
 
@@ -110,43 +125,71 @@ def render_runs(runs: list[RunView], console: Console) -> None:
         console.print('no runs yet; `cloudbooth launch photos/ --subject "sks dog"` starts one', highlight=False)
         return
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for title in ("RUN", "STATE", "STEP", "LOSS", "COST", "WHERE", "AGE"):
-        table.add_column(title)
-    for run in sorted(runs, key=lambda run: (not run.may_bill, not run.machines_held, -run.created_at)):
+    table.add_column("RUN", overflow="fold")
+    table.add_column("STATE")
+    for title in ("STEP", "LOSS", "COST", "WHERE", "AGE"):
+        table.add_column(title, no_wrap=True)
+    runs = sorted(runs, key=lambda run: (not run.may_bill, not run.machines_held, -run.created_at))
+    for run in runs:
         steps = f"{run.step}/{run.steps}" if run.steps else "-"
         loss = f"{run.loss:.4f}" if run.loss is not None else "-"
         age = span(time.time() - run.created_at)
         table.add_row(escape(run.run), _state(run), steps, loss, f"${run.cost_usd:.2f}", run.provider, age)
     console.print(table, highlight=False)
+    if unattended := [run for run in runs if run.unattended]:
+        console.print("\nunattended: no process of this machine follows it. To take it up where it is:")
+        for run in unattended:
+            _print_whole(console, f"  {_attach(run)}")
 
 
 def render_status(run: RunView, status: StatusView, console: Console) -> None:
-    """Legible without color; says nothing about what is not known."""
-    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    facts.add_row("state", _state(run))
+    """Legible without color; says nothing about what is not known. No line is wrapped: paths are there to be copied."""
+    facts = list(_facts(run, status))
+    width = max(len(label) for label, _ in facts)
+    _print_whole(console, f"[bold]{escape(run.run)}[/]")
+    for label, value in facts:
+        _print_whole(console, f"[dim]{label:<{width}}[/]  {value}")
+
+
+def _facts(run: RunView, status: StatusView) -> Iterator[tuple[str, str]]:
+    yield "state", _state(run) + (f": `{_attach(run)}` takes it up" if run.unattended else "")
     if run.steps:
         pace = f", {status.images_per_s:.1f} images/s" if status.images_per_s else ""
         left = f", {span(status.eta_s)} left" if status.eta_s and run.state == State.TRAINING.value else ""
-        facts.add_row("step", f"{run.step} of {run.steps}{pace}{left}")
+        yield "step", f"{run.step} of {run.steps}{pace}{left}"
     if status.evaluations:
-        line = " → ".join(f"{e.mean_loss:.4f} (step {e.step})" for e in status.evaluations[-4:])
-        facts.add_row("fixed-set loss", line)
+        yield "fixed-set loss", losses_over_steps(status.evaluations)
     if status.failure:
-        facts.add_row("failure", escape(status.failure))
-    facts.add_row("cost", f"${run.cost_usd:.2f}")
-    facts.add_row("machine", ", ".join(run.machines_held) or "none held")
+        yield "failure", escape(status.failure)
+    yield "cost", f"${run.cost_usd:.2f}"
+    yield "machine", ", ".join(run.machines_held) or "none held"
     for artifact in status.artifacts:
-        facts.add_row(artifact.kind, f"step {artifact.step}: {escape(artifact.folder)}")
+        yield artifact.kind, f"step {artifact.step}: {escape(artifact.folder)}"
+    if status.pictures:
+        yield "pictures", escape(status.pictures)
     for warning in status.warnings:
-        facts.add_row("warning", escape(warning))
-    facts.add_row("files", escape(status.folder))
-    console.print(f"[bold]{escape(run.run)}[/]", highlight=False)
-    console.print(facts, highlight=False)
+        yield "warning", escape(warning)
+    yield "files", escape(status.folder)
+
+
+def losses_over_steps(evaluations: Sequence[wire.Evaluated]) -> str:
+    """The first, which the others are measured by, and the newest three."""
+    first, *later = evaluations
+    told = [f"{first.mean_loss:.4f} (step {first.step})"]
+    told += [f"{e.mean_loss:.4f} ({e.step})" for e in later[-3:]]
+    gap = " … " if len(later) > 3 else " → "
+    return gap.join((told[0], " → ".join(told[1:]))) if later else told[0]
+
+
+def _print_whole(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, emoji=False)
 
 
 def _state(run: RunView) -> str:
     if run.state == State.ENDED.value:
         return f"[{'green' if run.reason == 'done' else 'yellow'}]{run.reason}[/]"
-    return run.state + ("" if run.driven else " [yellow](nobody drives it: `attach`)[/]")
+    return run.state + (", [yellow]unattended[/]" if run.unattended else "")
+
+
+def _attach(run: RunView) -> str:
+    return f"cloudbooth attach {escape(run.run)}"

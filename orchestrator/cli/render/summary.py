@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
 
+from orchestrator.cli.render.files import artifacts_on_disk
 from orchestrator.errors import ExitCode
+from orchestrator.hints import hint_for
 from orchestrator.lifecycle import EXIT_CODES, EndReason
 from orchestrator.mirror import progress_of_run
 from orchestrator.wiring import Wiring
@@ -28,6 +31,8 @@ class Summary:
     checkpoint: str | None
     """The newest checkpoint on the laptop; only when the run did not finish."""
     evaluations: tuple[wire.Evaluated, ...]
+    learned: bool | None = None
+    """Whether the mean loss on the fixed set fell from the first look to the last; None with fewer than two."""
     message: str = ""
     hint: str = ""
 
@@ -42,6 +47,8 @@ class Summary:
         if len(self.evaluations) > 1:
             first, last = self.evaluations[0], self.evaluations[-1]
             told.append(f"mean loss on the fixed set: {first.mean_loss:.4f} → {last.mean_loss:.4f}")
+        if self.learned is False and self.reason == EndReason.DONE.value:
+            told.append("warning: that loss did not fall, so nothing was learned: try another `train.learning_rate`")
         if self.output:
             told.append(f"model: {self.output}")
         if self.checkpoint:
@@ -54,7 +61,7 @@ class Summary:
 def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
     """Reads ledger and mirror; asks no host."""
     progress = progress_of_run(wiring.home.run(run_name))
-    artifacts = wiring.ledger.artifacts(run_name)
+    artifacts = artifacts_on_disk(wiring, run_name)
     outputs = [a.folder for a in artifacts if a.kind == "output"]
     checkpoints = [a.folder for a in artifacts if a.kind == "checkpoint"]
     finished = reason is EndReason.DONE
@@ -70,9 +77,17 @@ def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
         output=outputs[-1] if finished and outputs else None,
         checkpoint=checkpoints[-1] if not finished and checkpoints else None,
         evaluations=progress.evaluations,
+        learned=loss_fell(progress.evaluations),
         message=failed.message if failed else "",
-        hint=failed.hint.replace("RUN", run_name) if failed and failed.hint else hint,
+        hint=hint_for(run_name, failed.hint) if failed and failed.hint else hint,
     )
+
+
+def loss_fell(evaluations: Sequence[wire.Evaluated]) -> bool | None:
+    """The fixed set is the same pictures, noise and timesteps every time: a difference is no chance. None: unknown."""
+    if not evaluations or evaluations[-1].step <= evaluations[0].step:
+        return None
+    return evaluations[-1].mean_loss < evaluations[0].mean_loss
 
 
 def tell(summary: Summary, as_json: bool) -> int:
