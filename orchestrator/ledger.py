@@ -26,6 +26,7 @@ from orchestrator.lifecycle import MOVES, EndReason, Standing, State, Wish
 from providers.api import MachineId
 
 BUSY_TIMEOUT_S = 30.0
+_MOVE_STATE = "export CLOUDBOOTH_HOME=~/.cloudbooth"
 
 _MIGRATIONS: tuple[tuple[str, str], ...] = (
     (
@@ -119,10 +120,16 @@ class Ledger:
     """Opens (and on first use makes) the database. Every method is one transaction; blocks up to 30 s on a writer."""
 
     def __init__(self, file: Path, clock: Clock) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         self._clock = clock
         self._one_at_a_time = threading.Lock()
-        self._db = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError(f"the state folder {file.parent} cannot be used: {reason}", _MOVE_STATE) from None
+        except sqlite3.OperationalError as error:
+            raise UsageError(f"the ledger {file} cannot be opened: {error}", _MOVE_STATE) from None
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")

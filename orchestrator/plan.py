@@ -40,6 +40,15 @@ CLASS_FOLDER = "data/class"
 
 
 @dataclass(frozen=True)
+class StandingMachine:
+    """What a look at a machine that is there before the run has told."""
+
+    label: str
+    workdir: str
+    has_gpu: bool
+
+
+@dataclass(frozen=True)
 class BucketCount:
     bucket: Bucket
     photos: int
@@ -73,6 +82,8 @@ class Plan:
     epochs: float
     """How often each photo is seen: steps × batch size × accumulation / photos."""
     offer: Offer
+    machine: StandingMachine | None
+    """None when it is yet to be rented."""
     cost_usd: float | None
     """0.0 on machines of one's own; None where time has to be measured first."""
     max_cost_usd: float
@@ -114,14 +125,13 @@ def make_plan(
     class_images: Scan | None,
     base: BaseSource,
     offers: Sequence[Offer],
-    has_gpu: bool | None = None,
+    machine: StandingMachine | None = None,
 ) -> Plan:
     """Decides everything that is still open. Pure: equal arguments give equal plans.
 
     `class_images` is the scan of the folder that `data.regularization` names, None without one. `offers` answer
-    `gpu_requests(spec)`, concatenated in that order. `has_gpu` is what a look at a machine that stands already has
-    told, None without one. Raises UsageError for unusable photos and NoCapacity when no
-    offer fits.
+    `gpu_requests(spec)`, concatenated in that order. `machine` is what a look at one that stands already has told.
+    Raises UsageError for unusable photos and NoCapacity when no offer fits.
     """
     require_usable(*filter(None, (instance, class_images)))
     offer = choose_offer(spec, offers)
@@ -159,6 +169,7 @@ def make_plan(
         ),
         epochs=seen / len(placements),
         offer=offer,
+        machine=machine,
         cost_usd=0.0 if offer.price_per_hour_usd == 0 else None,
         max_cost_usd=spec.limits.max_cost_usd,
         deadline_s=training_deadline_s(
@@ -170,7 +181,7 @@ def make_plan(
         findings=tuple(findings),
         warnings=(
             *training_warnings(spec, train, placements, base, has_class_images=planned_class is not None),
-            *machine_warnings(spec, base, offer, has_gpu),
+            *machine_warnings(spec, base, offer, None if machine is None else machine.has_gpu),
         ),
     )
 

@@ -18,12 +18,11 @@ from orchestrator.wiring import Wiring
 
 
 def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
-    """Every free check, then the plan. Starts nothing and writes nothing but the machine's work folder.
+    """Every free check of photos, base and machine, then the plan. Writes nothing but the machine's work folder.
 
-    Raises RunConflict for a name that is taken, UsageError for what is wrong with photos, base or output, HostError
-    for a machine that cannot be used, NoCapacity when nothing fits.
+    Raises UsageError for what is wrong with photos or base, HostError for a machine that cannot be used, NoCapacity
+    when nothing fits. Whether there is room for the result is `require_room`'s to say.
     """
-    _require_free_name(wiring, spec.name)
     instance = scan_folder(spec.data.instance)
     source = spec.data.class_images
     class_images = scan_folder(source.folder) if isinstance(source, ClassFolder) else None
@@ -31,9 +30,15 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     base = inspect_base(spec.model.base)
     provider = wiring.provider(spec)
     offers = [offer for request in gpu_requests(spec) for offer in provider.offers(request)]
+    needed_bytes = base.total_bytes if isinstance(base, LocalFolder) else 0
+    machine = look_at_machine(provider, wiring.connect, needed_bytes)
+    return make_plan(spec, instance, class_images, base, offers, machine)
+
+
+def require_room(wiring: Wiring, spec: RunSpec) -> None:
+    """Raises RunConflict for a name that is taken and UsageError for an output folder that cannot be used."""
+    _require_free_name(wiring, spec.name)
     check_output_folder(spec.output.folder, spec.name)
-    look = look_at_machine(provider, wiring.connect, base.total_bytes if isinstance(base, LocalFolder) else 0)
-    return make_plan(spec, instance, class_images, base, offers, has_gpu=None if look is None else look.has_gpu)
 
 
 _LAUNCH_AGAIN = "launch again; nothing was started"

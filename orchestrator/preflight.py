@@ -9,14 +9,15 @@ from orchestrator.code_bundle import trainer_code
 from orchestrator.errors import UsageError
 from orchestrator.host import HostError
 from orchestrator.phases.context import Connect
-from orchestrator.remote_run import HostFacts, probe
+from orchestrator.plan import StandingMachine
+from orchestrator.remote_run import probe
 from providers.api import HasStandingMachine, MachineProvider
 
 MIN_FREE_BYTES = 200 * 2**20
 """Below this not even the smallest run fits: code, photos, one checkpoint of a tiny model."""
 
 
-def look_at_machine(provider: MachineProvider, connect: Connect, needed_bytes: int) -> HostFacts | None:
+def look_at_machine(provider: MachineProvider, connect: Connect, needed_bytes: int) -> StandingMachine | None:
     """None when the machine is yet to be rented. Raises HostError when it cannot be used as it is."""
     if not isinstance(provider, HasStandingMachine):
         return None
@@ -33,7 +34,7 @@ def look_at_machine(provider: MachineProvider, connect: Connect, needed_bytes: i
             f"{label} has {facts.free_bytes / 1e9:.1f} GB free in {facts.workdir}, the run needs {needed / 1e9:.1f} GB",
             "free some space there, or choose another disk: `--set compute.ssh.workdir=/mnt/big/cloudbooth`",
         )
-    return facts
+    return StandingMachine(label, facts.workdir, facts.has_gpu)
 
 
 def check_output_folder(folder: Path, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from orchestrator.cli.render.summary import tell
 from orchestrator.errors import UsageError
 from orchestrator.plan import Plan
 from orchestrator.plan_json import plan_to_data
-from orchestrator.planning import accept, look_up
+from orchestrator.planning import accept, look_up, require_room
 from orchestrator.spec import RunSpec
 from orchestrator.spec_file import load_spec, spec_from_photos
 from orchestrator.wiring import Wiring, wire_up
+from providers.errors import CloudboothError
+from remote_trainer.wire import Warned
 
 
 def _spec_options(function: Any) -> Any:
@@ -63,7 +66,7 @@ def plan(what: Path, as_json: bool, **options: Any) -> int:
     Give a spec (a TOML file), or a folder of photos together with --subject. Photos, sizes, steps, price and what was
     decided for you are printed. Needs neither torch nor an account.
     """
-    return _only_plan(look_up(wire_up(), _spec(what, **options)), as_json)
+    return _only_plan(wire_up(), _spec(what, **options), as_json)
 
 
 @click.command(epilog='Example: cloudbooth launch photos/ --subject "sks dog" --host me@gpu-box')
@@ -80,9 +83,10 @@ def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: b
     """
     wiring = wire_up()
     spec = _spec(what, **options)
-    planned = look_up(wiring, spec)
     if dry_run:
-        return _only_plan(planned, as_json)
+        return _only_plan(wiring, spec, as_json)
+    planned = look_up(wiring, spec)
+    require_room(wiring, spec)
     _show(planned, as_json)
     if not (yes or as_json) and sys.stdin.isatty() and not click.confirm("\nStart?", default=True):
         return 0
@@ -114,7 +118,13 @@ def _spec(
     return spec_from_photos(what, subject, all_overrides) if subject else load_spec(what, all_overrides)
 
 
-def _only_plan(planned: Plan, as_json: bool) -> int:
+def _only_plan(wiring: Wiring, spec: RunSpec, as_json: bool) -> int:
+    """What would keep a launch from starting is a warning here: a plan needs no room."""
+    planned = look_up(wiring, spec)
+    try:
+        require_room(wiring, spec)
+    except CloudboothError as error:
+        planned = replace(planned, warnings=(*planned.warnings, Warned(error.message, error.hint)))
     _show(planned, as_json)
     if as_json:
         click.echo(json.dumps({"type": "summary", "run": planned.name, "started": False}))

@@ -158,3 +158,10 @@ def test_an_interrupt_within_a_transaction_leaves_none_open(ledger: Ledger) -> N
         raise KeyboardInterrupt
     ledger.set_wish("dog", Wish.DOWN)
     assert ledger.run("dog").wish is Wish.DOWN
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"the state folder .*file cannot be used") as caught:
+        Ledger(tmp_path / "file" / "ledger.sqlite3", FakeClock())
+    assert "CLOUDBOOTH_HOME" in caught.value.hint

@@ -14,7 +14,7 @@ from orchestrator.cli.render.plan import render_plan
 from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.scan import Finding, Photo, Scan, Severity
 from orchestrator.errors import UsageError
-from orchestrator.plan import BucketCount, Plan, build_job, choose_offer, gpu_requests, make_plan
+from orchestrator.plan import BucketCount, Plan, StandingMachine, build_job, choose_offer, gpu_requests, make_plan
 from orchestrator.plan_json import plan_to_data
 from orchestrator.spec import RunSpec
 from orchestrator.spec_file import spec_from_photos
@@ -26,6 +26,7 @@ from remote_trainer.wire import Job as WireJob
 COMMIT = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 HUB = HubModel("owner/base", COMMIT, pinned=True)
 OWN = Offer("local", "here", "", 0, 0.0, Market.ON_DEMAND, 0.0)
+BARE = StandingMachine("me@gpu-box", "/home/me/cloudbooth", has_gpu=False)
 RENTED = Offer("runpod", "1", "NVIDIA GeForce RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.5, "EU-RO-1")
 
 
@@ -47,9 +48,9 @@ def plan(
     class_images: Scan | None = None,
     base: BaseSource = HUB,
     offer: Offer = OWN,
-    has_gpu: bool | None = None,
+    machine: StandingMachine | None = None,
 ) -> Plan:
-    return make_plan(spec(*overrides), instance or scan(), class_images, base, [offer], has_gpu)
+    return make_plan(spec(*overrides), instance or scan(), class_images, base, [offer], machine)
 
 
 def reasons(made: Plan) -> dict[str, str]:
@@ -212,9 +213,9 @@ def test_wishes_that_a_standing_machine_cannot_hear_are_named() -> None:
 
 
 def test_a_full_base_on_a_machine_without_a_gpu_is_warned_about() -> None:
-    assert "no NVIDIA GPU" in warned(plan(has_gpu=False))
-    assert "GPU" not in warned(plan(has_gpu=True)) + warned(plan(has_gpu=None))
-    assert "GPU" not in warned(plan(base=BuiltinBase("tiny"), has_gpu=False)), "a builtin base is made for this"
+    assert "no NVIDIA GPU" in warned(plan(machine=BARE))
+    assert "GPU" not in warned(plan(machine=dataclasses.replace(BARE, has_gpu=True))) + warned(plan(machine=None))
+    assert "GPU" not in warned(plan(base=BuiltinBase("tiny"), machine=BARE)), "a builtin base is made for this"
 
 
 def test_the_tighter_of_hours_and_dollars_is_the_deadline() -> None:

@@ -125,7 +125,11 @@ def _machine(plan: Plan) -> Table:
     gpu = f", {offer.gpu}" if offer.gpu else ""
     memory = f" with {offer.vram_gb:g} GB" if offer.gpu and offer.vram_gb else ""
     where = f", {offer.region}" if offer.region else ""
-    table.add_row("provider", escape(f"{offer.provider}{gpu}{memory}{where}"))
+    if plan.machine is None:
+        table.add_row("provider", escape(f"{offer.provider}{gpu}{memory}{where}"))
+    else:
+        table.add_row("provider", escape(offer.provider))
+        table.add_row("machine", escape(f"{plan.machine.label}, in its folder {plan.machine.workdir}"))
     if offer.price_per_hour_usd == 0:
         table.add_row("price", "$0.00: nothing is rented")
     else:
