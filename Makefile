@@ -1,19 +1,21 @@
 # Everything a developer or a first visitor runs. Needs Python 3.11 or later; neither root, GPU, account nor hub.
 PYTHON ?= python3
 VENV ?= .venv
+SEEDS ?= 10000
 BIN := $(VENV)/bin
 DEMO_HOME ?= $(CURDIR)/demo-output
 # A tiny model is 10 to 30 times slower on two OpenMP threads than on one.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint types imports format docs lock benchmark clean
+.PHONY: help env demo test check lint types imports format docs lock benchmark simulate clean
 
 help:
 	@echo 'make demo       train a small model of a drawn robot on this machine and show the pictures'
 	@echo 'make test       the whole suite, linters included'
 	@echo 'make check      linters and types only'
 	@echo 'make benchmark  measurements beside named rivals'
+	@echo 'make simulate   SEEDS=10000 schedules of everything that can go wrong'
 	@echo 'make docs       the generated parts of docs/ anew'
 	@echo 'make lock       pin the trainer dependencies anew (remote_trainer/requirements.lock)'
 
@@ -80,6 +82,9 @@ lock:
 	  --default-index https://pypi.org/simple --no-emit-index-url --custom-compile-command 'make lock' \
 	  --output-file remote_trainer/requirements.lock
 	rm -f .no-torch.txt
+
+simulate: env
+	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --processes $$(getconf _NPROCESSORS_ONLN)
 
 clean:
 	rm -rf $(VENV) demo-output

@@ -56,8 +56,7 @@ LEFT_TO_THE_PRODUCT: frozenset[Kind] = frozenset(
         WorldFault.HOST_DEAD,
     }
 )  # fmt: skip
-"""After these alone nobody has to do more than attach. Shipping gives up after half a minute without a connection: what
-cannot be reached for longer is missing here."""
+"""After these alone nobody has to do more than attach."""
 
 _PASSAGES: dict[str, int] = {
     "ledger": 20, "offers": 2, "create": 1, "describe": 12, "list": 2, "release": 1, "sleep": 12,
