@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -186,6 +187,21 @@ def test_a_work_folder_that_cannot_be_made(cloudbooth_over_ssh: Cloudbooth) -> N
     machine = (*cloudbooth_over_ssh.machine, "--set", "compute.ssh.workdir=/dev/null/work")
     text = refused(cloudbooth_over_ssh, HOST, *of_photos(*machine))
     assert "its work folder /dev/null/work cannot be used" in text
+
+
+@pytest.mark.skipif(
+    Path(pwd.getpwuid(os.getuid()).pw_shell).name != "bash", reason="only bash reads ~/.bashrc for a command over SSH"
+)
+def test_a_host_that_greets_whoever_logs_in(cloudbooth_over_ssh: Cloudbooth, sshd: Sshd, snapshot: Snapshot) -> None:
+    bashrc = sshd.home / ".bashrc"
+    bashrc.write_text("echo Welcome to gpu-box\n")
+    argv = of_photos(*cloudbooth_over_ssh.machine)
+    raw = cloudbooth_over_ssh.run("launch", *argv, "--yes", check=HOST).stderr
+    snapshot("greeting", refused(cloudbooth_over_ssh, HOST, *argv))
+
+    [fix] = re.findall(r": (case \$- in .* esac)$", raw, re.MULTILINE)
+    bashrc.write_text(f"{fix}\n{bashrc.read_text()}")
+    assert cloudbooth_over_ssh.run("plan", *argv).exit_code == 0
 
 
 # ---- full disks ------------------------------------------------------------------------------------------------------
