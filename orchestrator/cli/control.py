@@ -9,6 +9,7 @@ import click
 
 from orchestrator.cli.driving import detach, drive_to_end, take_up
 from orchestrator.cli.options import json_option, run_argument
+from orchestrator.cli.render.files import artifacts_on_disk, pictures_folder
 from orchestrator.cli.render.live import reporter_for
 from orchestrator.cli.render.summary import summarize, tell
 from orchestrator.driver import driver_lock, is_driven
@@ -36,15 +37,17 @@ def pull(run: str, as_json: bool) -> int:
         machine = context.machine()
         if machine is not None and machine.absent_at is None:
             pull_what_is_there(context)
-    here = wiring.ledger.artifacts(run)
+    here, pictures = artifacts_on_disk(wiring, run), pictures_folder(wiring, run)
     if as_json:
         files = [{"kind": a.kind, "step": a.step, "folder": a.folder} for a in here]
-        click.echo(json.dumps({"type": "summary", "run": run, "artifacts": files}))
-    else:
-        for artifact in here:
-            click.echo(f"{artifact.kind} of step {artifact.step}: {artifact.folder}")
-        if not here:
-            click.echo("nothing is committed yet")
+        click.echo(json.dumps({"type": "summary", "run": run, "artifacts": files, "pictures": pictures}))
+        return 0
+    for artifact in here:
+        click.echo(f"{artifact.kind} of step {artifact.step}: {artifact.folder}")
+    if pictures:
+        click.echo(f"pictures: {pictures}")
+    if not here and not pictures:
+        click.echo("nothing is committed yet")
     return 0
 
 

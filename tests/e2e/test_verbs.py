@@ -60,7 +60,7 @@ def assert_refused(finished: Finished, fact: str) -> None:
 
 def assert_can_be_looked_at(installation: Cloudbooth, run: str) -> None:
     assert_legible(installation.run("ps"))
-    assert_legible(installation.run("status", run))
+    assert_legible(installation.run("status", run), columns=None)
     assert_legible(installation.run("logs", run), columns=None)
     assert_legible(installation.run("logs", run, "--trainer"), columns=None)
     assert_legible(installation.run("pull", run), columns=None)
@@ -113,6 +113,19 @@ def test_a_run_can_be_looked_at_while_it_trains_and_after_it_was_ended(cloudboot
     wait_until(lambda: processes_naming(str(cloudbooth.root)) == [], "all processes of the run are gone")
     assert view(cloudbooth, "robot")["machines_held"] == []
     assert_can_be_looked_at(cloudbooth, "robot")
+
+
+def test_status_and_pull_name_the_files_that_are_on_the_disk_and_no_others(cloudbooth: Cloudbooth) -> None:
+    cloudbooth.run(*cloudbooth.launch_argv("robot", "--steps", "60", "--set", "train.checkpoint_every=10"))
+    pulled, seen = cloudbooth.run("pull", "robot", "--json").summary, view(cloudbooth, "robot")
+    for artifacts in (pulled["artifacts"], seen["artifacts"]):
+        assert [artifact["kind"] for artifact in artifacts].count("output") == 1
+        assert [artifact["folder"] for artifact in artifacts if not Path(artifact["folder"]).is_dir()] == []
+    assert pulled["pictures"] == seen["pictures"]
+    assert list(Path(pulled["pictures"]).glob("step-000060/*.png"))
+    told = cloudbooth.run("pull", "robot").stdout + cloudbooth.run("status", "robot").stdout
+    for folder in (pulled["pictures"], *(artifact["folder"] for artifact in pulled["artifacts"])):
+        assert told.count(f" {folder}\n") == 2, "a path is whole on its line"
 
 
 def test_ctrl_c_once_brings_a_checkpoint_home_and_can_be_resumed(cloudbooth: Cloudbooth) -> None:

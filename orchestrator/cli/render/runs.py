@@ -161,6 +161,8 @@ def _facts(run: RunView, status: StatusView) -> Iterator[tuple[str, str]]:
         yield "fixed-set loss", losses_over_steps(status.evaluations)
     if status.failure:
         yield "failure", escape(status.failure)
+    if status.failure_hint:
+        yield "hint", escape(status.failure_hint)
     yield "cost", f"${run.cost_usd:.2f}"
     yield "machine", ", ".join(run.machines_held) or "none held"
     for artifact in status.artifacts:

@@ -48,7 +48,10 @@ class Summary:
             first, last = self.evaluations[0], self.evaluations[-1]
             told.append(f"mean loss on the fixed set: {first.mean_loss:.4f} → {last.mean_loss:.4f}")
         if self.learned is False and self.reason == EndReason.DONE.value:
-            told.append("warning: that loss did not fall, so nothing was learned: try another `train.learning_rate`")
+            told.append(
+                "warning: that loss did not fall, so nothing was learned: "
+                "try more steps, or another rate with `--set train.learning_rate=…`"
+            )
         if self.output:
             told.append(f"model: {self.output}")
         if self.checkpoint:
