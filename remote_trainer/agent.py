@@ -32,6 +32,7 @@ SIGN_OF_LIFE_S = 1.0
 START_TIMEOUT_S = 20.0
 STOP_NOW_TIMEOUT_S = 20.0
 COPY_CHUNK = 1 << 20
+ROOM_TO_START_BYTES = 1 << 16
 
 
 class StaleEpoch(Exception):
@@ -99,11 +100,13 @@ def start(run_folder: Path, epoch: int) -> wire.HostStatus:
 
 def _begin_supervisor(run_folder: Path, epoch: int, current: wire.HostStatus, start_fd: int) -> wire.HostStatus:
     """The supervisor inherits the start lock: should we be killed, nobody mistakes its birth for its absence."""
+    _require_room(run_folder)
     argv = [
         sys.executable, "-m", "remote_trainer", "supervise", "--run-folder", str(run_folder), "--epoch", str(epoch),
         "--start-fd", str(start_fd),
     ]  # fmt: skip
     with open(run_folder / wire.LOG_FILE, "ab") as log:
+        log_before = log.tell()
         child = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=(start_fd,)
         )
@@ -114,9 +117,31 @@ def _begin_supervisor(run_folder: Path, epoch: int, current: wire.HostStatus, st
         if current.events_bytes > hello_after and current.started:
             return current
         if child.poll() not in (None, 0):
-            raise AgentError(f"the supervisor ended at once with exit code {child.returncode}; see {wire.LOG_FILE}")
+            said = _last_line(run_folder / wire.LOG_FILE, log_before) or f"see {wire.LOG_FILE}"
+            raise AgentError(f"the supervisor ended at once with exit code {child.returncode}: {said}")
         time.sleep(0.05)
     raise AgentError(f"the supervisor did not report within {START_TIMEOUT_S:.0f} s; see {wire.LOG_FILE}")
+
+
+def _require_room(run_folder: Path) -> None:
+    """Raises OSError on a full disk, on which a supervisor could neither work nor say why it does not."""
+    probe = run_folder / f".room.{os.getpid()}"
+    try:
+        with open(probe, "wb", buffering=0) as handle:
+            missing = ROOM_TO_START_BYTES
+            while missing > 0:
+                missing -= handle.write(bytes(missing))
+            os.fsync(handle.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _last_line(path: Path, offset: int) -> str:
+    """The last thing said in a log after `offset`; empty when nothing was."""
+    with open(path, "rb") as handle:
+        handle.seek(offset)
+        lines = handle.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def stop(run_folder: Path, epoch: int, *, now: bool) -> wire.HostStatus:

@@ -60,9 +60,10 @@ class Allowance:
         self._elapsed = known.at(boot_clock(), boot_id())
 
     def tick(self) -> float:
-        """Counts up to now, writes it down and returns the elapsed seconds."""
+        """Counts up to now, writes it down and returns the elapsed seconds. A full disk is tried again next time."""
         self._elapsed = self._elapsed.at(boot_clock(), boot_id())
-        folders.write_atomically(self._path, json.dumps(self._elapsed.__dict__).encode())
+        with folders.full_disk_forgiven():
+            folders.write_atomically(self._path, json.dumps(self._elapsed.__dict__).encode())
         return self._elapsed.elapsed_s
 
     @property

@@ -25,6 +25,9 @@ DEADLINE_REACHED = wire.Failed(
     "the run reached its time limit",
     "`cloudbooth resume RUN` continues from the newest checkpoint with the same time again",
 )
+DISK_FULL = wire.Failed(
+    "disk-full", "the host's disk is full", "free some space there, then `cloudbooth resume RUN`: checkpoints are whole"
+)
 STALLED = wire.Failed(
     "stalled",
     f"the trainer hung: no step for {STALL_S / 60:.0f} minutes",

@@ -5,6 +5,8 @@ Liveness is an exclusive `flock` held for a process's whole life, not a pid: pid
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -66,11 +68,29 @@ def is_held(path: Path) -> bool:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replaces `path` so that a reader or a crash sees the old or the new content, never a mixture."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def is_disk_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def full_disk_forgiven() -> Iterator[None]:
+    """For what will be written again before long; every other error passes."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
 
 
 def read_json(path: Path) -> Optional[dict[str, Any]]:
@@ -91,6 +111,10 @@ def incarnation(run_folder: Path) -> str:
         return (run_folder / INCARNATION_FILE).read_text().strip()
     except FileNotFoundError:
         return ""
+
+
+UNWRITTEN_LIMIT = 1 << 20
+"""Bytes of events that wait for a full disk before the frequent, dispensable kinds are left out."""
 
 
 class EventLog:
@@ -117,15 +141,29 @@ class EventLog:
         self._handle = open(path, "ab", buffering=0)
         self._handle.truncate(len(content))
         self._next_seq = content.count(b"\n")
+        self._unwritten = b""
 
     def append(self, event: wire.Event) -> None:
-        """Written (not merely in a buffer of ours) when it returns; one of LANDMARKS is on the disk itself."""
-        self._handle.write(wire.encode_event(event, self._next_seq, time.time()))
+        """Written (not merely in a buffer of ours) when it returns; one of LANDMARKS is on the disk itself.
+
+        On a full disk it waits in memory, and goes with the next call that finds room.
+        """
+        if len(self._unwritten) > UNWRITTEN_LIMIT and isinstance(event, (wire.StepDone, wire.Heartbeat)):
+            return
+        self._unwritten += wire.encode_event(event, self._next_seq, time.time())
         self._next_seq += 1
-        if isinstance(event, LANDMARKS):
-            os.fsync(self._handle.fileno())
-            size = os.fstat(self._handle.fileno()).st_size
-            write_atomically(self._folder / SYNCED_FILE, str(size).encode())
+        if self.write_out() and isinstance(event, LANDMARKS):
+            with full_disk_forgiven():
+                os.fsync(self._handle.fileno())
+                size = os.fstat(self._handle.fileno()).st_size
+                write_atomically(self._folder / SYNCED_FILE, str(size).encode())
+
+    def write_out(self) -> bool:
+        """Tries to write what waits; whether nothing waits any more. A line may be written in pieces."""
+        with full_disk_forgiven():
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._handle.write(self._unwritten) or 0 :]
+        return not self._unwritten
 
     def close(self) -> None:
         self._handle.close()

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 from . import wire
 from .errors import TrainingFailed
+from .oversight import DISK_FULL
+from .run_folder import is_disk_full
 
 Emit = Callable[[wire.Event], None]
 ShouldStop = Callable[[], bool]
@@ -41,6 +43,9 @@ def run(events_fd: int, lock_fd: int, work: Callable[[Emit, ShouldStop], None], 
         emit(wire.Failed(failure.code, failure.message, failure.hint))
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and is_disk_full(error):
+            emit(DISK_FULL)
+            return 1
         traceback.print_exc()
         emit(wire.Failed("internal", f"{type(error).__name__}: {error}", "`cloudbooth logs RUN --trainer` shows more"))
         return 1

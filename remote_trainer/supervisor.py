@@ -23,11 +23,13 @@ from typing import Any, Optional
 from . import run_folder as folders
 from . import wire
 from .deadline import Allowance
-from .oversight import DEADLINE_REACHED, StageView, Urge, ending_without_word, urge, worth_starting_again
+from .oversight import DEADLINE_REACHED, DISK_FULL, StageView, Urge, ending_without_word, urge, worth_starting_again
 
 HEARTBEAT_S = 15.0
 POLL_S = 0.5
 PREVIOUS_STAGE_WAIT_S = 20.0
+LAST_WORD_PATIENCE_S = 20.0
+"""How long an ended run waits for room to write down how it ended."""
 PREPARED_FILE = "environment.json"
 STAGES = ("prepare", "train")
 
@@ -64,6 +66,18 @@ class _Supervisor:
         self._say(wire.Hello(wire.PROTOCOL, socket.gethostname(), platform.python_version(), os.getpid(), epoch))
 
     def run(self) -> None:
+        """To a terminal event, and until that is written down (on a full disk for `LAST_WORD_PATIENCE_S` at most)."""
+        try:
+            self._work()
+        except OSError as error:
+            if not folders.is_disk_full(error):
+                raise
+            self._say(DISK_FULL)
+        give_up_at = time.monotonic() + LAST_WORD_PATIENCE_S
+        while not self._log.write_out() and time.monotonic() < give_up_at:
+            time.sleep(POLL_S)
+
+    def _work(self) -> None:
         try:
             job = wire.loads(wire.Job, (self._folder / wire.JOB_FILE).read_bytes())
         except (OSError, wire.WireError) as error:
@@ -130,13 +144,13 @@ class _Supervisor:
                 pass_fds=(write_end, lock.fileno()), env=stage_environment(job),
             )  # fmt: skip
         os.close(write_end)
-        folders.write_atomically(self._folder / folders.STAGE_FILE, wire.dumps({"pgid": child.pid}))
         try:
+            folders.write_atomically(self._folder / folders.STAGE_FILE, wire.dumps({"pgid": child.pid}))
             self._watch(child, read_end, allowance)
         finally:
             os.close(read_end)
             if child.stdin:
-                child.stdin.close()
+                child.stdin.close()  # the leash: whatever keeps us from watching ends the stage
             exit_code = child.wait()
             _kill_group(child.pid, signal.SIGKILL)  # whatever the stage left behind in its group
         return exit_code
