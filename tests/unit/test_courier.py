@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
-import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,39 +13,17 @@ from orchestrator.courier import BackgroundCourier, Delivery, bring, checkpoint_
 from orchestrator.home import RunHome
 from orchestrator.host import HostUnreachable
 from orchestrator.ledger import Ledger
-from orchestrator.lifecycle import State
 from orchestrator.progress import Progress
 from orchestrator.remote_run import RemoteRun, probe, unpack_code
 from orchestrator.this_machine import LocalHost
 from providers.api import ThisMachine
 from remote_trainer import wire
 from remote_trainer.commit import commit_folder, preparing
+from tests.fakes.told import Told
 from tests.unit.fake_clock import FakeClock
 
 STEP = 10
-WEIGHTS = bytes(range(256)) * 64
-
-
-@dataclass
-class Told:
-    """A reporter that keeps what it is told."""
-
-    notes: list[str] = field(default_factory=list)
-    arrivals: list[str] = field(default_factory=list)
-    failed: threading.Event = field(default_factory=threading.Event)
-
-    def moved(self, state: State, why: str) -> None: ...
-
-    def event(self, envelope: wire.Envelope, progress: Progress) -> None: ...
-
-    def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None: ...
-
-    def arrived(self, what: str, path: str) -> None:
-        self.arrivals.append(what)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-        self.failed.set()
+WEIGHTS = bytes(range(256)) * 8192
 
 
 @pytest.fixture
@@ -157,7 +134,43 @@ def test_a_courier_that_failed_does_not_log_in_again_at_every_event(
     cut_off = Delivery("robot", delivery.home, delivery.ledger, told, refused)
     with BackgroundCourier(cut_off, first_pause_s=3600) as courier:
         courier.show(progress)
-        assert told.failed.wait(30)
+        assert told.noted.wait(30)
         for step in range(50):
             courier.show(Progress(step=step, checkpoints=progress.checkpoints))
     assert logins == 1, "and leaving does not wait for the pause to end"
+
+
+ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+from orchestrator.clock import SystemClock
+from orchestrator.courier import Delivery, bring
+from orchestrator.home import RunHome
+from orchestrator.ledger import Ledger
+from orchestrator.progress import Progress
+from orchestrator.remote_run import RemoteRun
+from orchestrator.this_machine import LocalHost
+from providers.api import ThisMachine
+from remote_trainer import wire
+from tests.fakes.told import Told
+
+root, code, step, manifest = sys.argv[1:]
+access = ThisMachine(python=sys.executable, workdir=root + "/work")
+remote = RemoteRun(LocalHost(), access, root + "/work", code, "robot", "robot", 1)
+ledger = Ledger(Path(root, "ledger.sqlite3"), SystemClock())
+delivery = Delivery("robot", RunHome(Path(root, "runs", "robot")), ledger, Told(), lambda: remote)
+newest = wire.CheckpointCommitted(int(step), wire.checkpoint_folder(int(step)), manifest, 0)
+bring(delivery, remote, Progress(checkpoints=(newest,)), lambda: None)
+"""
+
+
+def test_processes_that_bring_one_checkpoint_at_once_all_succeed(
+    delivery: Delivery, progress: Progress, tmp_path: Path
+) -> None:
+    [newest] = progress.checkpoints
+    argv = [sys.executable, "-c", ANOTHER_PROCESS, str(tmp_path), trainer_code().id, str(STEP), newest.manifest_sha256]
+    root = Path(__file__).parents[2]
+    processes = [subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=root) for _ in range(3)]
+    assert [process.communicate(timeout=60)[1] for process in processes] == ["", "", ""]
+    assert (checkpoint_home(delivery.home, STEP) / "weights").read_bytes() == WEIGHTS
+    assert steps_on_record(delivery) == [STEP]

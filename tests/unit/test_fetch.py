@@ -6,7 +6,6 @@ import errno
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from providers.api import ThisMachine
 from providers.errors import CloudboothError
 from remote_trainer import wire
 from remote_trainer.commit import commit_folder, preparing
+from tests.fakes.lock_holder import holding
 
 FOLDER = "output"
 SMALL, BIG = b"a small file", bytes(range(256)) * 8192
@@ -198,42 +198,16 @@ def test_a_hint_about_a_foreign_folder_quotes_its_path_and_names_the_run(
     assert attach == "cloudbooth attach robot"
 
 
-HOLD = """
-    import sys
-    from pathlib import Path
-    from orchestrator.fetch_lock import fetching_alone
-    with fetching_alone(Path(sys.argv[1])):
-        print("held", flush=True)
-        sys.stdin.read()
-"""
-
-
 class EnoughWaited(Exception):
     pass
 
 
 def test_two_processes_do_not_fetch_files_of_one_run_at_once(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLD), str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        waits = 0
+    def give_up() -> None:
+        raise EnoughWaited
 
-        def give_up() -> None:
-            raise EnoughWaited
-
-        with pytest.raises(EnoughWaited), fetching_alone(lock, give_up):
+    with holding(tmp_path / "lock") as holder:
+        with pytest.raises(EnoughWaited), fetching_alone(tmp_path / "lock", give_up):
             pytest.fail("both are inside")
-
-        def release() -> None:
-            nonlocal waits
-            waits += 1
-            if waits == 1:
-                holder.kill()
-
-        with fetching_alone(lock, release):
-            assert waits >= 1
+        with fetching_alone(tmp_path / "lock", while_waiting=holder.kill):
+            assert holder.wait(10) != 0, "a process that died has let go"
