@@ -57,6 +57,34 @@ class StageView:
     stacks_shown: bool = False
 
 
+class Silence:
+    """How long a stage has said nothing in its training loop, and whether it was asked for its stacks since.
+
+    Times are seconds on any one clock. A new stage starts with a new one.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._heard_s = now_s
+        self._in_loop = False
+        self.stacks_shown = False
+
+    def heard(self, now_s: float) -> None:
+        """Anything at all: an alarm before it was a false one."""
+        self._heard_s = now_s
+        self.stacks_shown = False
+
+    def entered(self, phase: str) -> None:
+        self._in_loop = phase == "train"
+
+    def asked_for_stacks(self, now_s: float) -> None:
+        """The grace counts from here, however late the silence was noticed: the host may have slept."""
+        self._heard_s = now_s - STALL_S
+        self.stacks_shown = True
+
+    def quiet_in_loop_s(self, now_s: float) -> float:
+        return now_s - self._heard_s if self._in_loop else 0.0
+
+
 def urge(view: StageView) -> Urge:
     """Decides, without acting, what a running stage needs now."""
     if view.quiet_in_loop_s > STALL_S:

@@ -23,7 +23,16 @@ from typing import Any, Optional
 from . import run_folder as folders
 from . import wire
 from .deadline import Allowance
-from .oversight import DEADLINE_REACHED, DISK_FULL, StageView, Urge, ending_without_word, urge, worth_starting_again
+from .oversight import (
+    DEADLINE_REACHED,
+    DISK_FULL,
+    Silence,
+    StageView,
+    Urge,
+    ending_without_word,
+    urge,
+    worth_starting_again,
+)
 
 HEARTBEAT_S = 15.0
 POLL_S = 0.5
@@ -54,8 +63,7 @@ class _Supervisor:
     def __init__(self, run_folder: Path, epoch: int) -> None:
         self._folder = run_folder
         self._stop_requested = False
-        self._in_loop = False
-        self._stacks_shown = False
+        self._silence = Silence(time.monotonic())
         self._ended: Optional[wire.Event] = None
         self._last_step = max((c.step for c in folders.committed_checkpoints(run_folder)), default=0)
         signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -101,7 +109,9 @@ class _Supervisor:
             committed_before = self._last_step
             exit_code = self._run_stage(stage, job, allowance)
             fruitless_starts = fruitless_starts + 1 if self._last_step == committed_before else 0
-            asked_for = self._ended is not None or self._stop_requested or self._stacks_shown or allowance.left_s <= 0
+            asked_for = (
+                self._ended is not None or self._stop_requested or self._silence.stacks_shown or allowance.left_s <= 0
+            )
             if not worth_starting_again(exit_code, asked_for, fruitless_starts):
                 return exit_code
             name = signal.Signals(-exit_code).name
@@ -114,7 +124,7 @@ class _Supervisor:
 
     def _last_word(self, exit_code: int, allowance: Allowance) -> wire.Event:
         return ending_without_word(
-            exit_code, self._stop_requested, allowance.left_s <= 0, self._last_step, self._stacks_shown
+            exit_code, self._stop_requested, allowance.left_s <= 0, self._last_step, self._silence.stacks_shown
         )
 
     def _previous_stage_is_gone(self) -> bool:
@@ -169,13 +179,15 @@ class _Supervisor:
         """Copies events and keeps time until the stage has closed its pipe and ended."""
         buffer = b""
         asked_at: Optional[float] = None
-        beat_at = heard_at = time.monotonic()
+        beat_at = time.monotonic()
+        self._silence = Silence(beat_at)
         pipe_open = True
         while pipe_open or child.poll() is None:
             if pipe_open and select.select([read_end], [], [], POLL_S)[0]:
-                heard_at = time.monotonic()
                 chunk = os.read(read_end, 1 << 16)
                 pipe_open = bool(chunk)
+                if chunk:
+                    self._silence.heard(time.monotonic())
                 buffer += chunk
                 *lines, buffer = buffer.split(b"\n")
                 for line in lines:
@@ -188,13 +200,13 @@ class _Supervisor:
                 return  # a stray grandchild may hold the pipe; the stage itself is over
             now = time.monotonic()
             asked_for = None if asked_at is None else now - asked_at
-            quiet_s = now - heard_at if self._in_loop else 0.0
-            action = urge(StageView(self._stop_requested, allowance.left_s, asked_for, quiet_s, self._stacks_shown))
+            quiet_s, shown = self._silence.quiet_in_loop_s(now), self._silence.stacks_shown
+            action = urge(StageView(self._stop_requested, allowance.left_s, asked_for, quiet_s, shown))
             if action is Urge.ASK_TO_STOP:
                 asked_at = now
                 _kill_group(child.pid, signal.SIGTERM)
             elif action is Urge.SHOW_STACKS:
-                self._stacks_shown = True
+                self._silence.asked_for_stacks(now)
                 _kill_group(child.pid, signal.SIGUSR1)
             elif action is Urge.KILL:
                 _kill_group(child.pid, signal.SIGKILL)
@@ -204,7 +216,7 @@ class _Supervisor:
 
     def _say(self, event: wire.Event) -> None:
         if isinstance(event, wire.PhaseStarted):
-            self._in_loop = event.name == "train"
+            self._silence.entered(event.name)
         if isinstance(event, wire.CheckpointCommitted):
             self._last_step = event.step
         if isinstance(event, (wire.Done, wire.Failed, wire.Stopped)):

@@ -104,12 +104,15 @@ def _train(
         except StopRequested:
             return
 
+    # Outside the phase "train", in which a silence of minutes is taken for a hang: on a CPU these may last longer.
     def evaluated(state: RunState) -> RunState:
+        emit(PhaseStarted("evaluate", f"step {state.step}"))
         evaluation = evaluate(denoising, instance, prompts, spec.seed, state.step)
         emit(evaluation)
         return replace(state, evaluations=(*state.evaluations, evaluation))
 
     def commit(state: RunState) -> None:
+        emit(PhaseStarted("checkpoint", f"step {state.step}"))
         emit(checkpoint.save(run_folder, state, parameters, optimizer, spec.keep_checkpoints))
 
     # The denoiser still answers as the base does, resumed or not: the only moment for the pictures of "before".
@@ -132,15 +135,18 @@ def _train(
         loss, gradient_norm = _optimizer_step(spec, batches, step, rate, parameters, optimizer)
         progress.step_done(step, loss, gradient_norm, rate)
         state = replace(state, step=step)
+        paused = False
 
         if step % spec.checkpoint_every == 0 or step == spec.steps:
             progress.require_finite(step, rate)
             state = evaluated(state)
             commit(state)
             committed_step = step
-            progress.restart_clock()
+            paused = True
         if validate.is_due(step, spec):
             make_pictures(step)
+            paused = True
+        if paused:
             if step < spec.steps:
                 emit(PhaseStarted("train", f"step {step} of {spec.steps}"))
             progress.restart_clock()

@@ -260,7 +260,7 @@ class Hello:
 class PhaseStarted:
     TYPE: ClassVar[str] = "phase"
     name: str
-    """environment, load, class-images, encode, train, validate, export, verify."""
+    """environment, load, class-images, encode, train, evaluate, checkpoint, validate, export, verify."""
     detail: str = ""
 
 

@@ -37,8 +37,23 @@ def test_phases_come_in_order(epsilon_base, run_folder):
     watched = Watched()
     watched.train(job, run_folder, epsilon_base)
     assert [event.name for event in watched.of(wire.PhaseStarted)] == [
-        "load", "class-images", "encode", "load", "validate", "train", "validate", "export", "verify",
+        "load", "class-images", "encode", "load", "validate", "evaluate", "train", "evaluate", "checkpoint", "validate",
+        "export", "verify",
     ]  # fmt: skip
+
+
+def test_the_training_phase_holds_nothing_but_steps(epsilon_base, run_folder):
+    """In it a silence of minutes is taken for a hang, and evaluating or saving may be silent for longer."""
+    job = tiny_job(photo_set(run_folder, "instance", 2), steps=4, checkpoint_every=2, validation_prompts=(PROMPT,))
+    watched = Watched()
+    watched.train(job, run_folder, epsilon_base)
+    phase, during_training = "", set()
+    for event in watched.events:
+        if isinstance(event, wire.PhaseStarted):
+            phase = event.name
+        elif phase == "train":
+            during_training.add(type(event))
+    assert during_training == {wire.StepDone}
 
 
 def test_the_last_step_is_always_reported(epsilon_base, run_folder):

@@ -12,6 +12,7 @@ from remote_trainer.oversight import (
     STALL_S,
     STALLED,
     STOP_GRACE_S,
+    Silence,
     StageView,
     Urge,
     ending_without_word,
@@ -63,3 +64,34 @@ def test_a_killed_trainer_starts_again_unless_it_was_to_end_or_gets_nowhere() ->
     assert not worth_starting_again(-9, ending_was_asked_for=True, fruitless_starts=0)
     assert not worth_starting_again(1, ending_was_asked_for=False, fruitless_starts=0)
     assert not worth_starting_again(0, ending_was_asked_for=False, fruitless_starts=0)
+
+
+def test_only_silence_in_the_training_loop_counts() -> None:
+    silence = Silence(0.0)
+    assert silence.quiet_in_loop_s(5000.0) == 0.0
+    silence.entered("train")
+    assert silence.quiet_in_loop_s(5000.0) == 5000.0
+    silence.entered("evaluate")
+    assert silence.quiet_in_loop_s(9000.0) == 0.0
+
+
+def test_a_sign_of_life_takes_a_false_alarm_back() -> None:
+    silence = Silence(0.0)
+    silence.entered("train")
+    silence.asked_for_stacks(STALL_S + 1)
+    silence.heard(STALL_S + 2)
+    assert (silence.stacks_shown, silence.quiet_in_loop_s(STALL_S + 5)) == (False, 3.0)
+
+
+def test_the_grace_counts_from_the_request_for_stacks_however_late_it_came() -> None:
+    silence = Silence(0.0)
+    silence.entered("train")
+    late = 10 * STALL_S
+
+    def at(now_s: float) -> Urge:
+        return urge(StageView(False, 1e9, None, silence.quiet_in_loop_s(now_s), silence.stacks_shown))
+
+    assert at(late) is Urge.SHOW_STACKS
+    silence.asked_for_stacks(late)
+    assert at(late + 1) is Urge.NOTHING
+    assert at(late + STACKS_GRACE_S + 1) is Urge.KILL
