@@ -32,11 +32,14 @@ SIGN_OF_LIFE_S = 1.0
 START_TIMEOUT_S = 20.0
 STOP_NOW_TIMEOUT_S = 20.0
 COPY_CHUNK = 1 << 20
+HANDLES_AT_ONCE = 256
+"""Well below the 1024 descriptors that a login may have."""
 ROOM_TO_START_BYTES = 1 << 16
+NAMELESS = "a supervisor lives but has not said which process it is"
 
 
 class StaleEpoch(Exception):
-    """Another driver has shown a higher epoch."""
+    """Another driver has shown a higher epoch, or this one has ended everything."""
 
 
 class AgentError(Exception):
@@ -50,7 +53,7 @@ def claim(run_folder: Path, epoch: int) -> None:
     if lock is None:
         raise AgentError("the run's epoch file is locked by another call")
     with lock:
-        known = _epoch(run_folder)
+        known = folders.read_number(run_folder / folders.EPOCH_FILE)
         if epoch < known:
             raise StaleEpoch(f"driver epoch {epoch} is older than {known}")
         if epoch > known:
@@ -72,7 +75,7 @@ def status(run_folder: Path) -> wire.HostStatus:
         incarnation=folders.incarnation(run_folder),
         supervisor_pid=recorded.get("pid", 0) if alive else None,
         trainer_alive=folders.is_held(run_folder / folders.STAGE_LOCK),
-        driver_epoch=_epoch(run_folder),
+        driver_epoch=folders.read_number(run_folder / folders.EPOCH_FILE),
         events_bytes=events.stat().st_size if events.exists() else 0,
         started=bool(latest),
         ended=ended,  # type: ignore[arg-type]  # Event.TYPE is a plain str
@@ -85,13 +88,16 @@ def status(run_folder: Path) -> wire.HostStatus:
 def start(run_folder: Path, epoch: int) -> wire.HostStatus:
     """Makes sure that a supervisor runs, unless the run is already done; returns once it does.
 
-    Twice is safe, at once too: the second call waits for the first and finds its supervisor.
+    Twice is safe, at once too: the second call waits for the first and finds its supervisor. Raises StaleEpoch also
+    after a `stop` of this epoch with `now`: a call that was on its way then must leave nothing behind.
     """
     claim(run_folder, epoch)
     starting = folders.acquire(run_folder / folders.START_LOCK, wait_s=START_TIMEOUT_S)
     if starting is None:
         raise AgentError(f"another start has been under way for {START_TIMEOUT_S:.0f} s; see {wire.LOG_FILE}")
     with starting:
+        if epoch <= folders.read_number(run_folder / folders.CLOSED_FILE):
+            raise StaleEpoch(f"driver epoch {epoch} has ended everything; a later one may start again")
         current = status(run_folder)
         if current.supervisor_pid is not None or current.ended == "done":
             return current
@@ -101,6 +107,7 @@ def start(run_folder: Path, epoch: int) -> wire.HostStatus:
 def _begin_supervisor(run_folder: Path, epoch: int, current: wire.HostStatus, start_fd: int) -> wire.HostStatus:
     """The supervisor inherits the start lock: should we be killed, nobody mistakes its birth for its absence."""
     _require_room(run_folder)
+    (run_folder / folders.SUPERVISOR_FILE).unlink(missing_ok=True)  # names the one before, whose number is free now
     argv = [
         sys.executable, "-m", "remote_trainer", "supervise", "--run-folder", str(run_folder), "--epoch", str(epoch),
         "--start-fd", str(start_fd),
@@ -145,34 +152,41 @@ def _last_line(path: Path, offset: int) -> str:
 
 
 def stop(run_folder: Path, epoch: int, *, now: bool) -> wire.HostStatus:
-    """Asks for checkpoint and end (`now=False`, returns at once), or ends everything and returns when it is gone."""
-    claim(run_folder, epoch)
-    if now:
-        # One that is about to begin would outlive a kill; one that takes longer than this is hanging.
-        starting = folders.acquire(run_folder / folders.START_LOCK, wait_s=START_TIMEOUT_S / 2)
-        if starting is not None:
-            starting.close()
-    pid = status(run_folder).supervisor_pid
-    if pid:
-        _signal(pid, signal.SIGKILL if now else signal.SIGTERM)
-    if now:
-        deadline = time.monotonic() + STOP_NOW_TIMEOUT_S
-        while True:
+    """Asks for checkpoint and end (`now=False`), or ends everything, closes the epoch and returns when it is gone.
+
+    When it returns, a supervisor that lived or was about to has its signal. Twice is safe.
+    """
+    with folders.full_disk_forgiven():  # ending things is how room comes about
+        claim(run_folder, epoch)
+        if now:
+            # Before anything is looked at: a start that comes too late for the kill finds its epoch closed.
+            folders.write_atomically(run_folder / folders.CLOSED_FILE, str(epoch).encode())
+    # One that is about to begin would miss its signal; one that takes longer than this is hanging.
+    starting = folders.acquire(run_folder / folders.START_LOCK, wait_s=START_TIMEOUT_S / 2)
+    if starting is not None:
+        starting.close()
+    deadline = time.monotonic() + STOP_NOW_TIMEOUT_S
+    while True:
+        pid = status(run_folder).supervisor_pid
+        if pid:
+            _signal(pid, signal.SIGKILL if now else signal.SIGTERM)
+        if now:
             _end_stage(run_folder)
-            current = status(run_folder)
-            if current.supervisor_pid is None and not current.trainer_alive:
-                break
-            if time.monotonic() > deadline:
-                raise AgentError("processes of the run are still alive after SIGKILL")
-            time.sleep(0.05)
-    return status(run_folder)
+        current = status(run_folder)
+        gone = current.supervisor_pid is None and not current.trainer_alive
+        if gone or (pid != 0 and not now):
+            return current
+        if time.monotonic() > deadline:
+            raise AgentError("processes of the run are still alive after SIGKILL" if now else NAMELESS)
+        time.sleep(0.05)
 
 
 def forget(run_folder: Path, epoch: int) -> None:
     """Removes the run's folder, photos and all. Twice is safe. Refused while anything of the run lives."""
     if not run_folder.exists():
         return
-    claim(run_folder, epoch)
+    with folders.full_disk_forgiven():
+        claim(run_folder, epoch)
     current = status(run_folder)
     if current.supervisor_pid is not None or current.trainer_alive:
         raise AgentError("the run is still at work")
@@ -209,11 +223,18 @@ def follow(run_folder: Path, offset: int, out: BinaryIO, leash: int) -> None:
 
 
 def read(root: Path, requests: Sequence[tuple[str, int]], out: BinaryIO) -> None:
-    """Concatenates the rest of each (path, offset): the caller knows the sizes and cuts the stream."""
-    for path, offset in requests:
-        with open(_inside(root, path), "rb") as handle:
-            handle.seek(offset)
-            shutil.copyfileobj(handle, out, COPY_CHUNK)
+    """Concatenates the rest of each (path, offset): the caller knows the sizes and cuts the stream.
+
+    Files are opened ahead of the first byte (HANDLES_AT_ONCE of them): a checkpoint that is pruned during a slow
+    transfer arrives whole all the same.
+    """
+    for first in range(0, len(requests), HANDLES_AT_ONCE):
+        with contextlib.ExitStack() as opened:
+            batch = requests[first : first + HANDLES_AT_ONCE]
+            handles = [opened.enter_context(open(_inside(root, path), "rb")) for path, _ in batch]
+            for handle, (_, offset) in zip(handles, batch):
+                handle.seek(offset)
+                shutil.copyfileobj(handle, out, COPY_CHUNK)
     out.flush()
 
 
@@ -268,13 +289,6 @@ def _flush_to_disk(path: Path) -> None:
     """Any process may: a file's unwritten pages belong to no descriptor. A disk that cannot is no reason to be mute."""
     with contextlib.suppress(OSError), open(path, "rb") as handle:
         os.fsync(handle.fileno())
-
-
-def _epoch(run_folder: Path) -> int:
-    try:
-        return int((run_folder / folders.EPOCH_FILE).read_text())
-    except (OSError, ValueError):
-        return 0
 
 
 def _end_stage(run_folder: Path) -> None:

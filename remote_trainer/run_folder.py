@@ -26,6 +26,8 @@ STAGE_LOCK = "stage.lock"
 SUPERVISOR_FILE = "supervisor.json"
 STAGE_FILE = "stage.json"
 EPOCH_FILE = "driver-epoch"
+CLOSED_FILE = "closed-epoch"
+"""The driver epoch that ended everything at once: it and older ones can start nothing any more."""
 INCARNATION_FILE = "incarnation"
 SYNCED_FILE = "events-synced"
 """How many bytes of the event log are known to have reached the disk."""
@@ -102,6 +104,14 @@ def read_json(path: Path) -> Optional[dict[str, Any]]:
     return content if isinstance(content, dict) else None
 
 
+def read_number(path: Path) -> int:
+    """0 when there is none or it is torn."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
 def incarnation(run_folder: Path) -> str:
     """The random name of this folder's event log: offsets into another log mean nothing here. Empty before the first.
 
@@ -129,7 +139,7 @@ class EventLog:
         self._folder = run_folder
         path = run_folder / wire.EVENTS_FILE
         content = _whole_lines_of(path)
-        if len(content) < _synced_bytes(run_folder):
+        if len(content) < read_number(run_folder / SYNCED_FILE):
             if path.exists():
                 os.replace(path, run_folder / f"events-before-{uuid.uuid4().hex[:12]}.jsonl")
             # This order: killed in between, the next opening finds the log missing and begins anew again.
@@ -171,13 +181,6 @@ class EventLog:
 
 def _begin_incarnation(run_folder: Path) -> None:
     write_atomically(run_folder / INCARNATION_FILE, uuid.uuid4().hex[:12].encode())
-
-
-def _synced_bytes(run_folder: Path) -> int:
-    try:
-        return int((run_folder / SYNCED_FILE).read_text())
-    except (OSError, ValueError):
-        return 0
 
 
 def events_after_last_hello(run_folder: Path) -> list[wire.Event]:

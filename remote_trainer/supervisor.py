@@ -46,16 +46,23 @@ STAGES = ("prepare", "train")
 def supervise(run_folder: Path, epoch: int, start_fd: Optional[int] = None) -> int:
     """Runs the job to a terminal event. Returns at once (0) when another supervisor holds the folder.
 
+    Likewise (1) when a `stop --now` closed the epoch while we were being born.
+
     `start_fd` holds the start lock, which is let go after the hello.
     """
     lock = folders.acquire(run_folder / folders.SUPERVISOR_LOCK, wait_s=2)
     if lock is None:
         return 0
     with lock:
+        if epoch <= folders.read_number(run_folder / folders.CLOSED_FILE):
+            print(f"driver epoch {epoch} was closed before this supervisor began", file=sys.stderr)
+            return 1
         supervisor = _Supervisor(run_folder, epoch)
         if start_fd is not None:
             os.close(start_fd)
         supervisor.run()
+        # While the lock is ours: the next holder must not be taken for us.
+        (run_folder / folders.SUPERVISOR_FILE).unlink(missing_ok=True)
     return 0
 
 

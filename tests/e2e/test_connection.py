@@ -265,9 +265,38 @@ def test_a_driver_with_an_old_epoch_can_stop_nothing(at_work: Path) -> None:
 
 
 def test_stopping_now_leaves_nothing_behind_even_when_a_start_is_under_way(at_work: Path) -> None:
-    calls = [agent_call(at_work, "start", "--epoch", "7"), agent_call(at_work, "stop", "--now", "--epoch", "7")]
+    calls = [agent_call(at_work, "start", "--epoch", "8"), agent_call(at_work, "stop", "--now", "--epoch", "8")]
     for call in calls:
         call.communicate(timeout=60)
-    stop = agent_call(at_work, "stop", "--now", "--epoch", "7")
-    assert stop.communicate(timeout=60)[1] == ""
+    assert calls[1].returncode == 0
     assert processes_naming(str(at_work)) == []
+
+
+def test_a_start_that_comes_after_stopping_now_is_refused_until_a_later_driver_asks(at_work: Path) -> None:
+    assert agent_call(at_work, "stop", "--now", "--epoch", "8").communicate(timeout=60)[1] == ""
+    late = agent_call(at_work, "start", "--epoch", "8")
+    assert "driver epoch 8 has ended everything" in late.communicate(timeout=60)[1]
+    assert late.returncode == 75
+    assert processes_naming(str(at_work)) == []
+    later = agent_call(at_work, "start", "--epoch", "9")
+    assert json.loads(later.communicate(timeout=60)[0])["started"] is True
+
+
+def test_a_supervisor_is_not_taken_for_the_one_before_it(at_work: Path) -> None:
+    recorded = folders.read_json(at_work / folders.SUPERVISOR_FILE)
+    assert recorded is not None
+    agent_call(at_work, "stop", "--now", "--epoch", "7").communicate(timeout=60)
+    start = agent_call(at_work, "start", "--epoch", "8")
+    told = json.loads(start.communicate(timeout=60)[0])
+    assert told["supervisor_pid"] not in (0, recorded["pid"])
+
+
+def test_a_log_that_lost_its_tail_is_followed_from_its_new_beginning(at_work: Path) -> None:
+    before = json.loads(agent_call(at_work, "status").communicate(timeout=60)[0])
+    agent_call(at_work, "stop", "--now", "--epoch", "7").communicate(timeout=60)
+    log = at_work / wire.EVENTS_FILE
+    log.write_bytes(b"")
+    start = agent_call(at_work, "start", "--epoch", "8")
+    after = json.loads(start.communicate(timeout=60)[0])
+    assert after["incarnation"] not in ("", before["incarnation"])
+    assert wire.decode_event(log.read_bytes().splitlines()[0]).seq == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -14,7 +16,7 @@ from typing import BinaryIO
 
 import pytest
 
-from remote_trainer import agent, wire
+from remote_trainer import agent, supervisor, wire
 from remote_trainer import run_folder as folders
 from remote_trainer.commit import commit_folder, preparing
 
@@ -154,6 +156,39 @@ def test_reading_outside_the_folder_is_refused(tmp_path: Path) -> None:
         agent.read(tmp_path / "run", [("../secret", 0)], io.BytesIO())
 
 
+class RemovesAtFirstByte(io.BytesIO):
+    """A slow reader: while the first bytes are on their way, the folder is pruned."""
+
+    def __init__(self, doomed: Path) -> None:
+        super().__init__()
+        self._doomed = doomed
+
+    def write(self, data: object) -> int:
+        shutil.rmtree(self._doomed, ignore_errors=True)
+        return super().write(data)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_pruned_while_it_is_read_arrives_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-000010"
+    folder.mkdir()
+    names = ("a", "b", "c")
+    for name in names:
+        (folder / name).write_bytes(name.encode() * 3)
+    out = RemovesAtFirstByte(folder)
+    agent.read(tmp_path, [(f"{folder.name}/{name}", 0) for name in names], out)
+    assert not folder.exists()
+    assert out.getvalue() == b"aaabbbccc"
+
+
+def test_more_files_than_a_login_may_open_are_read(tmp_path: Path) -> None:
+    count = 2 * agent.HANDLES_AT_ONCE + 1
+    for number in range(count):
+        (tmp_path / str(number)).write_bytes(b"x")
+    out = io.BytesIO()
+    agent.read(tmp_path, [(str(number), 0) for number in range(count)], out)
+    assert out.getvalue() == b"x" * count
+
+
 # ---- have and accept -------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +243,36 @@ def test_a_stream_that_breaks_leaves_no_file_under_its_name(tmp_path: Path) -> N
     with pytest.raises(tarfile.ReadError):
         agent.accept(tmp_path, io.BytesIO(whole[:50_000]))
     assert not (tmp_path / "weights").exists()
+
+
+# ---- stop ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_waits_for_a_supervisor_that_has_not_said_who_it_is(tmp_path: Path) -> None:
+    agent.claim(tmp_path, 1)
+    lock = folders.acquire(tmp_path / folders.SUPERVISOR_LOCK, wait_s=0)
+    assert lock is not None
+    with lock, subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as child:
+        assert agent.status(tmp_path).supervisor_pid == 0
+        stopping = threading.Thread(target=agent.stop, args=(tmp_path, 1), kwargs={"now": False}, daemon=True)
+        stopping.start()
+        folders.write_atomically(tmp_path / folders.SUPERVISOR_FILE, wire.dumps({"pid": child.pid}))
+        stopping.join(20)
+        assert not stopping.is_alive()
+        assert child.wait(20) == -signal.SIGTERM
+
+
+def test_an_epoch_that_ended_everything_can_start_nothing_any_more(tmp_path: Path) -> None:
+    agent.stop(tmp_path, 7, now=True)
+    with pytest.raises(agent.StaleEpoch, match="driver epoch 7 has ended everything"):
+        agent.start(tmp_path, 7)
+    assert supervisor.supervise(tmp_path, 7) == 1
+    assert agent.status(tmp_path).started is False
+
+
+def test_asking_for_a_checkpoint_and_the_end_closes_no_epoch(tmp_path: Path) -> None:
+    agent.stop(tmp_path, 7, now=False)
+    assert not (tmp_path / folders.CLOSED_FILE).exists()
 
 
 # ---- forget and locks ------------------------------------------------------------------------------------------------
