@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from orchestrator.spec_errors import Schema, problems_of, usage_error
+from orchestrator.spec_errors import RuleBroken, Schema, problems_of, usage_error
 from providers.api import SshAccess
 from remote_trainer.wire import ExportFormat, Method, TrainSpec
 
@@ -23,6 +23,9 @@ APPLICABLE_FORMATS: dict[Method, tuple[ExportFormat, ...]] = {"full": ("diffuser
 """What each method can be exported to, the default first; the diffusers folder of a LoRA has it fused in."""
 
 _GENERATE = re.compile(r"generate:([1-9][0-9]{0,5})")
+NO_FOLDER = re.compile(r"none|generate[:= ]*\d*|generate:.*")
+"""What `data.regularization` means by itself; a folder of such a name is written `./generate`."""
+_PORT_IN_HOST = re.compile(r"((?:[^@]+@)?)(?:([^:\[\]]+)|\[([^\]]+)\]):(\d+)")
 GIT_URL = re.compile(r"(https?|ssh|git)://|git@|.*\.git$")
 
 
@@ -70,8 +73,12 @@ class Data(_Section):
     @field_validator("regularization")
     @classmethod
     def _known_source(cls, value: str) -> str:
-        if value.startswith("generate:") and not _GENERATE.fullmatch(value):
-            raise ValueError(f'must name a count, for example "generate:200", is "{value}"')
+        if value != "none" and NO_FOLDER.fullmatch(value) and not _GENERATE.fullmatch(value):
+            count = value.removeprefix("generate").strip(":= ")
+            meant = f"generate:{count if re.fullmatch('[1-9][0-9]{0,5}', count) else 200}"
+            raise RuleBroken(
+                f'must name a count, is "{value}", did you mean "{meant}"', f"--set data.regularization={meant}"
+            )
         if GIT_URL.match(value):
             raise ValueError(f"git addresses are not supported yet: run `git clone {value}` and give the folder")
         return value
@@ -105,6 +112,15 @@ class Ssh(_Section):
             raise ValueError(f'host = "{self.host}" and user = "{self.user}" name different users')
         return self
 
+    @field_validator("host")
+    @classmethod
+    def _port_apart(cls, value: str) -> str:
+        if found := _PORT_IN_HOST.fullmatch(value):
+            host = found[1] + (found[2] or found[3])
+            fix = f"--host {host} --set compute.ssh.port={found[4]}"
+            raise RuleBroken(f'"{value}" holds a port, which is compute.ssh.port', fix)
+        return value
+
     @field_validator("python")
     @classmethod
     def _no_tilde(cls, value: str) -> str:
@@ -135,7 +151,7 @@ class Compute(_Section):
     @model_validator(mode="after")
     def _ssh_has_a_host(self) -> Self:
         if self.provider == "ssh" and self.ssh is None:
-            raise ValueError('provider "ssh" needs compute.ssh.host, for example host = "me@gpu-box"')
+            raise RuleBroken('provider "ssh" needs a host, compute.ssh.host', "--host me@gpu-box")
         return self
 
 

@@ -24,6 +24,18 @@ class Problem:
     key: str
     """`train.steps`; empty for a rule between sections."""
     what: str
+    fix: str = ""
+    """Flags that put it right, to be pasted: `--host me@gpu-box`."""
+    meant: str = ""
+    """The valid key most like an unknown one."""
+
+
+class RuleBroken(ValueError):
+    """Raised by validators that know how to put it right; pydantic hands it on as it is."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.fix = fix
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,16 @@ def problems_of(error: ValidationError, schema: Schema) -> list[Problem]:
 
 
 def usage_error(source: str, problems: Sequence[Problem], hint: str) -> UsageError:
-    """All problems in one error. `source` begins the sentence: a file name, `the command line`."""
+    """All problems in one error. `source` begins the sentence: a file name, `the command line`.
+
+    `hint` is for problems that do not all say how to put them right.
+    """
     unique = list(dict.fromkeys(problems))
     count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
     lines = [f"{source} has {count}"]
     lines += [f"  {problem.key}: {problem.what}" if problem.key else f"  {problem.what}" for problem in unique]
-    return UsageError("\n".join(lines), hint)
+    fixes = dict.fromkeys(f"`{problem.fix}`" for problem in unique)
+    return UsageError("\n".join(lines), " and ".join(fixes) if all(problem.fix for problem in unique) else hint)
 
 
 _TYPES = {
@@ -100,7 +116,7 @@ def _problem(detail: ErrorDetails, schema: Schema) -> Problem:
     match kind:
         case "extra_forbidden" | "unexpected_keyword_argument":
             nearest = schema.nearest(key)
-            return Problem(key, "unknown key" + (f", did you mean {nearest}" if nearest else ""))
+            return Problem(key, "unknown key" + (f", did you mean {nearest}" if nearest else ""), meant=nearest or "")
         case "missing":
             return Problem(key, "missing")
         case "greater_than_equal":
@@ -120,7 +136,8 @@ def _problem(detail: ErrorDetails, schema: Schema) -> Problem:
             blank = isinstance(given, str) and not given.strip()
             return Problem(key, "must not be empty" if blank else f"{_shown(given)} is not valid here")
         case "value_error":
-            return Problem(key, str(context["error"]))
+            error = context["error"]
+            return Problem(key, str(error), error.fix if isinstance(error, RuleBroken) else "")
     if kind in _TYPES:
         return Problem(key, f"{_TYPES[kind]}, is {_shown(given)}")
     return Problem(key, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, is {_shown(given)}")

@@ -14,13 +14,14 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
-from orchestrator.spec import GIT_URL, SCHEMA, RunSpec, slug
+from orchestrator.spec import GIT_URL, NO_FOLDER, SCHEMA, RunSpec, slug
 from orchestrator.spec_errors import Problem, problems_of, usage_error
 
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
@@ -44,7 +45,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(*_syntax_error(path, text, str(error))) from None
     raw.setdefault("name", slug(path.stem))
-    return _resolve(raw, path.absolute().parent, overrides, str(path), f"cloudbooth plan {_quoted(path)}")
+    again = _WITH_THE_SAME if overrides else f"`cloudbooth plan {_quoted(path)}`"
+    return _resolve(raw, path.absolute().parent, overrides, str(path), again)
 
 
 def spec_from_photos(folder: Path, subject: str, overrides: Sequence[str] = ()) -> RunSpec:
@@ -52,12 +54,16 @@ def spec_from_photos(folder: Path, subject: str, overrides: Sequence[str] = ()) 
 
     Prompts become "a photo of sks dog" and "a photo of a dog", the name `sks-dog`; all else is default or `--set`.
     """
+    if folder.suffix == ".toml":
+        raise UsageError(
+            f"{folder} is a spec, which says by itself what the photos show: --subject does not go with it",
+            f"leave out --subject, or change the spec's own: `--set subject.instance_prompt={_example_of(subject)}`",
+        )
     words = subject.split()
     if len(words) < 2:
         raise UsageError(
-            f'--subject "{subject}" does not say what the subject is',
-            f"give a rare word and the kind of thing: "
-            f'`cloudbooth launch {_quoted(folder)} --subject "{words[0] if words else "sks"} dog"`',
+            f'--subject "{subject}" is not a rare word and then the kind of thing',
+            f'`--subject "{_completed(subject)}"`',
         )
     kind = " ".join(words[1:])
     raw: dict[str, Any] = {
@@ -68,25 +74,38 @@ def spec_from_photos(folder: Path, subject: str, overrides: Sequence[str] = ()) 
         },
         "data": {"instance": str(folder)},
     }
-    command = f'cloudbooth plan {_quoted(folder)} --subject "{subject}"'
-    return _resolve(raw, Path.cwd(), overrides, "the command line", command)
+    return _resolve(raw, Path.cwd(), overrides, "the command line", _WITH_THE_SAME)
 
 
 # ---- steps ---------------------------------------------------------------------------------------------------------
 
-_INIT_HINT = 'a spec is a TOML file; without one: `cloudbooth launch PHOTOS_FOLDER --subject "sks dog"`'
+_INIT_HINT = (
+    'a spec is a TOML file; without one give the folder of photos and say what they show: `--subject "sks dog"`'
+)
+_WITH_THE_SAME = "`cloudbooth plan` with the same arguments"
+
+
+def _completed(word: str) -> str:
+    """One word as a subject: kinds of things can be spoken, rare words seldom."""
+    if not word.strip():
+        return "sks dog"
+    return f"sks {word.strip()}" if re.search(r"[aeiouy]", word.lower()) else f"{word.strip()} dog"
+
+
+def _example_of(subject: str) -> str:
+    return shlex.quote(f"a photo of {' '.join(subject.split()) or 'sks dog'}")
 
 
 def _refuse_what_is_no_spec(path: Path) -> None:
     if path.is_dir():
         raise UsageError(
             f"{path} is a folder, not a spec",
-            f'for a folder of photos say what they show: `cloudbooth launch {_quoted(path)} --subject "sks dog"`',
+            'for a folder of photos say what they show: `--subject "sks dog"`',
         )
     if path.suffix.lower() in _PHOTO_SUFFIXES:
         raise UsageError(
             f"{path} is a photo, not a spec",
-            f'give the folder with all photos: `cloudbooth launch {_quoted(path.parent)} --subject "sks dog"`',
+            f'give the folder with all photos, and say what they show: `{_quoted(path.parent)} --subject "sks dog"`',
         )
     if not path.exists():
         beside = sorted(path.parent.glob("*.toml")) if path.parent.is_dir() else []
@@ -114,7 +133,18 @@ def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source
     else:
         if not problems:
             return spec
-    raise usage_error(source, problems, f"`{again}` checks it again without starting anything")
+    problems = [_with_flag(problem, overrides) for problem in problems]
+    raise usage_error(source, problems, f"{again} checks it again without starting anything")
+
+
+def _with_flag(problem: Problem, overrides: Sequence[str]) -> Problem:
+    """An unknown key that a flag brought in comes with the flag as it was meant."""
+    for override in overrides if problem.meant else ():
+        key, _, value = override.partition("=")
+        if key.strip() == problem.key or key.strip().startswith(f"{problem.key}."):
+            meant = problem.meant + key.strip()[len(problem.key) :]
+            return replace(problem, fix=f"--set {shlex.quote(f'{meant}={value}')}")
+    return problem
 
 
 def _apply(raw: dict[str, Any], override: str) -> list[Problem]:
@@ -138,7 +168,7 @@ def _absolutize(raw: dict[str, Any], key: str, folder: Path) -> None:
     value = _find(raw, key)
     if not isinstance(value, str) or not value:
         return
-    if key == "data.regularization" and (value == "none" or value.startswith("generate:") or GIT_URL.match(value)):
+    if key == "data.regularization" and (NO_FOLDER.fullmatch(value) or GIT_URL.match(value)):
         return
     path = Path(value).expanduser()
     if key == "model.base" and not value.startswith(("/", "./", "../", "~")) and not (folder / path).is_dir():

@@ -7,7 +7,9 @@ repairs a folder in one go.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -31,6 +33,8 @@ MIN_SIDE = 64
 """Pixels. Below it no training size makes sense of a photo."""
 FEW_PHOTOS = 5
 VERY_FEW_PHOTOS = 3
+MOST_SUBFOLDERS = 500
+"""So many are looked into for photos that are not where they were said to be."""
 
 _RAW_SUFFIXES = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"}
 
@@ -189,6 +193,18 @@ def _look_into_subfolder(folder: Path) -> list[Finding]:
     return [Finding(Severity.NOTE, folder, message, "move the pictures up, or give this folder")]
 
 
+def _nearest_photos(folder: Path) -> Path | None:
+    """The subfolder, up to three levels down, in which the most pictures lie; hidden ones do not count."""
+    best: tuple[int, Path] | None = None
+    for root, folders, files in itertools.islice(os.walk(folder), MOST_SUBFOLDERS):
+        depth = len(Path(root).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < 3 else []
+        held = sum(1 for name in files if Path(name).suffix.lower() in SUFFIXES | HEIF_SUFFIXES)
+        if held > (best[0] if best else 0):
+            best = held, Path(root)
+    return best[1] if best else None
+
+
 def _other_file(path: Path, entries: list[Path]) -> list[Finding]:
     suffix = path.suffix.lower()
     if suffix == ".txt":
@@ -226,6 +242,10 @@ def _count(folder: Path, photos: list[Photo], findings: list[Finding]) -> Iterat
     several = "5 to 20 photos from different sides, in different places, are usual"
     if not photos:
         if any(finding.severity is Severity.ERROR for finding in findings):
+            return
+        if inside := _nearest_photos(folder):
+            held = f"holds no photos itself: they are in {inside.relative_to(folder)}"
+            yield Finding(Severity.ERROR, folder, held, f"give that folder: `{shlex.quote(str(inside))}`")
             return
         raw = any("raw" in finding.message for finding in findings)
         known = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))

@@ -130,6 +130,22 @@ def test_hidden_files_and_subfolders_are_left_alone(tmp_path: Path) -> None:
     assert said(scan, Severity.NOTE) == {"more": "is a subfolder with 1 picture: not used"}
 
 
+def test_photos_that_lie_in_a_subfolder_are_found(tmp_path: Path) -> None:
+    save_photo(tmp_path / "others" / "a.jpg")
+    save_photo(tmp_path / "nest" / "the sub" / "a.jpg")
+    save_photo(tmp_path / "nest" / "the sub" / "b.jpg")
+    [error] = scan_folder(tmp_path).errors
+    assert error.message == "holds no photos itself: they are in nest/the sub"
+    assert error.hint == f"give that folder: `'{tmp_path}/nest/the sub'`"
+
+
+def test_photos_in_hidden_or_deep_folders_are_not_looked_for(tmp_path: Path) -> None:
+    save_photo(tmp_path / ".thumbnails" / "a.jpg")
+    save_photo(tmp_path / "1" / "2" / "3" / "4" / "a.jpg")
+    [error] = scan_folder(tmp_path).errors
+    assert error.message == "is empty"
+
+
 # ---- bad files -----------------------------------------------------------------------------------------------------
 
 

@@ -280,6 +280,49 @@ def test_a_subject_needs_its_kind(snapshot: Callable[[str, str], None]) -> None:
     snapshot("subject_without_kind", refusal(lambda: spec_from_photos(Path("photos"), "sks")))
 
 
+@pytest.mark.parametrize(
+    ("given", "suggested"), [("dog", "sks dog"), ("Robot", "sks Robot"), ("sks", "sks dog"), ("", "sks dog")]
+)
+def test_a_subject_of_one_word_is_completed(given: str, suggested: str) -> None:
+    assert f'hint: `--subject "{suggested}"`\n' in refusal(lambda: spec_from_photos(Path("photos"), given))
+
+
+def test_a_spec_and_a_subject_do_not_go_together(write: Write, snapshot: Callable[[str, str], None]) -> None:
+    snapshot("spec_with_subject", refusal(lambda: spec_from_photos(write(MINIMAL), "sks dog")))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (('compute.provider="ssh"',), "`--host me@gpu-box`"),
+        (("train.step=5",), "`--set train.steps=5`"),
+        (("trian.steps=5",), "`--set train.steps=5`"),
+        (("subject.instance_promt=a sks dog",), "`--set 'subject.instance_prompt=a sks dog'`"),
+        (('compute.ssh.host="root@127.0.0.1:239"',), "`--host root@127.0.0.1 --set compute.ssh.port=239`"),
+        (('compute.ssh.host="[::1]:22"',), "`--host ::1 --set compute.ssh.port=22`"),
+        (("data.regularization=generate",), "`--set data.regularization=generate:200`"),
+        (("data.regularization=generate=50",), "`--set data.regularization=generate:50`"),
+        (("train.step=5", "train.batch=2"), "`--set train.steps=5` and `--set train.batch_size=2`"),
+        (("train.steps=-5",), "`cloudbooth plan` with the same arguments checks it again without starting anything"),
+    ],
+)
+def test_a_wrong_flag_comes_with_the_right_one(overrides: tuple[str, ...], hint: str) -> None:
+    said = refusal(lambda: spec_from_photos(Path("photos"), "sks dog", overrides))
+    assert said.endswith(f"\n\nhint: {hint}\n")
+
+
+@pytest.mark.parametrize("host", ["gpu-box", "me@gpu-box", "fe80::1", "me@2001:db8::22"])
+def test_colons_of_an_address_are_no_port(write: Write, host: str) -> None:
+    ssh = load_spec(write(MINIMAL), [f'compute.ssh.host="{host}"']).compute.ssh
+    assert ssh is not None
+    assert ssh.host == host
+
+
+def test_a_folder_named_generate_is_written_with_its_path(write: Write, tmp_path: Path) -> None:
+    text = MINIMAL.replace("[data]", 'class_prompt = "a dog"\n[data]') + 'regularization = "./generate"\n'
+    assert load_spec(write(text)).data.class_images == ClassFolder(tmp_path / "generate")
+
+
 def test_a_recorded_spec_of_another_version_is_refused(write: Write) -> None:
     recorded = spec_to_json(load_spec(write(MINIMAL))).replace('"steps"', '"stepz"')
     assert "the recorded spec has a problem" in refusal(lambda: spec_from_json(recorded))
