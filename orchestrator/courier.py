@@ -117,6 +117,7 @@ class BackgroundCourier:
                 with self._wake:
                     self._wake.wait_for(lambda: self._ending, pause_s)
                 pause_s = min(2 * pause_s, LAST_PAUSE_S)
+                seen = Progress()  # the same again, even if nothing new has been shown
 
     def _go_on_if_not_ending(self, _count: int) -> None:
         if self._ending:

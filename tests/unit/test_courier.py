@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -125,19 +126,42 @@ def test_a_courier_that_failed_does_not_log_in_again_at_every_event(
     delivery: Delivery, progress: Progress, told: Told
 ) -> None:
     logins = 0
+    again = threading.Event()
 
     def refused() -> RemoteRun:
         nonlocal logins
         logins += 1
+        if logins > 1:
+            again.set()
         raise HostUnreachable("no answer")
 
     cut_off = Delivery("robot", delivery.home, delivery.ledger, told, refused)
     with BackgroundCourier(cut_off, first_pause_s=3600) as courier:
         courier.show(progress)
         assert told.noted.wait(30)
-        for step in range(50):
-            courier.show(Progress(step=step, checkpoints=progress.checkpoints))
-    assert logins == 1, "and leaving does not wait for the pause to end"
+        courier.show(Progress(step=1, checkpoints=progress.checkpoints))
+        assert not again.wait(0.3)  # leaving does not wait for the pause to end
+
+
+def test_a_courier_that_failed_tries_again_after_its_pause(
+    delivery: Delivery, progress: Progress, told: Told, remote: RemoteRun
+) -> None:
+    arrived = threading.Event()
+    logins = 0
+
+    def refused_once() -> RemoteRun:
+        nonlocal logins
+        logins += 1
+        if logins == 1:
+            raise HostUnreachable("no answer")
+        arrived.set()
+        return remote
+
+    with BackgroundCourier(
+        Delivery("robot", delivery.home, delivery.ledger, told, refused_once), first_pause_s=0.01
+    ) as courier:
+        courier.show(progress)
+        assert arrived.wait(30)
 
 
 ANOTHER_PROCESS = """
