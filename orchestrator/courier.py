@@ -176,7 +176,7 @@ def bring(
     delivery: Delivery,
     remote: RemoteRun,
     progress: Progress,
-    while_waiting: Callable[[], None],
+    while_waiting: Callable[[], None] = lambda: None,
     on_bytes: OnBytes = lambda _count: None,
 ) -> None:
     """Fetches the pictures that are not here and the newest checkpoint, verified, and records the checkpoint.

@@ -57,8 +57,13 @@ class RunHome:
 
     @property
     def fetch_lock(self) -> Path:
-        """Held by the process that brings files home."""
+        """Held by the process that brings pictures, checkpoints or the model home."""
         return self.root / ".fetch.lock"
+
+    @property
+    def log_lock(self) -> Path:
+        """Held while `train.log` comes: whoever wants to read it does not wait for a checkpoint."""
+        return self.root / ".log.lock"
 
     @property
     def driver_log(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.courier import bring
@@ -48,8 +47,8 @@ def _retrieve_connected(context: RunContext, facts: Facts) -> Facts:
         finally:
             mirror.close()
         with disk_full_explained(context.home.root, continues(context.run.name)):
-            fetch_log(remote, context.home, waiting)
-            newest = replace(mirror.progress, checkpoints=_newest_committed(remote, status))
+            fetch_log(remote, context.home)
+            newest = replace(mirror.progress, checkpoints=newest_committed(remote, status))
             if context.run.reason is EndReason.DONE:
                 newest = replace(newest, checkpoints=())
             bring(context.delivery(), remote, newest, waiting)
@@ -87,7 +86,7 @@ def pull_what_is_there(context: RunContext) -> None:
         mirror = context.home.events(status.incarnation)
         progress = progress_of(mirror.read_bytes() if mirror.exists() else b"")
         with disk_full_explained(context.home.root, f"`cloudbooth pull {context.run.name}` again"):
-            newest = replace(progress, checkpoints=_newest_committed(remote, status))
+            newest = replace(progress, checkpoints=newest_committed(remote, status))
             bring(context.delivery(), remote, newest, waiting)
         if status.ended == "done":
             _fetch_output(context, remote, status, waiting)
@@ -95,13 +94,13 @@ def pull_what_is_there(context: RunContext) -> None:
         remote.host.close()
 
 
-def fetch_log(remote: RemoteRun, home: RunHome, while_waiting: Callable[[], None] = lambda: None) -> None:
+def fetch_log(remote: RemoteRun, home: RunHome) -> None:
     """Replaces the laptop's copy of `train.log` once the new one is whole. Raises HostError when there is none yet.
 
-    Waits for another process that fetches files of the run.
+    Waits for another process that fetches it.
     """
     arriving = home.trainer_log.with_suffix(".part")
-    with fetching_alone(home.fetch_lock, while_waiting):
+    with fetching_alone(home.log_lock):
         with remote.read([(wire.LOG_FILE, 0)]) as chunks, arriving.open("wb") as handle:
             for chunk in chunks:
                 handle.write(chunk)
@@ -115,7 +114,7 @@ def _drain_events(remote: RemoteRun, mirror: Mirror, reporter: Reporter) -> None
                 reporter.event(envelope, mirror.progress)
 
 
-def _newest_committed(remote: RemoteRun, status: wire.HostStatus) -> tuple[wire.CheckpointCommitted, ...]:
+def newest_committed(remote: RemoteRun, status: wire.HostStatus) -> tuple[wire.CheckpointCommitted, ...]:
     """What stands on the host's disk counts, not what was announced: an old announcement may have been pruned."""
     if not status.checkpoints:
         return ()

@@ -78,7 +78,11 @@ def test_a_torn_record_of_the_job_that_was_sent_does_not_block_the_run(context: 
 
 
 def test_down_ends_the_waiting_for_another_process_that_fetches(context: RunContext, told: Told) -> None:
+    folder = Path(context.open_remote().folder)
+    folder.mkdir(parents=True)
+    (folder / wire.LOG_FILE).write_text("said there")
     context.ledger.set_wish("robot", Wish.DOWN)
     with holding(context.home.fetch_lock):
         assert retrieve(context, Facts()) == Facts()
+    assert context.home.trainer_log.read_text() == "said there", "the log waits for nobody's checkpoint"
     assert told.transfers == []
