@@ -43,7 +43,8 @@ def _fences(language: str) -> Iterator[tuple[Path, str]]:
 def _command_lines() -> Iterator[tuple[Path, str]]:
     """Of shell blocks, of inline code, and of the examples in the help."""
     for path, body in _fences("sh"):
-        yield from ((path, line.strip()) for line in body.splitlines() if line.strip().startswith("cloudbooth"))
+        lines = (line.strip() for line in body.replace("\\\n", " ").splitlines())
+        yield from ((path, line) for line in lines if line.startswith("cloudbooth"))
     for path in WRITTEN:
         text = path.read_text("utf-8")
         yield from ((path, line) for line in re.findall(r"`(cloudbooth [^`\n]+)`", FENCE.sub("", text)))
