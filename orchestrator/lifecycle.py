@@ -113,7 +113,7 @@ class Facts:
     may_rent_again: bool = False
     """Whether money and attempts allow another machine. Looked at only when one was lost."""
     restarts: int = 0
-    """How often this driver has found the supervisor gone without a last word."""
+    """How often this driver has found the supervisor gone without a last word, or stopped without being asked."""
 
 
 MAX_RESTARTS = 3
@@ -234,6 +234,8 @@ def _training(wish: Wish, facts: Facts) -> Step:
     match host.ended:
         case "done":
             return Move(State.RETRIEVING, "training is done", EndReason.DONE)
+        case "stopped" if wish is Wish.RUN and facts.restarts < MAX_RESTARTS:
+            return Move(State.SHIPPING, "something on the host stopped training; it goes on from its checkpoint")
         case "stopped":
             return Move(State.RETRIEVING, "training stopped with a checkpoint", EndReason.STOPPED)
         case "failed":

@@ -9,10 +9,13 @@ from pathlib import Path
 from orchestrator.base_model import LocalFolder, inspect_base, job_base
 from orchestrator.budget import training_deadline_s
 from orchestrator.checksum import sha256_of
+from orchestrator.courier import bring
 from orchestrator.errors import RunConflict
 from orchestrator.lifecycle import Facts, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import a_few_times
+from orchestrator.phases.retrieve import newest_committed
+from orchestrator.progress import Progress
 from orchestrator.remote_run import RemoteRun
 from orchestrator.reporter import Meter
 from orchestrator.staging import read_staged_job, staged_files
@@ -49,6 +52,10 @@ def _ship_connected(context: RunContext, facts: Facts) -> Facts:
     remote = context.open_remote()
     try:
         status = remote.status()
+        if status.ended == "stopped":
+            # Nobody here asked for it: perhaps the machine is about to go, and with it the only copy.
+            newest = newest_committed(remote, status)
+            bring(context.delivery(), remote, Progress(checkpoints=newest))
         if status.supervisor_pid is None and status.ended != "done":
             _send_everything(context, remote, status)
         return replace(facts, shipped=True, host=remote.start())

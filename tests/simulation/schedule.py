@@ -49,7 +49,7 @@ LEFT_TO_THE_PRODUCT: frozenset[Kind] = frozenset(
     {
         CloudFault.PREEMPTED, CloudFault.NEVER_READY, CloudFault.SLOW_BOOT, CloudFault.DEARER, CloudFault.LOST_ANSWER,
         CloudFault.LOST_REQUEST, CloudFault.RATE_LIMITED, CloudFault.SERVER_ERROR, CloudFault.FALSE_ABSENCE,
-        WorldFault.CLOCK_SKEW, WorldFault.DRIVER_KILLED, WorldFault.SUPERVISOR_KILLED,
+        CloudFault.PREEMPTED_WITH_NOTICE, WorldFault.CLOCK_SKEW, WorldFault.DRIVER_KILLED, WorldFault.SUPERVISOR_KILLED,
         WorldFault.TRAINER_KILLED, WorldFault.ASLEEP,
         WorldFault.HOST_GONE,
         WorldFault.UNREACHABLE,

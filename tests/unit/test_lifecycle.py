@@ -123,9 +123,20 @@ def test_a_lost_answer_is_settled_before_anything_else() -> None:
     [("done", EndReason.DONE), ("stopped", EndReason.STOPPED), ("failed", EndReason.TRAINING_FAILED)],
 )
 def test_the_supervisors_last_word_decides_the_reason(word: str, reason: EndReason) -> None:
-    step = next_step(State.TRAINING, Wish.RUN, None, Standing.HELD, Facts(host=ended(word)))
+    wish = Wish.STOP if word == "stopped" else Wish.RUN
+    step = next_step(State.TRAINING, wish, None, Standing.HELD, Facts(host=ended(word)))
     assert isinstance(step, Move)
     assert (step.to, step.reason) == (State.RETRIEVING, reason)
+
+
+def test_a_training_that_nobody_asked_to_stop_goes_on_but_not_forever() -> None:
+    step = next_step(State.TRAINING, Wish.RUN, None, Standing.HELD, Facts(host=ended("stopped")))
+    assert isinstance(step, Move)
+    assert step.to is State.SHIPPING
+    often = Facts(host=ended("stopped"), restarts=MAX_RESTARTS)
+    step = next_step(State.TRAINING, Wish.RUN, None, Standing.HELD, often)
+    assert isinstance(step, Move)
+    assert (step.to, step.reason) == (State.RETRIEVING, EndReason.STOPPED)
 
 
 def test_a_supervisor_gone_without_a_word_is_started_again_but_not_forever() -> None:
