@@ -55,6 +55,15 @@ class Mirror:
         self._handle.close()
 
 
+def forget_what_the_host_lost(file: Path, host_bytes: int) -> None:
+    """Sets a mirror aside that is longer than the host's log: a disk over there forgot its end, and offsets with it.
+
+    The copy stays beside its place under another name; the log is followed from its beginning.
+    """
+    if file.exists() and file.stat().st_size > host_bytes:
+        file.replace(file.with_name(f"lost-{file.name}"))
+
+
 class EventReader:
     """Reads a run's mirrors for those who only watch: each event once, whole lines only, over all incarnations."""
 
@@ -68,6 +77,8 @@ class EventReader:
         """What has come since the last call; returns at once. Raises HostError for a line of a newer version."""
         for file in self._home.event_logs():
             offset = self._offsets.get(file, 0)
+            if file.stat().st_size < offset:
+                offset = 0  # the log began again, see `forget_what_the_host_lost`
             with file.open("rb") as handle:
                 handle.seek(offset)
                 content = handle.read()

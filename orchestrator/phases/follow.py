@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Wish
-from orchestrator.mirror import Mirror
+from orchestrator.mirror import Mirror, forget_what_the_host_lost
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, loss_of_machine
 from orchestrator.phases.persistence import Pauses
@@ -51,6 +51,7 @@ def follow(context: RunContext, facts: Facts) -> Facts:
 
 def _follow_connected(context: RunContext, remote: RemoteRun, status: HostStatus) -> HostStatus | None:
     """Copies events until the stream ends; the status then, or None when a supervisor still lives."""
+    forget_what_the_host_lost(context.home.events(status.incarnation), status.events_bytes)
     mirror = Mirror(context.home.events(status.incarnation))
     stop_sent = False
     wish_read_at = context.clock.monotonic()

@@ -9,7 +9,7 @@ from orchestrator.fetch import continues, disk_full_explained, fetch_folder, fet
 from orchestrator.fetch_lock import fetching_alone
 from orchestrator.home import RunHome
 from orchestrator.lifecycle import EndReason, Facts, Wish
-from orchestrator.mirror import Mirror, progress_of
+from orchestrator.mirror import Mirror, forget_what_the_host_lost, progress_of
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import until_down
 from orchestrator.remote_run import RemoteRun
@@ -41,6 +41,7 @@ def _retrieve_connected(context: RunContext, facts: Facts) -> Facts:
     remote = context.open_remote()
     try:
         status = remote.status()
+        forget_what_the_host_lost(context.home.events(status.incarnation), status.events_bytes)
         mirror = Mirror(context.home.events(status.incarnation))
         try:
             _drain_events(remote, mirror, context.reporter)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.home import RunHome
 from orchestrator.host import HostError
-from orchestrator.mirror import EventReader, Mirror, progress_of, progress_of_run
+from orchestrator.mirror import EventReader, Mirror, forget_what_the_host_lost, progress_of, progress_of_run
 from orchestrator.progress import Progress
 from remote_trainer import wire
 
@@ -133,3 +133,19 @@ def test_whoever_watches_a_newer_version_is_told_the_same(tmp_path: Path) -> Non
     home.events("one").write_bytes(NEWER)
     with pytest.raises(HostError, match="speaks event version 99"):
         progress_of_run(home)
+
+
+def test_a_log_whose_end_the_host_lost_is_followed_from_its_beginning(tmp_path: Path) -> None:
+    home = RunHome(tmp_path)
+    home.events("one").write_bytes(LOG)
+    reader = EventReader(home)
+    assert len(list(reader.fresh())) == 14
+    forget_what_the_host_lost(home.events("one"), len(LOG))
+    assert home.events("one").exists()
+    shorter = LOG[: LOG.index(b"\n") + 1]
+    forget_what_the_host_lost(home.events("one"), len(shorter))
+    mirror = Mirror(home.events("one"))
+    assert mirror.offset == 0
+    list(mirror.feed(shorter))
+    assert [event.seq for event in reader.fresh()] == [0]
+    assert (tmp_path / "lost-events-one.jsonl").read_bytes() == LOG
