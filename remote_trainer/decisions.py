@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from .errors import TrainingFailed
-from .optimizers import default_learning_rate
 from .wire import Decision, TrainSpec
 
 Say = Callable[[Decision], None]
@@ -86,12 +85,13 @@ def _container_quota() -> int:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose_learning_rate(spec: TrainSpec, say: Say) -> float:
-    if spec.learning_rate is not None:
-        return spec.learning_rate
-    rate = default_learning_rate(spec.method)
-    say(Decision(f"learning rate {rate:g}", f"the job states none; this is the usual one for {spec.method}"))
-    return rate
+def planned_learning_rate(spec: TrainSpec) -> float:
+    """The laptop decides it, so that the plan can show it. Raises TrainingFailed("bad-job") for a job without one."""
+    if spec.learning_rate is None:
+        raise TrainingFailed(
+            "bad-job", "the job states no learning rate", "launch it with `--set train.learning_rate=1e-4`"
+        )
+    return spec.learning_rate
 
 
 def choose_gradient_checkpointing(device: torch.device, probe: Callable[[], None], say: Say) -> bool:

@@ -9,12 +9,7 @@ from typing import assert_never
 import torch
 from torch import nn
 
-from .wire import Method, TrainSpec
-
-
-def default_learning_rate(method: Method) -> float:
-    """For a job that states none: 1e-4 for LoRA, 5e-6 for all weights (the values of diffusers' guides)."""
-    return {"lora": 1e-4, "full": 5e-6}[method]
+from .wire import TrainSpec
 
 
 def learning_rate(step: int, spec: TrainSpec, peak: float) -> float:

@@ -215,7 +215,7 @@ def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Chec
         precision=decisions.choose_precision(spec, device, emit),
         cpu_threads=threads,
         gradient_checkpointing=False,
-        learning_rate=decisions.choose_learning_rate(spec, emit),
+        learning_rate=decisions.planned_learning_rate(spec),
     )
 
 

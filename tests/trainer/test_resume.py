@@ -106,13 +106,11 @@ def test_a_damaged_output_is_made_again(epsilon_base, run_folder):
     assert Watched().train(job, run_folder, epsilon_base) == first
 
 
-def test_the_first_machine_decides_the_learning_rate_for_all_later_ones(epsilon_base, run_folder):
+def test_a_job_without_a_learning_rate_is_refused(epsilon_base, run_folder):
     job = tiny_job(photo_set(run_folder, "instance", 2), steps=2, learning_rate=None)
-    Watched(stop_after=1).train(job, run_folder, epsilon_base)
-    resumed = Watched()
-    resumed.train(job, run_folder, epsilon_base)
-    assert resumed.of(wire.StepDone)[-1].lr == 5e-6
-    assert not [event for event in resumed.of(wire.Decision) if "learning rate" in event.what]
+    with pytest.raises(TrainingFailed, match="no learning rate") as refusal:
+        Watched().train(job, run_folder, epsilon_base)
+    assert refusal.value.code == "bad-job"
 
 
 def test_a_checkpoint_of_another_method_is_refused(epsilon_base, run_folder):
