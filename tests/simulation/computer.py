@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from providers.testing.virtual_clock import Appointment, SkewedClock, VirtualClock
-from remote_trainer import commit, supervisor, wire
+from remote_trainer import commit, oversight, wire
 from remote_trainer import run_folder as folders
 from remote_trainer.deadline import ELAPSED_FILE, Elapsed
 from remote_trainer.errors import TrainingFailed
@@ -226,16 +226,16 @@ class Supervisor:
         now = self.computer.clock.monotonic()
         asked_for_s = None if self._asked_at_s is None else now - self._asked_at_s
         quiet_s = now - self._heard_s if self._in_loop else 0.0
-        view = supervisor.StageView(self.stop_requested, self._left_s(), asked_for_s, quiet_s, self._stacks_shown)
-        match supervisor.urge(view):
-            case supervisor.Urge.ASK_TO_STOP:
+        view = oversight.StageView(self.stop_requested, self._left_s(), asked_for_s, quiet_s, self._stacks_shown)
+        match oversight.urge(view):
+            case oversight.Urge.ASK_TO_STOP:
                 self._asked_at_s = now
                 self.stage.terminate()
-            case supervisor.Urge.SHOW_STACKS:
+            case oversight.Urge.SHOW_STACKS:
                 self._stacks_shown = True
-            case supervisor.Urge.KILL:
+            case oversight.Urge.KILL:
                 self.stage.end(-9)
-            case supervisor.Urge.NOTHING:
+            case oversight.Urge.NOTHING:
                 pass
         if self.alive and now - self._beat_s >= supervisor.HEARTBEAT_S:
             self._beat_s = now
@@ -247,7 +247,7 @@ class Supervisor:
         """From the stage's pipe."""
         self._heard_s = self.computer.clock.monotonic()
         out_of_time = isinstance(event, wire.Stopped) and self._left_s() <= 0
-        self.say(supervisor.DEADLINE_REACHED if out_of_time else event)
+        self.say(oversight.DEADLINE_REACHED if out_of_time else event)
 
     def stage_ended(self, name: str, exit_code: int) -> None:
         self.stage = None
@@ -255,14 +255,14 @@ class Supervisor:
             self._watch.cancel()
         self._fruitless_starts = self._fruitless_starts + 1 if self._last_step == self._committed_before else 0
         asked_for = self._ended or self.stop_requested or self._stacks_shown or self._left_s() <= 0
-        if supervisor.worth_starting_again(exit_code, asked_for, self._fruitless_starts):
+        if oversight.worth_starting_again(exit_code, asked_for, self._fruitless_starts):
             self.say(wire.Warned(f"the {name} stage was killed; it starts again from step {self._last_step}"))
             self._begin_stage(name)
             return
         last = name == supervisor.STAGES[-1]
         if not self._ended and (exit_code != 0 or self.stop_requested or last):
             self.say(
-                supervisor.ending_without_word(
+                oversight.ending_without_word(
                     exit_code, self.stop_requested, self._left_s() <= 0, self._last_step, self._stacks_shown
                 )
             )
