@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from providers.testing.virtual_clock import Appointment, SkewedClock, VirtualClock
-from remote_trainer import commit, oversight, wire
+from remote_trainer import commit, oversight, supervisor, wire
 from remote_trainer import run_folder as folders
 from remote_trainer.deadline import ELAPSED_FILE, Elapsed
 from remote_trainer.errors import TrainingFailed
