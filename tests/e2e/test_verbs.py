@@ -31,7 +31,7 @@ def read_until(stream: IO[str] | None, moment: Any) -> dict[str, Any]:
 
 
 def trained(line: dict[str, Any]) -> bool:
-    return line["type"] == "event" and line["event"]["type"] == "step"
+    return bool(line["type"] == "event" and line["event"]["type"] == "step")
 
 
 def view(installation: Cloudbooth, run: str) -> dict[str, Any]:
