@@ -35,7 +35,10 @@ OnBytes = Callable[[int], None]
 _PROBE = """
 import json, os, shutil, sys
 root = os.path.abspath(os.path.expanduser(sys.argv[1]))
-os.makedirs(root, mode=0o700, exist_ok=True)
+try:
+    os.makedirs(root, mode=0o700, exist_ok=True)
+except OSError as error:
+    sys.exit(f"{error.strerror}: {error.filename}")
 print(json.dumps({"python": list(sys.version_info[:3]), "workdir": root, "free_bytes": shutil.disk_usage(root).free,
                   "has_gpu": shutil.which("nvidia-smi") is not None,
                   "has_code": os.path.isdir(os.path.join(root, "code", sys.argv[2]))}))
