@@ -6,6 +6,8 @@ and the supervisor must run on whatever Python a rented image brings. For the sa
 
 The dataclasses are the only schema there is. The laptop's spec wraps them in pydantic models, which validate stdlib
 dataclasses in place and take the ranges from `Bounds`; the host checks the same ranges with `decode`.
+
+It is long because it is whole: job, files, events and their one codec, so that one import is all that is shared.
 """
 
 from __future__ import annotations
