@@ -65,12 +65,12 @@ def test_the_last_step_is_always_reported(epsilon_base, run_folder):
 
 
 def test_every_automatic_choice_comes_with_a_reason(epsilon_base, run_folder):
-    job = tiny_job(photo_set(run_folder, "instance", 2), steps=1, learning_rate=None, cpu_threads=None)
+    job = tiny_job(photo_set(run_folder, "instance", 2), steps=1, cpu_threads=None)
     watched = Watched()
     watched.train(job, run_folder, epsilon_base)
     decisions = watched.of(wire.Decision)
     said = " | ".join(event.what for event in decisions)
-    for choice in ("train on the CPU", "1 CPU thread", "precision fp32", "learning rate 5e-06", "encode pictures"):
+    for choice in ("train on the CPU", "1 CPU thread", "precision fp32", "encode pictures"):
         assert choice in said
     assert all(event.why for event in decisions)
 
