@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,14 @@ class RunOnHost:
         os.kill(recorded["pid"], signal.SIGKILL)
 
     def trainer_pid(self) -> int:
+        pid = self.trainer_pid_if_any()
+        assert pid is not None
+        return pid
+
+    def trainer_pid_if_any(self) -> int | None:
+        """None between two stages."""
         recorded = folders.read_json(self.folder / folders.STAGE_FILE)
-        assert recorded is not None
-        return int(recorded["pgid"])
+        return None if recorded is None else int(recorded["pgid"])
 
 
 @pytest.fixture
@@ -183,11 +189,12 @@ def test_a_trainer_that_is_killed_again_and_again_is_a_failure_that_resume_makes
 ) -> None:
     with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", *STEPS)) as driver:
         on_host.await_checkpoint()
-        killed = 0
+        killed: int | None = None
         while driver.poll() is None:
-            trainer = on_host.trainer_pid()
-            if trainer != killed:
-                os.kill(trainer, signal.SIGKILL)
+            trainer = on_host.trainer_pid_if_any()
+            if trainer not in (None, killed):
+                with suppress(ProcessLookupError):
+                    os.kill(trainer, signal.SIGKILL)
                 killed = trainer
             time.sleep(0.05)
         output, errors = driver.communicate(timeout=60)
