@@ -13,7 +13,7 @@ from orchestrator.cli.render.files import artifacts_on_disk, pictures_folder
 from orchestrator.cli.render.live import reporter_for
 from orchestrator.cli.render.summary import summarize, tell
 from orchestrator.driver import driver_lock, is_driven
-from orchestrator.errors import RunConflict
+from orchestrator.errors import ExitCode, RunConflict
 from orchestrator.lifecycle import RESUMABLE, State, Wish
 from orchestrator.phases.retrieve import pull_what_is_there
 from orchestrator.reporter import Reporter
@@ -122,7 +122,8 @@ def _end(run: str, wish: Wish, as_json: bool) -> int:
                 summary = summarize(wiring, run, record.reason)
                 break
     # What was asked for has happened: only a failure on the way is a failure of this verb.
-    return 0 if tell(summary, as_json) in (0, 6, 7) else summary.exit_code
+    as_asked = (ExitCode.OK, ExitCode.STOPPED, ExitCode.CANCELED)
+    return 0 if tell(summary, as_json) in as_asked else summary.exit_code
 
 
 def _wait_for_driver(wiring: Wiring, run: str, reporter: Reporter) -> None:

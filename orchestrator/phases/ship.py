@@ -53,7 +53,7 @@ def _ship_connected(context: RunContext, facts: Facts) -> Facts:
     try:
         status = remote.status()
         if status.ended == "stopped":
-            # Nobody here asked for it: perhaps the machine is about to go, and with it the only copy.
+            # If nobody asked for it, the machine may be about to go, and with it the only copy.
             newest = newest_committed(remote, status)
             bring(context.delivery(), remote, Progress(checkpoints=newest))
         if status.supervisor_pid is None and status.ended != "done":
