@@ -42,6 +42,7 @@ class GpuRequest:
     market: Market = Market.ON_DEMAND
     max_price_per_hour_usd: float | None = None
     secure_only: bool = False
+    gpu_count: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,16 @@ class Offer:
     stock: str = ""
     """As stated by the provider, for display."""
     secure: bool = True
+    stopped_disk_per_day_usd: float = 0.0
+    """What the disk of the request costs a day while the machine is stopped and keeps it."""
+    upload_usd_per_gb: float = 0.0
+    """Traffic out of the machine."""
+    download_usd_per_gb: float = 0.0
+    """Traffic into the machine."""
+    download_mbps: float | None = None
+    """Megabits a second into the machine, as the provider measured them; None: unknown."""
+    reliability: float | None = None
+    """Between 0 and 1, as stated by the provider: the chance that the machine stays up."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,10 @@ class BootPlan:
     """How a machine is to come up. Providers that rent nothing ignore it."""
 
     image: str = ""
+    """Empty: the provider's own choice of an image with sshd and a CUDA build of torch."""
     start_command: str = ""
-    """POSIX shell run by the machine at every boot, before any login."""
+    """POSIX shell run by the machine at every boot, as soon as possible and before any login. It returns within
+    seconds, having put into the background what is to stay; the image's own start (its sshd) goes on after it."""
     env: Mapping[str, str] = field(default_factory=dict)
     authorized_key: str = ""
     """OpenSSH public key line of this run."""
@@ -115,13 +128,29 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class SelfRelease:
-    """One HTTP request by which a machine stops or deletes itself, with a key that can do no more than that."""
+class MachineCall:
+    """One HTTP request that a machine makes about itself.
+
+    `${NAME}` in the URL, a header's value or the body stands for an environment variable of the machine and is filled
+    in there: the key that can do no more than this is the machine's own, and never passes through the laptop.
+    """
 
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
+
+
+@dataclass(frozen=True)
+class SelfRelease:
+    """How a machine gives itself back while nobody else can."""
+
+    terminate: MachineCall
+    """Ends machine and disk. Any 2xx, 404 or 410 is success."""
+    probe: MachineCall
+    """Harmless, twice is safe, and allowed only to a key that may also terminate: a 2xx answer proves self-release."""
+    stop: MachineCall | None = None
+    """Ends the GPU's billing and keeps the disk; None where that cannot be had."""
 
 
 @runtime_checkable
@@ -170,4 +199,40 @@ class HasStandingMachine(Protocol):
 
     def access(self) -> Access:
         """Where it answers. No exchange with anybody."""
+        ...
+
+
+@runtime_checkable
+class HasStop(Protocol):
+    """A stopped machine keeps its disk, and a machine that stopped itself with the only copy of a model can come back."""
+
+    stopped_disk_may_vanish: bool
+    """The provider promises nothing about a stopped disk, or gives its host away: the plan then says so."""
+
+    def stop(self, machine: MachineId) -> None:
+        """Ends the GPU's billing, keeps the disk. Already stopped is success. Raises MachineGone."""
+        ...
+
+    def start(self, machine: MachineId) -> None:
+        """Asks for a stopped machine to run again; later looks tell whether it does. Already running is success.
+
+        Raises NoCapacity when its host has no free GPU now (nothing is left queued then), and MachineGone.
+        """
+        ...
+
+
+@runtime_checkable
+class HasLogs(Protocol):
+    def logs(self, machine: MachineId) -> str:
+        """What the provider shows of the machine's boot and container, newest last; empty when there is nothing yet.
+
+        Raises MachineGone.
+        """
+        ...
+
+
+@runtime_checkable
+class HasBilling(Protocol):
+    def billed_usd(self, machine: MachineId) -> float | None:
+        """What the provider charges for the machine so far, disks included, also after its end; None: not known yet."""
         ...
