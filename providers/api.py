@@ -204,7 +204,7 @@ class HasStandingMachine(Protocol):
 
 @runtime_checkable
 class HasStop(Protocol):
-    """A stopped machine keeps its disk, and a machine that stopped itself with the only copy of a model can come back."""
+    """A stopped machine keeps its disk: one that stopped itself with the only copy of a model can come back."""
 
     stopped_disk_may_vanish: bool
     """The provider promises nothing about a stopped disk, or gives its host away: the plan then says so."""
