@@ -188,8 +188,8 @@ class MachineProvider(Protocol):
         """Gives the machine back. Already gone is success; twice is safe. Absence is confirmed by later looks."""
         ...
 
-    def self_release(self) -> SelfRelease | None:
-        """What the machine may call to release itself; None when there is no such call."""
+    def self_release(self, offer: Offer) -> SelfRelease | None:
+        """What a machine of this offer may call to give itself back; None when there is no such call. No exchange."""
         ...
 
 

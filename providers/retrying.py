@@ -53,8 +53,8 @@ class RetryingProvider:
     def release(self, machine: MachineId) -> None:
         self._patiently(lambda: self._inner.release(machine))
 
-    def self_release(self) -> SelfRelease | None:
-        return self._inner.self_release()
+    def self_release(self, offer: Offer) -> SelfRelease | None:
+        return self._inner.self_release(offer)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         pause_s, left_s = FIRST_PAUSE_S, self._patience_s

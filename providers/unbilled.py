@@ -152,7 +152,7 @@ class UnbilledProvider(ABC):
         """Forgets the rental. Files and processes on the machine are not the provider's business."""
         self._records.remove(machine)
 
-    def self_release(self) -> SelfRelease | None:
+    def self_release(self, offer: Offer) -> SelfRelease | None:
         return None
 
     def _require_market(self, market: Market) -> None:

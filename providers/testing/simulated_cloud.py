@@ -165,7 +165,7 @@ class SimulatedCloud:
             rental.released = True
             self._clock.after(self._release_s, lambda: self._end(rental))
 
-    def self_release(self) -> SelfRelease | None:
+    def self_release(self, offer: Offer) -> SelfRelease | None:
         return None
 
     # ---- the truth -------------------------------------------------------------------------------------------------

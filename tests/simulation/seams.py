@@ -66,8 +66,8 @@ class WatchedProvider:
         with self.world.passage("release"):
             self.cloud.release(machine)
 
-    def self_release(self) -> SelfRelease | None:
-        return self.cloud.self_release()
+    def self_release(self, offer: Offer) -> SelfRelease | None:
+        return self.cloud.self_release(offer)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Flaky:
     def release(self, machine: MachineId) -> None:
         self._answer()
 
-    def self_release(self) -> SelfRelease | None:
+    def self_release(self, offer: Offer) -> SelfRelease | None:
         return None
 
 
