@@ -80,7 +80,6 @@ EVENT_MEANINGS = {
     "uploaded": "A checkpoint is in object storage. Not sent yet: there is no object storage yet.",
     "warning": "Something to know that ends nothing.",
     "heartbeat": "The supervisor lives; every 15 s.",
-    "self_release": "What came of the machine giving itself back. Not sent yet: nothing is rented yet.",
 }
 
 

@@ -163,6 +163,14 @@ class Job:
     """Where a base that travels lies on this host; None: `base` says it all."""
     machine: str = ""
     """Tag of the machine: each has the whole deadline, and a supervisor restarted on one has what is left of it."""
+    limit_s: Optional[float] = None
+    """Seconds from the supervisor's first start on this machine (sleep included) until its money is gone: by then the
+    machine itself must have ended. None on machines that nobody rents."""
+    reserve_s: Annotated[float, Bounds(ge=0)] = 300.0
+    """How long the end of a run may take (checkpoint, export, upload), as planned; the supervisor corrects it by what
+    it sees, and asks training to stop this much before `limit_s`."""
+    wait_for_laptop_s: Annotated[float, Bounds(ge=0)] = 3600.0
+    """How long a rented machine waits, after the run's end, for the laptop to take what lies nowhere else."""
     protocol: int = PROTOCOL
 
 
@@ -221,6 +229,25 @@ class CommittedFolder:
     manifest_sha256: str
 
 
+LapseAction = Literal["terminate", "stop"]
+
+
+@dataclass(frozen=True)
+class GuardStatus:
+    """The guard of a rented machine, as its files tell. Left seconds count down, and are negative once they are over."""
+
+    alive: bool
+    """Whether it has looked at its files lately."""
+    proven: Optional[bool]
+    """Whether the machine was seen to be allowed to give itself back; None while the probe has not been answered."""
+    lease_left_s: Optional[float]
+    """Until the guard acts, unless somebody renews; None before it has drawn its first lease."""
+    limit_left_s: Optional[float]
+    """No renewal goes beyond it; None until a supervisor has set it."""
+    on_lapse: LapseAction
+    """`stop` while the disk holds the only copy of something committed."""
+
+
 @dataclass(frozen=True)
 class HostStatus:
     """The agent's answer to "how is the run?": facts read from disk and the process table, nothing remembered."""
@@ -240,6 +267,8 @@ class HostStatus:
     checkpoints: tuple[CommittedFolder, ...]
     output: Optional[CommittedFolder]
     free_bytes: int
+    guard: Optional[GuardStatus] = None
+    """None on a machine that no guard was ever started on."""
     protocol: int = PROTOCOL
 
 
@@ -336,8 +365,16 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class SelfReleased:
+    """What is known or decided about the machine giving itself back: said before training and at the run's end."""
+
     TYPE: ClassVar[str] = "self_release"
     outcome: str
+    """As words for a person."""
+    proven: Optional[bool] = None
+    """Before training: whether the probe was answered well. None when nothing is said about that."""
+    action: Optional[str] = None
+    """At the end: `terminate` or `stop`, which the guard does `in_s` seconds from now if nobody renews the lease."""
+    in_s: Optional[float] = None
 
 
 FailureCode = Literal[

@@ -22,7 +22,7 @@ EVENTS: list[wire.Event] = [
     wire.Uploaded(3, "ab"),
     wire.Warned("slow", "wait"),
     wire.Heartbeat(15.0, True),
-    wire.SelfReleased("ok"),
+    wire.SelfReleased("stops in 60 min", None, "stop", 3600.0),
     wire.Failed("diverged", "the loss is NaN", "lower the learning rate"),
     wire.Stopped(3),
     wire.Done(10, "cd"),
@@ -75,6 +75,18 @@ JOB = wire.Job(
 
 def test_a_job_survives_the_wire() -> None:
     assert wire.loads(wire.Job, wire.dumps(JOB)) == JOB
+
+
+def test_a_job_without_limits_of_its_machine_has_none_and_waits_an_hour() -> None:
+    older = {key: value for key, value in wire.encode(JOB).items() if key not in ("limit_s", "wait_for_laptop_s")}
+    job = wire.decode(wire.Job, older)
+    assert (job.limit_s, job.wait_for_laptop_s) == (None, 3600.0)
+
+
+def test_a_status_carries_the_guard_of_a_rented_machine() -> None:
+    guard = wire.GuardStatus(True, None, 12.5, None, "stop")
+    told = wire.HostStatus("log", None, False, 1, 0, True, None, (), None, 0, guard)
+    assert wire.loads(wire.HostStatus, wire.dumps(told)) == told
 
 
 def test_a_job_of_a_newer_protocol_is_refused_before_its_fields_are_read() -> None:

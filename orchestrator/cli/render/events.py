@@ -13,7 +13,7 @@ from remote_trainer import wire
 def describe(event: wire.Event, progress: Progress) -> str | None:
     """None for events that say nothing to a person (heartbeats, the supervisor's greeting)."""
     match event:
-        case wire.Hello() | wire.Heartbeat() | wire.SelfReleased():
+        case wire.Hello() | wire.Heartbeat():
             return None
         case wire.PhaseStarted(name, detail):
             return f"{escape(name)}{': ' + escape(detail) if detail else ''}"
@@ -29,6 +29,8 @@ def describe(event: wire.Event, progress: Progress) -> str | None:
             return f"checkpoint at step {step} committed ({volume(event.bytes)})"
         case wire.Uploaded(step):
             return f"step {step} is in the store"
+        case wire.SelfReleased(outcome):
+            return f"the machine: {escape(outcome)}"
         case wire.Warned(message, hint):
             return f"[yellow]warning:[/] {escape(message)}" + (f" [dim]({escape(hint)})[/]" if hint else "")
         case wire.Failed(code, message):
