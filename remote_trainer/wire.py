@@ -234,7 +234,7 @@ LapseAction = Literal["terminate", "stop"]
 
 @dataclass(frozen=True)
 class GuardStatus:
-    """The guard of a rented machine, as its files tell. Left seconds count down, and are negative once they are over."""
+    """The guard of a rented machine, as its files tell. Seconds left are negative once they are over."""
 
     alive: bool
     """Whether it has looked at its files lately."""
