@@ -21,10 +21,10 @@ from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.placement import Placement, place_photos
 from orchestrator.dataset.scan import Finding, Scan, Severity, require_usable
 from orchestrator.errors import UsageError
+from orchestrator.offers import choose
 from orchestrator.plan_warnings import machine_warnings, training_warnings
 from orchestrator.spec import APPLICABLE_FORMATS, ClassFolder, GeneratedClassImages, NoClassImages, RunSpec
-from providers.api import GpuRequest, Market, Offer
-from providers.errors import NoCapacity
+from providers.api import Offer
 from remote_trainer.wire import DatasetSpec, Decision, ExportFormat, ImageSpec, Job, Method, TrainSpec, Warned
 
 LEARNING_RATES: dict[Method, tuple[float, str]] = {
@@ -98,27 +98,6 @@ class Plan:
     warnings: tuple[Warned, ...]
 
 
-def gpu_requests(spec: RunSpec) -> tuple[GpuRequest, ...]:
-    """What to ask the provider for, in order of preference: two for `spot-then-on-demand`, else one."""
-    compute = spec.compute
-    markets = {
-        "on-demand": (Market.ON_DEMAND,),
-        "spot": (Market.SPOT,),
-        "spot-then-on-demand": (Market.SPOT, Market.ON_DEMAND),
-    }[compute.market]
-    return tuple(
-        GpuRequest(
-            gpus=compute.gpu,
-            min_vram_gb=compute.min_vram_gb,
-            disk_gb=compute.disk_gb or 0.0,
-            market=market,
-            max_price_per_hour_usd=None,  # an offer that is too dear makes a better error than none at all
-            secure_only=compute.trust == "secure",
-        )
-        for market in markets
-    )
-
-
 def make_plan(
     spec: RunSpec,
     instance: Scan,
@@ -130,11 +109,11 @@ def make_plan(
     """Decides everything that is still open. Pure: equal arguments give equal plans.
 
     `class_images` is the scan of the folder that `data.regularization` names, None without one. `offers` answer
-    `gpu_requests(spec)`, concatenated in that order. `machine` is what a look at one that stands already has told.
+    `offers.gpu_requests(spec)`, concatenated in that order. `machine` is what a look at one that stands has told.
     Raises UsageError for unusable photos and NoCapacity when no offer fits.
     """
     require_usable(*filter(None, (instance, class_images)))
-    offer = choose_offer(spec, offers)
+    offer = choose(spec, offers).offer
     train, decisions = _resolve_training(spec, base)
     placements = place_photos(instance.photos, train)
     planned_class = _plan_class_images(spec, class_images, train)
@@ -184,37 +163,6 @@ def make_plan(
             *machine_warnings(spec, base, offer, None if machine is None else machine.has_gpu),
         ),
     )
-
-
-def choose_offer(spec: RunSpec, offers: Sequence[Offer]) -> Offer:
-    """The first offer that fits, markets and GPUs in the spec's order of preference, then by price.
-
-    Raises NoCapacity, with the nearest thing that could be had as its hint.
-    """
-    compute = spec.compute
-    wanted = " or ".join(compute.gpu) or (f"GPU with {compute.min_vram_gb:g} GB" if compute.min_vram_gb else "machine")
-    known = [offer for offer in offers if offer.secure or compute.trust == "any"]
-    if not known:
-        raise NoCapacity(
-            f"{compute.provider} has no {wanted} to offer right now",
-            "ask for less with `--set compute.gpu=[]` and a smaller compute.min_vram_gb, or try another provider",
-        )
-    limit = compute.max_price_per_hour
-    fitting = [offer for offer in known if limit is None or offer.price_per_hour_usd <= limit]
-    if not fitting:
-        cheapest = min(known, key=lambda offer: offer.price_per_hour_usd)
-        raise NoCapacity(
-            f"{compute.provider} has no {wanted} at or below ${limit:.2f}/h right now",
-            f"the cheapest is {cheapest.gpu} at ${cheapest.price_per_hour_usd:.2f}/h: "
-            f"`--set compute.max_price_per_hour={cheapest.price_per_hour_usd:g}`",
-        )
-    markets = [request.market for request in gpu_requests(spec)]
-
-    def rank(offer: Offer) -> tuple[int, int, float]:
-        market = markets.index(offer.market) if offer.market in markets else len(markets)
-        return market, _preference(compute.gpu, offer.gpu), offer.price_per_hour_usd
-
-    return min(fitting, key=rank)
 
 
 def build_job(plan: Plan, run_id: str, instance: tuple[ImageSpec, ...], class_images: tuple[ImageSpec, ...]) -> Job:
@@ -290,13 +238,6 @@ def _data_decisions(train: TrainSpec, placements: Sequence[Placement]) -> list[D
         rest = len(placements) - captions
         decisions.append(Decision(f"{rest} of {len(placements)} photos use the instance prompt", "no caption file"))
     return decisions
-
-
-def _preference(wanted: Sequence[str], gpu: str) -> int:
-    for place, name in enumerate(wanted):
-        if name.casefold() in gpu.casefold():
-            return place
-    return len(wanted)
 
 
 def _shown(value: object) -> str:

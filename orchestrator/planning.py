@@ -9,7 +9,8 @@ from orchestrator.dataset.scan import require_usable, scan_folder
 from orchestrator.driver import driver_lock
 from orchestrator.errors import RunConflict
 from orchestrator.fetch import disk_full_explained
-from orchestrator.plan import Plan, gpu_requests, make_plan
+from orchestrator.offers import gpu_requests
+from orchestrator.plan import Plan, make_plan
 from orchestrator.plan_json import plan_to_data
 from orchestrator.preflight import check_output_folder, look_at_machine
 from orchestrator.spec import ClassFolder, RunSpec, spec_to_json

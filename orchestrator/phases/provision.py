@@ -7,10 +7,10 @@ from dataclasses import replace
 from orchestrator.budget import MAX_MACHINES
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Wish
+from orchestrator.offers import choose, gpu_requests
 from orchestrator.orphans import tag_prefix
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import AGREEMENT_S
-from orchestrator.plan import choose_offer, gpu_requests
 from providers.api import BootPlan
 from providers.errors import AuthRejected, Indeterminate, NoCapacity, QuotaExceeded, Transient
 
@@ -32,7 +32,7 @@ def create(context: RunContext, facts: Facts) -> Facts:
         return replace(facts, no_capacity=True)
     offers = [offer for request in gpu_requests(context.spec) for offer in context.provider.offers(request)]
     try:
-        offer = choose_offer(context.spec, offers)
+        offer = choose(context.spec, offers).offer
     except NoCapacity as error:
         context.reporter.note(error.message)
         return replace(facts, no_capacity=True)

@@ -14,11 +14,11 @@ from orchestrator.cli.render.plan import render_plan
 from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.scan import Finding, Photo, Scan, Severity
 from orchestrator.errors import UsageError
-from orchestrator.plan import BucketCount, Plan, StandingMachine, build_job, choose_offer, gpu_requests, make_plan
+from orchestrator.plan import BucketCount, Plan, StandingMachine, build_job, make_plan
 from orchestrator.plan_json import plan_to_data
 from orchestrator.spec import RunSpec
 from orchestrator.spec_file import spec_from_photos
-from providers.api import GpuRequest, Market, Offer
+from providers.api import Market, Offer
 from providers.errors import NoCapacity
 from remote_trainer.wire import ImageSpec, decode, encode
 from remote_trainer.wire import Job as WireJob
@@ -223,29 +223,6 @@ def test_the_tighter_of_hours_and_dollars_is_the_deadline() -> None:
     assert plan("limits.max_hours=3").deadline_s == 3 * 3600
 
 
-def test_the_cheapest_offer_of_the_preferred_gpu_is_taken() -> None:
-    a5000 = dataclasses.replace(RENTED, id="2", gpu="RTX A5000", price_per_hour_usd=0.2)
-    dear = dataclasses.replace(RENTED, id="3", price_per_hour_usd=0.9)
-    offers = [dear, a5000, RENTED]
-    assert choose_offer(spec('compute.gpu=["4090", "A5000"]'), offers) == RENTED
-    assert choose_offer(spec('compute.gpu=["4090", "A5000"]', "compute.max_price_per_hour=0.3"), offers) == a5000
-    assert choose_offer(spec(), offers) == a5000
-
-
-def test_spot_is_preferred_when_asked_for() -> None:
-    spot = dataclasses.replace(RENTED, id="2", market=Market.SPOT, price_per_hour_usd=0.45)
-    cheap = dataclasses.replace(RENTED, id="3", price_per_hour_usd=0.4)
-    assert choose_offer(spec("compute.market=spot-then-on-demand"), [cheap, spot]) == spot
-    assert choose_offer(spec("compute.market=spot-then-on-demand"), [cheap]) == cheap
-
-
-def test_strangers_machines_are_left_out_when_trust_is_secure() -> None:
-    community = dataclasses.replace(RENTED, secure=False)
-    assert choose_offer(spec(), [community]) == community
-    with pytest.raises(NoCapacity):
-        choose_offer(spec("compute.trust=secure"), [community])
-
-
 @pytest.mark.parametrize(
     ("name", "overrides", "offers"),
     [
@@ -259,13 +236,6 @@ def test_nothing_to_rent_has_a_hint(
     with pytest.raises(NoCapacity) as caught:
         make_plan(spec(*overrides), scan(), None, HUB, offers)
     snapshot(name, f"{caught.value.message}\n\nhint: {caught.value.hint}\n")
-
-
-def test_providers_are_asked_for_what_the_spec_wants() -> None:
-    wanted = spec('compute.gpu=["A"]', "compute.min_vram_gb=24", "compute.disk_gb=40", "compute.trust=secure")
-    assert gpu_requests(wanted) == (GpuRequest(("A",), 24.0, 40.0, Market.ON_DEMAND, None, True),)
-    markets = [request.market for request in gpu_requests(spec("compute.market=spot-then-on-demand"))]
-    assert markets == [Market.SPOT, Market.ON_DEMAND]
 
 
 # ---- the job -------------------------------------------------------------------------------------------------------
