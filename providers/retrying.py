@@ -7,9 +7,24 @@ repeating it could rent twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar, cast
 
-from providers.api import BootPlan, GpuRequest, Machine, MachineId, MachineProvider, Market, Offer, SelfRelease
+from providers.api import (
+    Access,
+    BootPlan,
+    GpuRequest,
+    HasBilling,
+    HasLogs,
+    HasStandingMachine,
+    HasStop,
+    Machine,
+    MachineId,
+    MachineProvider,
+    Market,
+    Offer,
+    SelfRelease,
+)
 from providers.errors import Transient
 
 T = TypeVar("T")
@@ -23,8 +38,13 @@ class RetryingProvider:
     """Passes every call on; waits and repeats after Transient, by the service's own `retry_after_s` where it gave one.
 
     Raises the last Transient when a call would have to wait for longer than `patience_s` in all. `told` hears about
-    every wait.
+    every wait. The wrapper has exactly the optional abilities of what it wraps, so that `isinstance(wrapper, HasStop)`
+    is right.
     """
+
+    def __new__(cls, inner: MachineProvider, *_: object, **__: object) -> RetryingProvider:
+        able = tuple(passing for ability, passing in _ABILITIES if isinstance(inner, ability))
+        return super().__new__(_with_abilities(able) if cls is RetryingProvider else cls)
 
     def __init__(
         self,
@@ -69,3 +89,51 @@ class RetryingProvider:
                 self._sleep(wait_s)
                 left_s -= wait_s
                 pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+
+class _Stopping(RetryingProvider):
+    @property
+    def stopped_disk_may_vanish(self) -> bool:
+        return _able(self._inner, HasStop).stopped_disk_may_vanish
+
+    def stop(self, machine: MachineId) -> None:
+        self._patiently(lambda: _able(self._inner, HasStop).stop(machine))
+
+    def start(self, machine: MachineId) -> None:
+        """Repeated after Transient: a machine that runs already is no error."""
+        self._patiently(lambda: _able(self._inner, HasStop).start(machine))
+
+
+class _Logging(RetryingProvider):
+    def logs(self, machine: MachineId) -> str:
+        return self._patiently(lambda: _able(self._inner, HasLogs).logs(machine))
+
+
+class _Billing(RetryingProvider):
+    def billed_usd(self, machine: MachineId) -> float | None:
+        return self._patiently(lambda: _able(self._inner, HasBilling).billed_usd(machine))
+
+
+class _Standing(RetryingProvider):
+    def access(self) -> Access:
+        return _able(self._inner, HasStandingMachine).access()
+
+
+_ABILITIES: tuple[tuple[Any, type[RetryingProvider]], ...] = (
+    (HasStop, _Stopping),
+    (HasLogs, _Logging),
+    (HasBilling, _Billing),
+    (HasStandingMachine, _Standing),
+)
+"""Each optional Protocol and the class that passes it on with patience."""
+
+
+@cache
+def _with_abilities(able: tuple[type[RetryingProvider], ...]) -> type[RetryingProvider]:
+    """The wrapper's class for one set of abilities."""
+    return type("RetryingProvider", (*able, RetryingProvider), {}) if able else RetryingProvider
+
+
+def _able(provider: MachineProvider, ability: Callable[..., T]) -> T:
+    """The same provider with the type that `__new__` has found it to have."""
+    return cast(T, provider)

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from providers.api import BootPlan, GpuRequest, Machine, MachineId, Market, Offer, SelfRelease
+from providers.api import (
+    BootPlan,
+    GpuRequest,
+    HasBilling,
+    HasLogs,
+    HasStandingMachine,
+    HasStop,
+    Machine,
+    MachineId,
+    MachineProvider,
+    Market,
+    Offer,
+    SelfRelease,
+)
 from providers.errors import AuthRejected, CloudboothError, Transient
+from providers.registry import ProviderContext, load_provider
 from providers.retrying import LAST_PAUSE_S, PATIENCE_S, RetryingProvider
 
+ABILITIES = (HasStop, HasLogs, HasBilling, HasStandingMachine)
 OFFER = Offer("flaky", "o", "gpu", 1, 24.0, Market.ON_DEMAND, 0.5)
 
 
@@ -83,3 +99,44 @@ def test_a_refusal_is_not_waited_out() -> None:
     with pytest.raises(AuthRejected):
         RetryingProvider(flaky, lambda _s: None).offers(GpuRequest())
     assert flaky.calls == 1
+
+
+class Stoppable(Flaky):
+    """Can be stopped and shows its logs; cannot be asked for a bill, and stands nowhere."""
+
+    stopped_disk_may_vanish = True
+
+    def stop(self, machine: MachineId) -> None:
+        self._answer()
+
+    def start(self, machine: MachineId) -> None:
+        self._answer()
+
+    def logs(self, machine: MachineId) -> str:
+        self._answer()
+        return "booted"
+
+
+def test_the_wrapper_has_exactly_the_abilities_of_what_it_wraps() -> None:
+    plain, able = (RetryingProvider(inner, lambda _s: None) for inner in (Flaky(), Stoppable()))
+    assert [isinstance(able, kind) for kind in ABILITIES] == [True, True, False, False]
+    assert not any(isinstance(plain, kind) for kind in ABILITIES)
+    assert isinstance(able, MachineProvider)
+    assert isinstance(able, RetryingProvider)
+
+
+def test_an_optional_ability_is_as_patient_as_the_rest() -> None:
+    slept: list[float] = []
+    flaky = Stoppable(Transient("503"), Transient("503"))
+    provider = RetryingProvider(flaky, slept.append)
+    assert isinstance(provider, HasStop)
+    provider.start(MachineId("m"))
+    assert (slept, flaky.calls, provider.stopped_disk_may_vanish) == ([1.0, 2.0], 3, True)
+
+
+def test_a_machine_that_stands_still_does_behind_the_wrapper(tmp_path: Path) -> None:
+    local = load_provider("local", ProviderContext(tmp_path))
+    provider = RetryingProvider(local, lambda _s: None)
+    assert isinstance(provider, HasStandingMachine)
+    assert isinstance(local, HasStandingMachine)
+    assert provider.access() == local.access()
