@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from providers.api import SshAccess
+from tests.fakes.pod import why_no_pods
 from tests.fakes.sshd import Sshd, make_key, running_sshd, sshd_binary
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -55,6 +56,14 @@ def require_sshd() -> None:
     if sshd_binary() is None:
         reason = "OpenSSH's server is missing: apt-get install openssh-server"
         if os.environ.get("CLOUDBOOTH_REQUIRE_SSHD") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def require_pods() -> None:
+    """Skips where containers cannot be made, and fails where CLOUDBOOTH_REQUIRE_PODS=1 says that they must be."""
+    if reason := why_no_pods():
+        if os.environ.get("CLOUDBOOTH_REQUIRE_PODS") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
 
