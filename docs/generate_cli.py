@@ -49,7 +49,7 @@ MEANINGS = {
     "train.prior_loss_weight": "Factor of the loss on class images; without them it does nothing.",
     "train.lora_alpha": "When omitted, equal to the rank, so that the update is not rescaled.",
     "train.lora_rank": 'Width of the added matrices. Only with `method = "lora"`.',
-    "train.checkpoint_every": "Steps.",
+    "train.checkpoint_every": "Steps. When omitted: 100, or what suits the risk of losing the machine.",
     "train.validation_prompts": "What pictures are made of; when omitted, the instance and class prompts.",
     "train.validation_inference_steps": "Denoising steps of a validation picture.",
     "train.validation_guidance_scale": "Classifier-free guidance; 1 means none.",

@@ -35,6 +35,8 @@ BUILTIN_LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "full": (4e-3, "a builtin base begins with random weights, which bear a thousand times the usual rate"),
     "lora": (2e-2, "a builtin base begins with random weights, which bear far more than the usual rate"),
 }
+CHECKPOINT_EVERY = 100
+"""Steps, where nothing is known of interruptions."""
 INSTANCE_FOLDER = "data/instance"
 CLASS_FOLDER = "data/class"
 
@@ -210,8 +212,10 @@ def _resolve_training(spec: RunSpec, base: BaseSource) -> tuple[TrainSpec, list[
             prompts.append(spec.subject.class_prompt)
             why = "the first shows whether the subject is learned, the second whether its kind is forgotten"
         decide(why, validation_prompts=tuple(prompts))
-    if train.checkpoint_every > train.steps:
+    if (train.checkpoint_every or CHECKPOINT_EVERY) > train.steps:
         decide("the run has no more steps", checkpoint_every=train.steps)
+    elif train.checkpoint_every is None:
+        decide("so many steps at most are lost with a machine that breaks", checkpoint_every=CHECKPOINT_EVERY)
     return train, decisions
 
 

@@ -94,6 +94,15 @@ def planned_learning_rate(spec: TrainSpec) -> float:
     return spec.learning_rate
 
 
+def planned_checkpoint_interval(spec: TrainSpec) -> int:
+    """Steps. As `planned_learning_rate`: the laptop knows what interruptions are likely and what they cost."""
+    if spec.checkpoint_every is None:
+        raise TrainingFailed(
+            "bad-job", "the job states no checkpoint interval", "launch it with `--set train.checkpoint_every=100`"
+        )
+    return spec.checkpoint_every
+
+
 def choose_gradient_checkpointing(device: torch.device, probe: Callable[[], None], say: Say) -> bool:
     """Whether to recompute activations in the backward pass instead of keeping them.
 

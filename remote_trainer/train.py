@@ -128,6 +128,7 @@ def _train(
 
     emit(PhaseStarted("train", f"step {state.step} of {spec.steps}"))
     committed_step = state.step
+    checkpoint_every = decisions.planned_checkpoint_interval(spec)
     progress = Progress(spec.steps, batches.pictures_each * spec.gradient_accumulation, device, emit)
     while state.step < spec.steps and not should_stop():
         step = state.step + 1
@@ -137,7 +138,7 @@ def _train(
         state = replace(state, step=step)
         paused = False
 
-        if step % spec.checkpoint_every == 0 or step == spec.steps:
+        if step % checkpoint_every == 0 or step == spec.steps:
             progress.require_finite(step, rate)
             state = evaluated(state)
             commit(state)

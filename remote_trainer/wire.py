@@ -103,7 +103,7 @@ class TrainSpec:
     lora_rank: Positive = 16
     lora_alpha: Optional[Annotated[float, Bounds(gt=0)]] = None
     """None: equal to the rank, so that the update is not rescaled."""
-    checkpoint_every: Positive = 100
+    checkpoint_every: Optional[Positive] = None
     keep_checkpoints: Positive = 2
     """How many committed checkpoints stay on the host's disk."""
     validate_every: Count = 200

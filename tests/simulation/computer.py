@@ -399,7 +399,8 @@ class Stage:
                 self._emit(wire.StepDone(self.step, of, 1.0 / self.step, 1e-4, 2.0))
                 if self.step == of // 2:
                     self._show_picture()
-                if self.step % self.job.train.checkpoint_every == 0 or self.step == of or self._stop:
+                every = self.job.train.checkpoint_every or of
+                if self.step % every == 0 or self.step == of or self._stop:
                     self._commit_checkpoint()
             elif self._stop and self.step < of:
                 self._commit_checkpoint()

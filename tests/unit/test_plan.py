@@ -86,8 +86,9 @@ def test_the_learning_rate_follows_method_and_base(method: str, base: BaseSource
 
 def test_what_the_user_chose_is_no_decision() -> None:
     made = plan(
-        "train.learning_rate=5e-5", "train.lora_alpha=8", 'train.validation_prompts=["a"]', 'output.formats=["lora"]'
-    )
+        "train.learning_rate=5e-5", "train.lora_alpha=8", 'train.validation_prompts=["a"]', 'output.formats=["lora"]',
+        "train.checkpoint_every=50",
+    )  # fmt: skip
     assert (made.train.learning_rate, made.train.lora_alpha, made.train.validation_prompts) == (5e-5, 8.0, ("a",))
     assert made.decisions == ()
 
