@@ -66,7 +66,11 @@ MEANINGS = {
     "compute.trust": "Rented machines only: `secure` leaves out machines of private persons.",
     "compute.allow_cpu": "Rented machines only: accept one whose GPU does not work.",
     "limits.max_cost_usd": "Rented machines only. The ceiling of a run: all its attempts and machines together.",
-    "limits.max_hours": "Time on one machine; then the run ends with a checkpoint, which the machine sees to.",
+    "limits.max_hours": "Time on machines, all of an attempt together; then the run ends with a checkpoint.",
+    "limits.rescue_hours": "Rented machines only. How long a stopped one may keep the only copy of a model; what its "
+    "disk costs meanwhile is part of the ceiling.",
+    "limits.wait_for_laptop_minutes": "Rented machines only. How long one waits at the end of a run for a laptop to "
+    "take what lies nowhere else.",
     "output.formats": "Empty: `lora` or `diffusers`, by method. A LoRA can have both: it is fused into the folder.",
     "output.folder": "The model is put into a folder of the run's name in it.",
 }

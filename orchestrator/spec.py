@@ -158,6 +158,10 @@ class Compute(_Section):
 class Limits(_Section):
     max_cost_usd: Annotated[float, Field(ge=0)] = 5.0
     max_hours: Annotated[float, Field(gt=0)] | None = None
+    rescue_hours: Annotated[float, Field(ge=0)] = 72.0
+    """How long a stopped machine may keep the only copy of a model; what its disk costs is part of the ceiling."""
+    wait_for_laptop_minutes: Annotated[float, Field(ge=0)] = 60.0
+    """How long a rented machine waits at a run's end for a laptop to take what lies nowhere else."""
 
 
 class Output(_Section):

@@ -134,6 +134,6 @@ def _with_abilities(able: tuple[type[RetryingProvider], ...]) -> type[RetryingPr
     return type("RetryingProvider", (*able, RetryingProvider), {}) if able else RetryingProvider
 
 
-def _able(provider: MachineProvider, ability: Callable[..., T]) -> T:
+def _able(provider: MachineProvider, _ability: Callable[..., T]) -> T:
     """The same provider with the type that `__new__` has found it to have."""
     return cast(T, provider)

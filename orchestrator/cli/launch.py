@@ -45,6 +45,19 @@ def _spec_options(function: Any) -> Any:
                 "--steps", type=int, metavar="N", help="How many steps to train; 1000 when nothing says otherwise."
             ),
             click.option(
+                "--spot", "market", flag_value="spot", help="Rent what is cheaper and may be taken away at any moment."
+            ),
+            click.option(
+                "--on-demand", "market", flag_value="on-demand", help="Rent what stays until it is given back."
+            ),
+            click.option(
+                "--max-price", type=float, metavar="USD", help="Rent nothing that costs more than this an hour."
+            ),
+            click.option(
+                "--max-cost", type=float, metavar="USD", help="The most that the run may cost, all machines together."
+            ),
+            click.option("--max-hours", type=float, metavar="H", help="The longest that the run may be at work."),
+            click.option(
                 "--set",
                 "overrides",
                 multiple=True,
@@ -105,15 +118,26 @@ def _spec(
     provider: str | None,
     host: str | None,
     steps: int | None,
+    market: str | None,
+    max_price: float | None,
+    max_cost: float | None,
+    max_hours: float | None,
     overrides: tuple[str, ...],
 ) -> RunSpec:
     """Flags are `--set` in other words; a `--set` of the same key wins."""
     if host and provider not in (None, "ssh"):
         raise UsageError(f"--host is for the provider ssh, not for {provider}", "leave out one of the two")
-    short = {"name": name, "compute.provider": provider or ("ssh" if host else None), "compute.ssh.host": host}
+    short: dict[str, str | float | None] = {
+        "name": name,
+        "compute.provider": provider or ("ssh" if host else None),
+        "compute.ssh.host": host,
+        "compute.market": market,
+        "compute.max_price_per_hour": max_price,
+        "limits.max_cost_usd": max_cost,
+        "limits.max_hours": max_hours,
+        "train.steps": steps,
+    }
     flags = [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
-    if steps is not None:
-        flags.append(f"train.steps={steps}")
     all_overrides = (*flags, *overrides)
     return spec_from_photos(what, subject, all_overrides) if subject else load_spec(what, all_overrides)
 

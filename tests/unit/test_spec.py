@@ -59,6 +59,8 @@ workdir = "~/work"
 [limits]
 max_cost_usd = 2
 max_hours = 1.5
+rescue_hours = 24
+wait_for_laptop_minutes = 10
 [output]
 folder = "out"
 formats = ["diffusers"]
@@ -244,7 +246,7 @@ def test_all_problems_are_reported_together(write: Write, snapshot: Callable[[st
         ("ssh_without_host", MINIMAL + '[compute]\nprovider = "ssh"\n'),
         ("two_users", MINIMAL + '[compute.ssh]\nhost = "me@box"\nuser = "you"\n'),
         ("section_is_a_value", MINIMAL.replace("[subject]", "train = 5\n[subject]")),
-        ("later_feature", MINIMAL + "[limits]\nrescue_hours = 72\n"),
+        ("later_feature", MINIMAL + "[limits]\nmax_pictures = 72\n"),
     ],
 )
 def test_a_wrong_spec_says_what_is_wrong(

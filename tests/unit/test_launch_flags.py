@@ -1,0 +1,38 @@
+"""Flags of `plan` and `launch` that stand for keys of the spec."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.main import run
+from orchestrator.errors import ExitCode
+from tests.fakes.photos import photo_folder
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """For this machine, with a ceiling and a time of its own."""
+    monkeypatch.chdir(tmp_path)
+    photo_folder(tmp_path / "photos")
+    file = tmp_path / "dog.toml"
+    file.write_text(
+        '[subject]\ninstance_prompt = "a photo of sks dog"\n[data]\ninstance = "photos"\n'
+        '[model]\nbase = "builtin:tiny"\n[train]\nresolution = 64\n[limits]\nmax_cost_usd = 9\nmax_hours = 9\n'
+    )
+    return file
+
+
+def test_limits_given_as_flags_win_over_the_spec(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", str(spec), "--max-cost", "2.5", "--max-hours", "1.5", "--max-price", "0.4", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (plan["max_cost_usd"], plan["deadline_s"]) == (2.5, 1.5 * 3600)
+    assert any("compute.max_price_per_hour" in warning["message"] for warning in plan["warnings"])
+
+
+def test_spot_is_asked_of_the_provider(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", str(spec), "--spot"]) == ExitCode.USAGE
+    assert "local does not rent on the spot market" in capsys.readouterr().err
+    assert run(["plan", str(spec), "--spot", "--on-demand"]) == 0, "the last one counts"
