@@ -70,6 +70,9 @@ class Offer:
     """Megabits a second into the machine, as the provider measured them; None: unknown."""
     reliability: float | None = None
     """Between 0 and 1, as stated by the provider: the chance that the machine stays up."""
+    workdir: str = "~/cloudbooth"
+    """The work folder that the `SshAccess` of its machine is going to state: the guard keeps its state there from the
+    machine's boot on, long before anybody knows an address."""
 
 
 @dataclass(frozen=True)

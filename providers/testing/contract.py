@@ -25,7 +25,7 @@ from typing import ClassVar
 
 import pytest
 
-from providers.api import BootPlan, GpuRequest, MachineId, MachineProvider, Market, Offer
+from providers.api import BootPlan, GpuRequest, MachineId, MachineProvider, Market, Offer, SshAccess
 from providers.errors import MachineGone, UnsupportedMarket
 
 
@@ -102,6 +102,14 @@ class MachineProviderContract:
         described = provider.describe(machine)
         assert (described.id, described.tag) == (machine, self.tag)
         assert described.price_per_hour_usd >= offer.price_per_hour_usd
+
+    def test_the_guard_is_told_the_work_folder_that_the_machine_will_have(self, provider: MachineProvider) -> None:
+        offer = self._offer(provider)
+        machine = provider.create(offer, self.boot, self.tag)
+        self.settle(provider)
+        access = provider.describe(machine).access
+        if provider.self_release(offer) is not None and isinstance(access, SshAccess):
+            assert access.workdir == offer.workdir
 
     def test_looking_changes_nothing(self, provider: MachineProvider) -> None:
         machine = self._create(provider, self.tag)
