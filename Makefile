@@ -48,8 +48,9 @@ demo: env
 	@echo 'the model:                 $(DEMO_HOME)/models/robot/diffusers'
 	@echo 'pictures before and after: $(DEMO_HOME)/models/robot/before-after.png'
 
+# A process for each core: most tests wait for a server, a child or a clock. `.venv/bin/python -m pytest` runs one by one.
 test: env check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: env lint types imports
 

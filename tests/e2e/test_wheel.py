@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("wheel")  # what the fixtures build is dear: one process runs them all
+
 ROOT = Path(__file__).parents[2]
 
 
