@@ -100,9 +100,10 @@ def test_every_spec_in_the_docs_is_accepted(text: str, tmp_path: Path) -> None:
     assert load_spec(spec).name
 
 
-def test_the_plug_in_example_registers_where_providers_are_looked_for() -> None:
+def test_the_plug_in_examples_register_where_providers_are_looked_for() -> None:
     examples = [tomllib.loads(text) for _, text in _fences("toml") if "[project." in text]
-    assert [list(example["project"]["entry-points"]) for example in examples] == [[GROUP]]
+    assert examples
+    assert all(list(example["project"]["entry-points"]) == [GROUP] for example in examples)
 
 
 @pytest.mark.parametrize("line", _cases(_command_lines()))
