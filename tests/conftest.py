@@ -16,7 +16,9 @@ SNAPSHOTS = Path(__file__).parent / "snapshots"
 
 Snapshot = Callable[[str, str], None]
 
-pytest.register_assert_rewrite("tests.contract.host_contract", "providers.testing.contract")
+pytest.register_assert_rewrite(
+    "tests.contract.host_contract", "tests.contract.store_contract", "providers.testing.contract"
+)
 
 
 @pytest.fixture(autouse=True)

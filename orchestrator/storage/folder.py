@@ -1,0 +1,151 @@
+"""A folder as a store: `file:///mnt/nas/cloudbooth`. For a disk that is mounted here, and for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from orchestrator.storage.api import (
+    NoSuchObject,
+    ObjectChanged,
+    ObjectExists,
+    StorageError,
+    StorageRefused,
+    StoredObject,
+    checked_key,
+    require_composable,
+)
+from orchestrator.whole_file import sync_folder
+
+_PARTIAL = ".cloudbooth-part-"
+
+
+class FolderStore:
+    """Implements `ObjectStore`. An object is a file; a write is a hidden file renamed once it is on the disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.url = root.absolute().as_uri()
+        self._root = root
+
+    def put(self, key: str, content: bytes, *, if_absent: bool = False) -> StoredObject:
+        with self._writing(key, if_absent=if_absent) as partial:
+            partial.write_bytes(content)
+        return self._require(key)
+
+    def put_file(self, key: str, file: Path) -> StoredObject:
+        with self._writing(key) as partial:
+            shutil.copyfile(file, partial)
+        return self._require(key)
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        try:
+            with self._path(key).open("rb") as handle:
+                handle.seek(offset)
+                return handle.read(-1 if length is None else length)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise _missing(key, self.url) from None
+
+    def head(self, key: str) -> StoredObject | None:
+        path = self._path(key)
+        try:
+            facts = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return StoredObject(key, facts.st_size, f"{facts.st_ino}-{facts.st_mtime_ns}") if path.is_file() else None
+
+    def objects(self, prefix: str = "") -> Iterator[StoredObject]:
+        keys = []
+        for folder, _, names in os.walk(self._root):
+            keys += [
+                (Path(folder) / name).relative_to(self._root).as_posix()
+                for name in names
+                if not name.startswith(_PARTIAL)
+            ]
+        for key in sorted(key for key in keys if key.startswith(prefix)):
+            if found := self.head(key):
+                yield found
+
+    def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            path = self._path(key)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
+            with contextlib.suppress(OSError):  # the folder still holds something
+                while (path := path.parent) != self._root:
+                    path.rmdir()
+
+    def compose(self, key: str, sources: Sequence[StoredObject]) -> StoredObject:
+        require_composable(sources)
+        with self._writing(key) as partial, partial.open("wb") as whole:
+            for source in sources:
+                if self._require(source.key) != source:
+                    raise ObjectChanged(f"{source.key} in {self.url} is no longer what it was")
+                with self._path(source.key).open("rb") as part:
+                    shutil.copyfileobj(part, whole)
+        return self._require(key)
+
+    def abort_stale(self, prefix: str, older_than_s: float) -> int:
+        """Here: the hidden files of writers that were killed."""
+        count = 0
+        for partial in self._root.rglob(f"{_PARTIAL}*"):
+            inside = partial.parent.relative_to(self._root).as_posix() + "/"
+            with contextlib.suppress(FileNotFoundError):
+                if inside.startswith(prefix) and time.time() - partial.stat().st_mtime > older_than_s:
+                    partial.unlink()
+                    count += 1
+        return count
+
+    @contextlib.contextmanager
+    def _writing(self, key: str, *, if_absent: bool = False) -> Iterator[Path]:
+        """A path to fill; under the key's name, whole and on the disk, once the body has ended well."""
+        target = self._path(key)
+        if if_absent and target.exists():
+            raise ObjectExists(f"{key} exists already in {self.url}")
+        partial = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            _sync(partial)
+            if not if_absent:
+                partial.replace(target)
+            else:
+                try:
+                    os.link(partial, target)  # unlike a rename, it never replaces
+                except FileExistsError:
+                    raise ObjectExists(f"{key} exists already in {self.url}") from None
+            sync_folder(target.parent)
+        except PermissionError as error:
+            raise StorageRefused(
+                f"{error.filename} cannot be written", "make it writable, or choose another `--set storage.url=…`"
+            ) from None
+        except OSError as error:
+            raise StorageError(
+                f"{self.url} cannot be written: {(error.strerror or str(error)).lower()}",
+                "is it mounted and has it room? Then run the command again",
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._root / checked_key(key)
+
+    def _require(self, key: str) -> StoredObject:
+        found = self.head(key)
+        if found is None:
+            raise _missing(key, self.url)
+        return found
+
+
+def _missing(key: str, url: str) -> NoSuchObject:
+    return NoSuchObject(f"there is no {key} in {url}")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
