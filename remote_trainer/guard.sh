@@ -1,0 +1,167 @@
+#!/bin/sh
+# Gives the machine back when its lease has lapsed: the one actor from inside (docs/adr/0010). POSIX sh, no bashism:
+# dash and busybox ash run it too. What it decides is `guard_action` in lease.py, and one table tests both.
+#
+# Its settings are assigned in front of it by orchestrator/boot_script.py:
+#   CLOUDBOOTH_GUARD_STATE      folder on the volume: `on-lapse`, `log`, and `memory`, which names the folder below
+#   CLOUDBOOTH_GUARD_FIRST_S    seconds from its start until which the machine may run without anybody's renewal
+#   CLOUDBOOTH_GUARD_POLL_S     seconds between two looks
+#   CLOUDBOOTH_GUARD_RETRY_S    first pause after a call that was not answered well; it doubles up to five minutes
+#   CLOUDBOOTH_GUARD_TERMINATE  calls: "METHOD URL", header lines, an empty line, the body. ${NAME} in them is a
+#   CLOUDBOOTH_GUARD_STOP       variable of this machine, or of its process 1, filled in when the call is made.
+#   CLOUDBOOTH_GUARD_PROBE      STOP may be empty: this machine cannot be stopped.
+#   CLOUDBOOTH_GUARD_AGAIN      not empty: lease, limit and proof of this boot stay (a guard that died)
+# `lease`, `limit`, `proof`, `beat` and `can-stop` lie in the folder that this script lies in, which is memory.
+#
+# The machine's key passes through builtins and pipes only: never through arguments, never into the log.
+
+umask 077
+trap '' HUP INT
+state=$CLOUDBOOTH_GUARD_STATE
+memory=${0%/*}
+open='${' close='}'
+
+clock() {
+  read -r now _ </proc/uptime
+  now=${now%%.*}
+}
+
+# Sets `n` to the whole number in a file; fails, leaving a line of junk aside, when it holds anything else.
+number() {
+  n=
+  { read -r n <"$1"; } 2>/dev/null
+  n=${n%%.*}
+  case $n in '' | 0?* | *[!0-9]* | ???????????*) return 1 ;; esac
+}
+
+put() {
+  { echo "$2" >"$memory/$1.new" && mv -f "$memory/$1.new" "$memory/$1"; } 2>/dev/null
+}
+
+log() {
+  { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) $*" >>"$state/log"; } 2>/dev/null
+}
+
+variable() {
+  case $1 in '' | [0-9]* | *[!A-Za-z0-9_]*) return ;; esac
+  value=$(printenv "$1")
+  [ "$value" ] || value=$(tr '\0' '\n' 2>/dev/null </proc/1/environ | sed -n "s/^$1=//p")
+  printf %s "$value" | tr -d '\r\n'
+}
+
+fill() {
+  rest=$1 filled=
+  while :; do
+    case $rest in *"$open"*"$close"*) ;; *) break ;; esac
+    filled=$filled${rest%%"$open"*}
+    rest=${rest#*"$open"}
+    filled=$filled$(variable "${rest%%"$close"*}")
+    rest=${rest#*"$close"}
+  done
+  printf '%s\n' "$filled$rest"
+}
+
+curl_config() {
+  sed 's/[\\"]/\\&/g' | {
+    read -r method url
+    printf 'request = "%s"\nurl = "%s"\n' "$method" "$url"
+    while read -r line && [ "$line" ]; do printf 'header = "%s"\n' "$line"; done
+    body=$(tr -d '\n')
+    [ -z "$body" ] || printf 'data-raw = "%s"\n' "$body"
+  }
+}
+
+by_python='
+import sys, urllib.error, urllib.request as r
+head, _, body = sys.stdin.read().partition("\n\n")
+first, *head = head.strip().split("\n")
+method, url = first.split(" ", 1)
+headers = dict(line.split(": ", 1) for line in head)
+try:
+    print(r.urlopen(r.Request(url, body.strip().encode() or None, headers, method=method), timeout=30).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+except Exception:
+    print("000")
+'
+
+# Sets `code` to the status of the answer, 000 when there was none.
+call() {
+  if command -v curl >/dev/null; then
+    code=$(fill "$1" | curl_config | curl -q -g -s -K - -m 30 -o /dev/null -w '%{http_code}')
+  else
+    code=$(fill "$1" | python3 -c "$by_python" 2>/dev/null)
+  fi
+}
+
+probe() {
+  [ "$probes" -gt 0 ] && [ "$now" -ge "$probe_at" ] || return
+  call "$CLOUDBOOTH_GUARD_PROBE"
+  code=${code:-000}
+  put proof "$code"
+  log "probe: $code"
+  probes=$((probes - 1)) probe_at=$((now + 15))
+  case $code in 2??) probes=0 ;; esac
+}
+
+decide() {
+  word=
+  { read -r word <"$state/on-lapse"; } 2>/dev/null || [ -e "$state/on-lapse" ] || word=terminate
+  if [ "$now" -lt "$lease" ]; then
+    action=wait
+  elif [ "$word" = terminate ]; then
+    action=terminate
+  elif [ "$CLOUDBOOTH_GUARD_STOP" ]; then
+    action=stop
+  elif [ "$now" -ge "${limit:-${end:-$((lease + 86400))}}" ]; then
+    action=terminate
+  else
+    action=wait
+  fi
+}
+
+# A call that was answered well is made again only if the machine still runs ten minutes later.
+act() {
+  [ "$action" = "$before" ] || { pause=$CLOUDBOOTH_GUARD_RETRY_S next=$now before=$action; }
+  [ "$action" != wait ] && [ "$now" -ge "$next" ] || return
+  case $action in stop) call "$CLOUDBOOTH_GUARD_STOP" ;; *) call "$CLOUDBOOTH_GUARD_TERMINATE" ;; esac
+  log "the lease has lapsed; $action: ${code:-000}"
+  case $code in
+    2?? | 404 | 410) next=$((now + 600)) ;;
+    *)
+      next=$((now + pause)) pause=$((pause * 2))
+      [ "$pause" -le 300 ] || pause=300
+      ;;
+  esac
+}
+
+mkdir -p "$state" 2>/dev/null
+# One guard at a time. The lock lasts as long as this shell: below, `9>&-` keeps it from what the loop starts. Where
+# there is no flock two guards may live: then the calls, which are safe to repeat, are made twice.
+exec 9>"$memory/lock"
+! command -v flock >/dev/null || flock -n 9 || exit 0
+clock
+limit= end= before=wait probes=8 probe_at=0
+if [ "${CLOUDBOOTH_GUARD_AGAIN-}" ]; then
+  number "$memory/proof" && case $n in 2??) probes=0 ;; esac
+else
+  rm -f "$memory/lease" "$memory/limit" "$memory/proof" "$memory/beat"
+  # What the supervisor of an earlier boot had left of its limit: for a machine that cannot be stopped.
+  number "$state/limit-left" && end=$((now + n))
+fi
+number "$memory/lease" || put lease $((now + CLOUDBOOTH_GUARD_FIRST_S))
+lease=$((now + CLOUDBOOTH_GUARD_FIRST_S))
+put can-stop "${CLOUDBOOTH_GUARD_STOP:+yes}"
+{ echo "$memory" >"$state/memory"; } 2>/dev/null
+log "began"
+
+while :; do
+  clock
+  number "$memory/lease" && lease=$n
+  number "$memory/limit" && limit=$n && [ "$lease" -gt "$limit" ] && lease=$limit
+  decide
+  act
+  put beat "$now"
+  probe
+  sleep "$CLOUDBOOTH_GUARD_POLL_S"
+done 9>&-
