@@ -1,12 +1,12 @@
-"""What goes wrong in a simulated cloud, as a value: given equal faults, a simulation takes the same course.
+"""What goes wrong in a simulated cloud, as values: given equal faults, a simulation takes the same course.
 
-Calls, machines and looks are counted from 1. A look is a `describe` or `list` that would have shown a machine.
+A `Mishap` waits for its occasion (a create, a look, any call, a machine) and strikes once. Which occasion that is, and
+what `amount` means, stands at its kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
@@ -14,103 +14,64 @@ from random import Random
 class CloudFault(Enum):
     LOST_ANSWER = "create succeeds, its answer is lost"
     LOST_REQUEST = "create is lost on its way"
-    LISTED_LATE = "a machine shows in no list for minutes"
     NO_CAPACITY = "create finds nothing left"
+    LISTED_LATE = "a machine shows in no list for minutes"
+    """The next create; `amount` is in seconds."""
+    DEARER = "the price at create is above the quote"
+    """The next create; `amount` is a multiple of the price."""
+    SLOW_BOOT = "a machine boots slowly"
+    """The next create; `amount` is in seconds."""
+    NEVER_READY = "a machine never answers"
+    NO_GPU = "a machine comes up without its GPU"
+    KEY_REFUSED = "a machine's own key is refused when it gives itself back"
+    """The next create makes such a machine; it strikes when the machine calls."""
     RATE_LIMITED = "429 with Retry-After"
+    """The next call; `amount` is in seconds."""
     SERVER_ERROR = "5xx"
     OUTAGE = "the service is down for minutes"
-    DEARER = "the price at create is above the quote"
-    SLOW_BOOT = "a machine boots slowly"
-    NEVER_READY = "a machine never answers"
+    """From the next call on; `amount` is in seconds."""
     FALSE_ABSENCE = "one look finds a living machine absent"
     PREEMPTED = "pre-empted without notice"
     PREEMPTED_WITH_NOTICE = "pre-empted with notice"
+    """`amount` is how many seconds before."""
+    OUTBID = "a spot machine is stopped by the provider, its disk kept and billed"
+    NO_RESTART = "a stopped machine finds no free GPU when it is started again"
+    DISK_VANISHES = "a stopped machine is given away, its disk with it"
+
+
+AT_CREATE = frozenset(
+    {
+        CloudFault.LOST_ANSWER, CloudFault.LOST_REQUEST, CloudFault.NO_CAPACITY, CloudFault.LISTED_LATE,
+        CloudFault.DEARER, CloudFault.SLOW_BOOT, CloudFault.NEVER_READY, CloudFault.NO_GPU, CloudFault.KEY_REFUSED,
+    }
+)  # fmt: skip
+TAKES_MACHINE = frozenset({CloudFault.PREEMPTED, CloudFault.PREEMPTED_WITH_NOTICE, CloudFault.OUTBID})
+"""Their occasion is a machine that answers: one that does when they are armed, else the next."""
 
 
 @dataclass(frozen=True)
-class Outage:
-    """Every call in this span fails. Seconds of the clock's monotonic time."""
-
-    begin_s: float
-    length_s: float
-
-    def covers(self, moment_s: float) -> bool:
-        return self.begin_s <= moment_s < self.begin_s + self.length_s
-
-
-@dataclass(frozen=True)
-class Preemption:
-    machine: int
-    after_s: float
-    """Since its creation."""
-    notice_s: float | None
-    """None: without a word. The machine is told this long before."""
-
-
-@dataclass(frozen=True)
-class Faults:
-    """The default is a cloud without any."""
-
-    lost_answers: frozenset[int] = frozenset()
-    """Creates that rent a machine and raise Indeterminate."""
-    lost_requests: frozenset[int] = frozenset()
-    """Creates that rent nothing and raise Indeterminate."""
-    without_capacity: frozenset[int] = frozenset()
-    """Creates that raise NoCapacity."""
-    listed_late_s: Mapping[int, float] = field(default_factory=dict)
-    """Machine → seconds during which `list` does not show it."""
-    rate_limited: Mapping[int, float] = field(default_factory=dict)
-    """Call → the `retry_after_s` of the Transient it raises."""
-    server_errors: frozenset[int] = frozenset()
-    """Calls that raise Transient."""
-    outages: tuple[Outage, ...] = ()
-    dearer: Mapping[int, float] = field(default_factory=dict)
-    """Machine → what it costs, as a multiple of its offer's price."""
-    slow_boots_s: Mapping[int, float] = field(default_factory=dict)
-    """Machine → seconds that its boot takes longer."""
-    never_ready: frozenset[int] = frozenset()
-    false_absences: frozenset[int] = frozenset()
-    """Looks that find a living machine absent."""
-    preemptions: tuple[Preemption, ...] = ()
+class Mishap:
+    kind: CloudFault
+    skip: int = 0
+    """Occasions that pass before it strikes."""
+    delay_s: float = 0.0
+    """From the occasion to the strike, of those that take a machine or its disk."""
+    amount: float = 0.0
 
     @classmethod
-    def drawn(cls, random: Random, kinds: Iterable[CloudFault]) -> Faults:
-        """One fault for each of `kinds`, mostly early, since most runs rent one or two machines."""
-        faults = cls()
-        for kind in kinds:
-            faults = faults._with(kind, random)
-        return faults
-
-    def _with(self, kind: CloudFault, random: Random) -> Faults:
-        machine = random.choice((1, 1, 1, 2))
-        call = 1 + int(random.expovariate(1 / 12))
-        match kind:
-            case CloudFault.LOST_ANSWER:
-                return replace(self, lost_answers=self.lost_answers | {machine})
-            case CloudFault.LOST_REQUEST:
-                return replace(self, lost_requests=self.lost_requests | {machine})
-            case CloudFault.LISTED_LATE:
-                return replace(self, listed_late_s={**self.listed_late_s, machine: random.uniform(1, 300)})
-            case CloudFault.NO_CAPACITY:
-                return replace(self, without_capacity=self.without_capacity | {machine})
-            case CloudFault.RATE_LIMITED:
-                return replace(self, rate_limited={**self.rate_limited, call: float(random.randint(1, 60))})
-            case CloudFault.SERVER_ERROR:
-                return replace(self, server_errors=self.server_errors | {call})
-            case CloudFault.OUTAGE:
-                outage = Outage(random.uniform(0, 250), random.uniform(20, 400))
-                return replace(self, outages=(*self.outages, outage))
-            case CloudFault.DEARER:
-                return replace(self, dearer={**self.dearer, machine: random.uniform(1.01, 2.0)})
-            case CloudFault.SLOW_BOOT:
-                return replace(self, slow_boots_s={**self.slow_boots_s, machine: random.uniform(60, 400)})
-            case CloudFault.NEVER_READY:
-                return replace(self, never_ready=self.never_ready | {machine})
-            case CloudFault.FALSE_ABSENCE:
-                return replace(self, false_absences=self.false_absences | {call})
-            case CloudFault.PREEMPTED:
-                taken = Preemption(machine, random.uniform(0, 250), None)
-                return replace(self, preemptions=(*self.preemptions, taken))
-            case CloudFault.PREEMPTED_WITH_NOTICE:
-                taken = Preemption(machine, random.uniform(30, 250), random.choice((5.0, 30.0)))
-                return replace(self, preemptions=(*self.preemptions, taken))
+    def drawn(cls, random: Random, kind: CloudFault) -> Mishap:
+        amount = {
+            CloudFault.LISTED_LATE: random.choice((random.uniform(1, 170), random.uniform(170, 3600))),
+            CloudFault.DEARER: random.uniform(1.01, 2.0),
+            CloudFault.SLOW_BOOT: random.uniform(60, 400),
+            CloudFault.RATE_LIMITED: float(random.randint(1, 60)),
+            CloudFault.OUTAGE: random.uniform(20, 400),
+            CloudFault.PREEMPTED_WITH_NOTICE: random.choice((5.0, 30.0)),
+        }.get(kind, 0.0)
+        if kind in AT_CREATE or kind is CloudFault.NO_RESTART:
+            return cls(kind, 0, 0.0, amount)
+        if kind in TAKES_MACHINE:
+            return cls(kind, 0, 10 ** random.uniform(-1, 1.3), amount)
+        if kind is CloudFault.DISK_VANISHES:
+            return cls(kind, 0, random.uniform(0, 600), amount)
+        return cls(kind, int(random.expovariate(1 / 4)), 0.0, amount)

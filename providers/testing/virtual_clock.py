@@ -87,11 +87,13 @@ class VirtualClock:
 class SkewedClock:
     """What a machine with a wrong wall clock reads: its durations are right, its date is not."""
 
-    def __init__(self, true: VirtualClock, ahead_s: float) -> None:
-        self._true, self._ahead_s = true, ahead_s
+    def __init__(self, true: VirtualClock, ahead_s: float = 0.0) -> None:
+        self._true = true
+        self.ahead_s = ahead_s
+        """May change: somebody sets the date."""
 
     def now(self) -> float:
-        return self._true.now() + self._ahead_s
+        return self._true.now() + self.ahead_s
 
     def monotonic(self) -> float:
         return self._true.monotonic()

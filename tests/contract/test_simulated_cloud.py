@@ -7,8 +7,9 @@ import pytest
 from providers.api import BootPlan, GpuRequest, MachineId, MachineProvider, MachineStatus, Market
 from providers.errors import Indeterminate, MachineGone, NoCapacity, Transient
 from providers.testing.contract import MachineProviderContract
-from providers.testing.faults import Faults, Outage, Preemption
-from providers.testing.simulated_cloud import Shelf, SimulatedCloud
+from providers.testing.faults import CloudFault, Mishap
+from providers.testing.rentals import Shelf
+from providers.testing.simulated_cloud import SimulatedCloud
 from providers.testing.virtual_clock import VirtualClock
 
 
@@ -43,12 +44,12 @@ def test_billing_runs_from_creation_to_the_end_of_the_release() -> None:
     clock.sleep(100)
     cloud.release(machine)
     clock.sleep(1000)
-    assert cloud.billed_usd() == pytest.approx(110 * 3.6 / 3600)
+    assert cloud.spent_usd() == pytest.approx(110 * 3.6 / 3600)
 
 
 def test_a_lost_answer_leaves_a_machine_and_a_lost_request_none() -> None:
     clock = VirtualClock()
-    cloud = SimulatedCloud(clock, Faults(lost_answers=frozenset({1}), lost_requests=frozenset({2})))
+    cloud = SimulatedCloud(clock, [Mishap(CloudFault.LOST_ANSWER), Mishap(CloudFault.LOST_REQUEST, skip=1)])
     for tag, machines in (("cb-1", 1), ("cb-2", 0)):
         with pytest.raises(Indeterminate):
             rented(cloud, tag)
@@ -57,7 +58,7 @@ def test_a_lost_answer_leaves_a_machine_and_a_lost_request_none() -> None:
 
 def test_a_machine_that_is_listed_late_exists_and_bills_before() -> None:
     clock = VirtualClock()
-    cloud = SimulatedCloud(clock, Faults(listed_late_s={1: 60}))
+    cloud = SimulatedCloud(clock, [Mishap(CloudFault.LISTED_LATE, amount=60)])
     rented(cloud)
     assert not cloud.list("cb-")
     assert cloud.living()
@@ -67,9 +68,9 @@ def test_a_machine_that_is_listed_late_exists_and_bills_before() -> None:
 
 def test_an_outage_fails_every_call_and_passes() -> None:
     clock = VirtualClock()
-    cloud = SimulatedCloud(clock, Faults(outages=(Outage(10, 20),)))
+    cloud = SimulatedCloud(clock)
     machine = rented(cloud)
-    clock.sleep(15)
+    cloud.arm(Mishap(CloudFault.OUTAGE, amount=20))
     with pytest.raises(Transient):
         cloud.release(machine)
     clock.sleep(20)
@@ -77,14 +78,14 @@ def test_an_outage_fails_every_call_and_passes() -> None:
 
 
 def test_a_rate_limit_says_how_long_to_wait() -> None:
-    cloud = SimulatedCloud(VirtualClock(), Faults(rate_limited={1: 7.0}))
+    cloud = SimulatedCloud(VirtualClock(), [Mishap(CloudFault.RATE_LIMITED, amount=7.0)])
     with pytest.raises(Transient) as caught:
         cloud.offers(GpuRequest())
     assert caught.value.retry_after_s == 7.0
 
 
 def test_a_false_absence_lasts_for_one_look() -> None:
-    cloud = SimulatedCloud(VirtualClock(), Faults(false_absences=frozenset({1})))
+    cloud = SimulatedCloud(VirtualClock(), [Mishap(CloudFault.FALSE_ABSENCE)])
     machine = rented(cloud)
     with pytest.raises(MachineGone):
         cloud.describe(machine)
@@ -93,7 +94,7 @@ def test_a_false_absence_lasts_for_one_look() -> None:
 
 def test_a_pre_emption_with_notice_tells_the_machine_first() -> None:
     clock = VirtualClock()
-    cloud = SimulatedCloud(clock, Faults(preemptions=(Preemption(1, 50, notice_s=5),)))
+    cloud = SimulatedCloud(clock, [Mishap(CloudFault.PREEMPTED_WITH_NOTICE, delay_s=20, amount=5)], boot_s=30)
     told: list[float] = []
     cloud.hooks.on_notice = lambda _rental: told.append(clock.monotonic())
     cloud.hooks.on_gone = lambda _rental: told.append(clock.monotonic())

@@ -23,6 +23,8 @@ from tests.simulation.computer import Computer
 
 LATENCY_S = 0.2
 CHUNK_S = 0.05
+SIGN_OF_LIFE_S = 4.0
+"""The real agent shows one every second: four times as many draws of the same."""
 CHUNK = 150
 """Bytes of one piece of a stream: small, so that every file has a middle to be cut in."""
 PROBE = remote_run._PROBE
@@ -49,6 +51,12 @@ class Passages(Protocol):
 @cache
 def _parser() -> argparse.ArgumentParser:
     return trainer_main._parser()
+
+
+@cache
+def _parsed(argv: tuple[str, ...]) -> argparse.Namespace:
+    """As the host's Python would. Shared: nobody writes into it."""
+    return _parser().parse_args(argv)
 
 
 class SimulatedHost:
@@ -103,7 +111,7 @@ class SimulatedHost:
             self._computer.write_or_fail()
             Path(argv[3]).mkdir(parents=True, exist_ok=True)
             return b""
-        call = _parser().parse_args(argv[5:])
+        call = _parsed(tuple(argv[5:]))
         if verb in ("have", "accept"):
             if verb == "have":
                 return json.dumps(agent.have(call.root, agent.wanted_from_json(b"".join(chunks)))).encode()
@@ -139,7 +147,7 @@ class SimulatedHost:
             "workdir": str(root),
             "free_bytes": 1 << 40,
             "has_code": has_code,
-            "has_gpu": True,
+            "has_gpu": self._computer.has_gpu,
         }
         return json.dumps(told).encode()
 
@@ -181,7 +189,7 @@ class SimulatedHost:
 
     @contextmanager
     def _receive(self, argv: Sequence[str]) -> Iterator[Iterator[bytes]]:
-        call = _parser().parse_args(argv[5:])
+        call = _parsed(tuple(argv[5:]))
         self._passages.enter(f"receive {call.verb}")
         self._connect()
         self._wait(LATENCY_S)
@@ -221,13 +229,13 @@ class SimulatedHost:
                 for piece in filter(None, (whole[:half], whole[half:])):
                     yield self._through("follow", 0.0, piece)
                 life_shown_s = clock.monotonic()
-            elif clock.monotonic() - life_shown_s >= agent.SIGN_OF_LIFE_S:
+            elif clock.monotonic() - life_shown_s >= SIGN_OF_LIFE_S:
                 yield self._through("follow", 0.0, b"\n")
                 life_shown_s = clock.monotonic()
             if not lives:
                 return
             due = clock.next_due_s()
-            sign_due = life_shown_s + agent.SIGN_OF_LIFE_S
+            sign_due = life_shown_s + SIGN_OF_LIFE_S
             self._wait(max(agent.FOLLOW_POLL_S, min(sign_due, due or sign_due) - clock.monotonic()))
 
     def _through(self, verb: str, wait_s: float, chunk: bytes) -> bytes:

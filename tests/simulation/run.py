@@ -16,7 +16,8 @@ from functools import partial
 
 from tests.simulation.invariants import BEYOND_TODAY as BEYOND_INVARIANTS
 from tests.simulation.invariants import ENABLED, Invariant
-from tests.simulation.schedule import ALL_KINDS, BEYOND_TODAY, TODAY, Kind, draw
+from tests.simulation.kinds import ALL_KINDS, BEYOND_TODAY, TODAY, Kind
+from tests.simulation.schedule import draw
 from tests.simulation.world import Outcome, play
 
 BATCH = 25

@@ -1,8 +1,8 @@
 """What goes wrong in one simulated run, drawn from a seed: the same seed, the same schedule.
 
-A fault strikes at a passage (the n-th time that a driver goes through a seam, before or after its effect) or at a
-moment of the virtual clock. `BEYOND_TODAY` are those against which the product promises nothing yet; they are drawn
-only when asked for.
+A fault waits for its occasion and strikes when it can: at a passage (a driver goes through a seam, before or after its
+effect), or some seconds after something has happened on a machine; those of the cloud wait there. In a chain each is
+armed when the one before it has struck, so that every kind comes after every other; the rest wait from the beginning.
 """
 
 from __future__ import annotations
@@ -11,62 +11,45 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
-from providers.testing.faults import CloudFault, Faults
+from providers.testing.faults import AT_CREATE, CloudFault, Mishap
+from tests.simulation.kinds import TODAY, Kind, WorldFault
 
+MOST_FAULTS = 7
+STANDING_SHARE = 0.15
+UNDISTURBED_EVERY = 20
 
-class WorldFault(Enum):
-    DRIVER_KILLED = "the driver is killed"
-    ASLEEP = "the laptop sleeps for hours"
-    TWO_DRIVERS = "another process takes the run over in the middle of a call"
-    CUT = "the connection is cut in the middle of a call"
-    DAMAGED = "bytes come from the host's disk damaged"
-    UNREACHABLE = "the host cannot be reached for a while"
-    DISK_FULL = "the host's disk is full for a while"
-    SUPERVISOR_KILLED = "the supervisor is killed"
-    TRAINER_KILLED = "the trainer is killed"
-    TRAINER_HANGS = "the trainer hangs in its loop"
-    CONTAINER_RESTARTED = "the provider restarts the container: its processes are gone, its disk is not"
-    HOST_GONE = "the host dies, and the provider notices minutes later"
-    CLOCK_SKEW = "the host's date is wrong"
-    USER_STOPS = "the user asks for `stop`"
-    USER_ENDS = "the user asks for `down`"
-    OVERTAKEN_UNAWARE = "the same in a stream of events, before a create, or until the run's folder is removed"
-    HOST_DEAD = "the host dies, and the provider never notices"
-
-
-Kind = CloudFault | WorldFault
-
-BEYOND_TODAY: frozenset[Kind] = frozenset(
-    {
-        CloudFault.LISTED_LATE,
-        WorldFault.OVERTAKEN_UNAWARE,
-    }
-)
-ALL_KINDS: tuple[Kind, ...] = (*CloudFault, *WorldFault)
-TODAY: tuple[Kind, ...] = tuple(kind for kind in ALL_KINDS if kind not in BEYOND_TODAY)
-
-LEFT_TO_THE_PRODUCT: frozenset[Kind] = frozenset(
-    {
-        CloudFault.PREEMPTED, CloudFault.NEVER_READY, CloudFault.SLOW_BOOT, CloudFault.DEARER, CloudFault.LOST_ANSWER,
-        CloudFault.LOST_REQUEST, CloudFault.RATE_LIMITED, CloudFault.SERVER_ERROR, CloudFault.FALSE_ABSENCE,
-        CloudFault.PREEMPTED_WITH_NOTICE, WorldFault.CLOCK_SKEW, WorldFault.DRIVER_KILLED, WorldFault.SUPERVISOR_KILLED,
-        WorldFault.TRAINER_KILLED, WorldFault.ASLEEP,
-        WorldFault.HOST_GONE,
-        WorldFault.UNREACHABLE,
-        WorldFault.HOST_DEAD,
-    }
-)  # fmt: skip
-"""After these alone nobody has to do more than attach."""
-
-_PASSAGES: dict[str, int] = {
+_RENTED_ONLY = frozenset({*CloudFault, WorldFault.HOST_GONE, WorldFault.HOST_DEAD})
+_CALLS: dict[str, int] = {
     "ledger": 20, "offers": 2, "create": 1, "describe": 12, "list": 2, "release": 1, "sleep": 12,
     "run probe": 6, "send unpack": 1, "run status": 5, "run have": 3, "send accept": 3, "run start": 1,
-    "run stop": 1, "run forget": 1, "receive follow": 3, "receive read": 6, "chunk follow": 90, "chunk read": 10,
+    "run stop": 1, "receive follow": 3, "receive read": 6, "chunk follow": 20, "chunk read": 10,
 }  # fmt: skip
-"""Every seam a driver goes through, and about how often one run does."""
-_AT_HOST = [name for name in _PASSAGES if name.split()[0] in ("run", "send", "receive", "chunk")]
-_AT_PASSAGE = (WorldFault.DRIVER_KILLED, WorldFault.ASLEEP, WorldFault.TWO_DRIVERS, WorldFault.CUT, WorldFault.DAMAGED,
-               WorldFault.OVERTAKEN_UNAWARE)  # fmt: skip
+"""Seams that a driver goes through, and about how often one run does."""
+_ON_STANDING_MACHINES = {"run forget": 1}
+_AT_HOST = ("run", "send", "receive", "chunk")
+_AT_PASSAGE = frozenset(
+    {WorldFault.DRIVER_KILLED, WorldFault.ASLEEP, WorldFault.TWO_DRIVERS, WorldFault.CUT, WorldFault.DAMAGED,
+     WorldFault.OVERTAKEN_UNAWARE}
+)  # fmt: skip
+
+
+class Occasion(Enum):
+    """What happens on a machine and may be followed by a fault."""
+
+    BOOT = "it answers"
+    STAGE = "a stage begins"
+    LOOP = "training steps begin"
+    CHECKPOINT = "a checkpoint is committed"
+    EXPORT = "the export begins"
+    OVER = "the supervisor has had its last word"
+
+
+_OCCASIONS: dict[WorldFault, tuple[Occasion, ...]] = {
+    WorldFault.TRAINER_KILLED: (Occasion.STAGE, Occasion.LOOP, Occasion.CHECKPOINT, Occasion.EXPORT),
+    WorldFault.SUPERVISOR_KILLED: (Occasion.STAGE, Occasion.LOOP, Occasion.CHECKPOINT, Occasion.EXPORT),
+    WorldFault.TRAINER_HANGS: (Occasion.LOOP, Occasion.CHECKPOINT),
+}
+"""Where a kind can strike; any occasion where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +58,21 @@ class AtPassage:
     point: str
     """`create:before`, `run start:after`, `chunk follow:before`."""
     nth: int
-    """From 1, counted over all drivers of the run."""
+    """From 1, counted from when it is armed, over all drivers."""
     length_s: float
     """Of a sleep, or of the pause until the next driver."""
 
 
 @dataclass(frozen=True)
-class AtMoment:
+class AtMachine:
     kind: WorldFault
-    at_s: float
+    occasion: Occasion
+    delay_s: float
     length_s: float
+    """How long it lasts; of a wrong date, by how much."""
+
+
+Planned = Mishap | AtPassage | AtMachine
 
 
 @dataclass(frozen=True)
@@ -104,47 +92,70 @@ class Schedule:
     """The machine is the user's own: it outlives its rentals, as with `ssh` and `local`."""
     training: Training
     boot_s: float
-    skew_s: float
-    cloud: Faults
-    passages: tuple[AtPassage, ...]
-    moments: tuple[AtMoment, ...]
+    faults: tuple[Planned, ...]
+    chained: bool
+    """Each of `faults` is armed when the one before it has struck; otherwise all from the beginning."""
 
 
 def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
-    """Up to eight faults of `kinds`; every twentieth schedule has none and is the undisturbed run."""
+    """Up to `MOST_FAULTS` of `kinds` and what has to happen before they can; some schedules have none."""
     random = Random(seed)
-    standing = random.random() < 0.25
+    standing = random.random() < STANDING_SHARE
     training = Training(
-        steps=random.randint(6, 14),
-        step_s=random.uniform(1.5, 4.0),
-        checkpoint_every=random.randint(2, 5),
-        deadline_s=random.choice((None, None, None, random.uniform(30, 120))),
+        steps=random.randint(5, 10),
+        step_s=random.uniform(0.8, 2.5),
+        checkpoint_every=random.randint(2, 4),
+        deadline_s=random.choice((None, None, None, None, random.uniform(20, 80))),
     )
-    usable = [kind for kind in kinds if not (standing and isinstance(kind, CloudFault))]
-    count = 0 if seed % 20 == 0 or not usable else random.randint(1, 8)
+    usable = [kind for kind in kinds if not (standing and kind in _RENTED_ONLY)]
+    count = 0 if seed % UNDISTURBED_EVERY == 0 or not usable else random.randint(1, MOST_FAULTS)
     chosen = [random.choice(usable) for _ in range(count)]
-    cloud = Faults.drawn(random, [kind for kind in chosen if isinstance(kind, CloudFault)])
-    passages, moments = [], []
-    skew_s = 0.0
-    for kind in chosen:
-        if isinstance(kind, CloudFault):
-            continue
-        if kind is WorldFault.CLOCK_SKEW:
-            skew_s = random.choice((-1, 1)) * 10 ** random.uniform(0, 8)
-        elif kind in _AT_PASSAGE:
-            passages.append(_at_passage(random, kind))
-        else:
-            moments.append(AtMoment(kind, random.uniform(0, 150), random.uniform(5, 600)))
+    chained = random.random() < 0.7
     return Schedule(
-        seed, standing, training, 0.0 if standing else random.uniform(5, 60), skew_s, cloud, tuple(passages),
-        tuple(moments),
-    )  # fmt: skip
+        seed,
+        standing,
+        training,
+        0.0 if standing else random.uniform(3, 30),
+        tuple(_planned(random, kind, standing) for kind in _with_losses(random, chosen, chained and not standing)),
+        chained,
+    )
 
 
-def _at_passage(random: Random, kind: WorldFault) -> AtPassage:
+def _with_losses(random: Random, chosen: list[Kind], chained: bool) -> list[Kind]:
+    """Faults of the cloud strike mostly while a machine is made; late in a chain another has to be."""
+    kinds: list[Kind] = []
+    for kind in chosen:
+        if chained and kinds and kind in _NEEDS_ANOTHER and kinds[-1] not in _MAKES_ANOTHER:
+            kinds.append(random.choice(_LOSSES))
+        kinds.append(kind)
+    return kinds
+
+
+_LOSSES = (CloudFault.PREEMPTED, CloudFault.PREEMPTED_WITH_NOTICE, WorldFault.HOST_GONE, WorldFault.USER_ENDS)
+_NEEDS_ANOTHER = AT_CREATE | {
+    CloudFault.RATE_LIMITED, CloudFault.SERVER_ERROR, CloudFault.OUTAGE, CloudFault.FALSE_ABSENCE,
+}  # fmt: skip
+_MAKES_ANOTHER = frozenset({*_LOSSES, WorldFault.HOST_DEAD, CloudFault.NO_CAPACITY, CloudFault.LOST_REQUEST})
+
+
+def _planned(random: Random, kind: Kind, standing: bool) -> Planned:
+    if isinstance(kind, CloudFault):
+        return Mishap.drawn(random, kind)
+    if kind in _AT_PASSAGE:
+        return _at_passage(random, kind, standing)
+    occasion = random.choice(_OCCASIONS.get(kind, tuple(Occasion)))
+    length_s = random.uniform(5, 600)
+    if kind is WorldFault.CLOCK_SKEW:
+        length_s = random.choice((-1, 1)) * 10 ** random.uniform(0, 8)
+    return AtMachine(kind, occasion, 10 ** random.uniform(-1, 1), length_s)
+
+
+def _at_passage(random: Random, kind: WorldFault, standing: bool) -> AtPassage:
     length_s = 10 ** random.uniform(0, 4)
     if kind is WorldFault.DAMAGED:
-        return AtPassage(kind, "chunk read:before", random.randint(1, _PASSAGES["chunk read"]), length_s)
-    name = random.choice(_AT_HOST if kind is WorldFault.CUT else list(_PASSAGES))
-    side = random.choice(("before", "after"))
-    return AtPassage(kind, f"{name}:{side}", random.randint(1, _PASSAGES[name]), length_s)
+        return AtPassage(kind, "chunk read:before", random.randint(1, _CALLS["chunk read"]), length_s)
+    calls = _CALLS | (_ON_STANDING_MACHINES if standing else {})
+    if kind is WorldFault.CUT:
+        calls = {name: often for name, often in calls.items() if name.split()[0] in _AT_HOST}
+    name = random.choice(list(calls))
+    return AtPassage(kind, f"{name}:{random.choice(('before', 'after'))}", random.randint(1, calls[name]), length_s)

@@ -32,7 +32,7 @@ class WatchedLedger(Ledger):
         self.world.enter("ledger")
         with super()._transaction():
             yield
-        self.world.check_ledger()
+        self.world.rules.after_transaction()
         self.world.leave("ledger")
 
 
@@ -51,7 +51,7 @@ class WatchedProvider:
 
     def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
         with self.world.passage("create"):
-            self.world.check_create(tag)
+            self.world.rules.before_create(tag)
             return self.cloud.create(offer, boot, tag)
 
     def describe(self, machine: MachineId) -> Machine:

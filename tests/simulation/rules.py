@@ -1,0 +1,166 @@
+"""Checks the rules of `tests.simulation.invariants` in a world, whenever what they speak of may have changed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.fetch import holds
+from orchestrator.lifecycle import MAX_RESTARTS, EndReason, State
+from remote_trainer import wire
+from tests.simulation import trainer
+from tests.simulation.computer import Computer
+from tests.simulation.invariants import Invariant, Violation
+from tests.simulation.kinds import LEFT_TO_THE_PRODUCT, WorldFault
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+REST_S = 3600.0
+LATE_S = 24 * 3600.0
+TICK_S = 60.0
+
+
+class Rules:
+    """Every check raises Violation for a rule that is enabled and broken."""
+
+    def __init__(self, world: World, enabled: frozenset[Invariant]) -> None:
+        self._world, self.enabled = world, enabled
+        self._created_tags: set[str] = set()
+
+    def violate(self, invariant: Invariant, detail: str) -> None:
+        if invariant in self.enabled:
+            raise Violation(invariant, detail)
+
+    # ---- while it runs ---------------------------------------------------------------------------------------------
+
+    def before_create(self, tag: str) -> None:
+        known = [machine.tag for machine in self._world.ledger.machines(self._world.run_name)]
+        if tag in self._created_tags or tag not in known:
+            self.violate(Invariant.INTENT_BEFORE_CREATE, f"{tag}; intents {known}")
+        self._created_tags.add(tag)
+
+    def after_transaction(self) -> None:
+        world = self._world
+        living = {rental.tag for rental in world.cloud.living()}
+        if not living and world.standing is None:
+            return
+        for machine in world.ledger.machines(world.run_name):
+            if machine.absent_at is not None and machine.tag in living:
+                self.violate(Invariant.ABSENCE_IS_TRUE, f"{machine.tag} is on record as absent and lives")
+        if world.run().state is State.ENDED:
+            if living:
+                self.violate(Invariant.ENDED_RUN_HAS_NO_MACHINE, f"{sorted(living)}")
+            self._nothing_runs()
+
+    def after_event(self) -> None:
+        """Of the clock."""
+        for computer in self._world.computers.values():
+            if len(computer.supervisors) > 1 and (len(computer.living()) > 1 or len(computer.stages()) > 1):
+                self.violate(
+                    Invariant.ONE_SUPERVISOR,
+                    f"{len(computer.living())} supervisors and {len(computer.stages())} stages on {computer.name}",
+                )
+
+    def after_call(self, computer: Computer, run_folder: str, epoch: int | None, verb: str) -> None:
+        """A call has changed something on a computer; `epoch` None: it carries none."""
+        own = self._world.drivers[-1].epoch
+        highest = max(own, computer.epochs.get(run_folder, 0))
+        if epoch is not None:  # the call has shown it to the host
+            computer.epochs[run_folder] = highest
+        self.after_event()
+        if own < self._world.run().driver_epoch and own < highest:
+            rule = Invariant.STALE_DRIVER_SENDS_NOTHING if epoch is None else Invariant.STALE_DRIVER_STARTS_NOTHING
+            self.violate(rule, f"`{verb}` by epoch {own} on {computer.name}, which has seen {highest}")
+
+    def trainer_started(self, step: int) -> None:
+        artifacts = self._world.ledger.artifacts(self._world.run_name)
+        home = [a.step for a in artifacts if a.kind == "checkpoint" and Path(a.folder).exists()]
+        if home and step < max(home):
+            self.violate(Invariant.NO_LOST_WORK, f"from step {step}, while step {max(home)} had come home")
+
+    # ---- after every driver ----------------------------------------------------------------------------------------
+
+    def at_home(self) -> None:
+        """What lies on the laptop's disk."""
+        self._artifacts_are_whole()
+        self._mirrors_agree()
+        run = self._world.run()
+        if run.state is State.ENDED and run.reason is EndReason.DONE:
+            expected = trainer.weights(trainer.state_after(self._world.schedule.training.steps, run.name))
+            model = self._world.model_folder / trainer.WEIGHTS
+            if not model.exists() or model.read_bytes() != expected:
+                self.violate(Invariant.WEIGHTS, "the model is missing or another one")
+
+    def _artifacts_are_whole(self) -> None:
+        newest_checkpoint: Path | None = None
+        for artifact in self._world.ledger.artifacts(self._world.run_name):
+            folder = Path(artifact.folder)
+            if artifact.kind == "checkpoint":
+                newest_checkpoint = folder
+                if not folder.exists():
+                    continue  # only the newest are kept
+            if not _is_whole(folder, artifact.manifest_sha256):
+                self.violate(Invariant.ARTIFACTS, f"{artifact.kind} of step {artifact.step} is damaged or missing")
+        if newest_checkpoint is not None and not newest_checkpoint.exists():
+            self.violate(Invariant.ARTIFACTS, f"the newest checkpoint is missing: {newest_checkpoint.name}")
+
+    def _mirrors_agree(self) -> None:
+        logs: dict[str, bytes] = {}
+        for computer in self._world.computers.values():
+            logs |= computer.every_log()
+        for mirror in self._world.home.run(self._world.run_name).root.glob("events-*.jsonl"):
+            incarnation = mirror.stem.removeprefix("events-")
+            here = mirror.read_bytes()
+            here = here[: here.rfind(b"\n") + 1]
+            if not logs.get(incarnation, b"").startswith(here):
+                self.violate(Invariant.MIRROR, f"{mirror.name} differs from the host's log")
+
+    # ---- at the end ------------------------------------------------------------------------------------------------
+
+    def at_rest(self) -> None:
+        world = self._world
+        world.clock.sleep(REST_S)
+        living = [rental.tag for rental in world.cloud.living()]
+        if living:
+            self.violate(Invariant.ENDED_RUN_HAS_NO_MACHINE, f"an hour after the end: {living}")
+        self._nothing_runs()
+        self.at_home()
+        if Invariant.LATECOMERS in self.enabled:
+            world.clock.sleep(LATE_S)
+            if world.cloud.living():
+                self.violate(Invariant.LATECOMERS, f"{[rental.tag for rental in world.cloud.living()]}")
+        self._money()
+        if world.helped and self._is_left_to_the_product():
+            self.violate(Invariant.RECOVERY, "the user had to say more than `attach`")
+
+    def _is_left_to_the_product(self) -> bool:
+        fired = self._world.misfortune.fired
+        if self._world.schedule.standing or self._world.schedule.training.deadline_s is not None:
+            return False
+        return set(fired) <= LEFT_TO_THE_PRODUCT and fired[WorldFault.SUPERVISOR_KILLED] < MAX_RESTARTS
+
+    def _money(self) -> None:
+        cloud, now_s = self._world.cloud, self._world.clock.monotonic()
+        limit_s = (self._world.schedule.training.deadline_s or 0.0) + REST_S
+        for rental in cloud.rentals.values():
+            lived_s = (now_s if rental.gone_s is None else rental.gone_s) - rental.created_s
+            if lived_s > limit_s:
+                self.violate(Invariant.LEASE, f"{rental.id} lived for {lived_s:.0f} s")
+        dearest_usd = max((rental.price_per_hour_usd for rental in cloud.rentals.values()), default=0.0)
+        if cloud.spent_usd() > self._world.max_cost_usd + TICK_S * dearest_usd / 3600:
+            self.violate(Invariant.CEILING, f"${cloud.spent_usd():.2f}")
+
+    def _nothing_runs(self) -> None:
+        standing = self._world.standing
+        if standing is not None and (standing.living() or standing.stages()):
+            self.violate(Invariant.ENDED_RUN_HAS_NO_PROCESS, f"{len(standing.living())} supervisors live")
+
+
+def _is_whole(folder: Path, manifest_sha256: str) -> bool:
+    try:
+        raw = (folder / wire.MANIFEST_NAME).read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(raw).hexdigest() == manifest_sha256 and holds(folder, wire.Manifest.from_bytes(raw))
