@@ -5,15 +5,21 @@ spec + offers + what became of earlier machines of the run  ->  Choice(offer, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from orchestrator.spec import Compute, RunSpec
+from orchestrator.estimates import Measured, Quote, quote
+from orchestrator.interruptions import assumed_rate, observed_rate
+from orchestrator.spec import ClassFolder, GeneratedClassImages, RunSpec
+from orchestrator.workload import Workload, workload
 from providers.api import GpuRequest, Market, Offer
 from providers.errors import NoCapacity
 
 MAX_SPOT_INTERRUPTIONS = 3
 """After so many spot machines taken away, `spot-then-on-demand` pays for one that stays."""
+
+SAME_VRAM = 0.95
+"""A card of 24 GB may be offered with 23.9, and estimates of need are no sharper than this."""
 
 _MARKETS = {
     "on-demand": (Market.ON_DEMAND,),
@@ -32,6 +38,10 @@ class OfferHistory:
     """`Offer.id`s whose machine failed in this run: never answered, broken, too slow."""
     remaining_usd: float | None = None
     """What may still be spent on the run; None: nothing was spent yet."""
+    steps_done: int = 0
+    """Up to the newest checkpoint that can be resumed from."""
+    spot_hours: float = 0.0
+    """How long spot machines of this run have lived in all; 0: not known."""
 
 
 @dataclass(frozen=True)
@@ -41,51 +51,120 @@ class Choice:
     """One sentence without a final period, for the plan and for the log of a recovery."""
 
 
-def gpu_requests(spec: RunSpec) -> tuple[GpuRequest, ...]:
-    """What to ask the provider for, in order of preference: two for `spot-then-on-demand`, else one."""
+def gpu_requests(spec: RunSpec, markets: Sequence[Market] = ()) -> tuple[GpuRequest, ...]:
+    """What to ask the provider for, in order of preference: two for `spot-then-on-demand`, else one.
+
+    Memory and disk are what the spec says, else what the run is estimated to need; who names GPUs is not second-guessed
+    about their memory. `markets` replace those of the spec, to compare with.
+    """
     compute = spec.compute
     return tuple(
         GpuRequest(
             gpus=compute.gpu,
-            min_vram_gb=compute.min_vram_gb,
-            disk_gb=compute.disk_gb or 0.0,
+            min_vram_gb=least_vram_gb(spec),
+            disk_gb=machine_disk_gb(spec),
             market=market,
             max_price_per_hour_usd=None,  # an offer that is too dear makes a better error than none at all
             secure_only=compute.trust == "secure",
         )
-        for market in _MARKETS[compute.market]
+        for market in markets or markets_of(spec)
     )
 
 
-def choose(spec: RunSpec, offers: Sequence[Offer], history: OfferHistory = OfferHistory()) -> Choice:
-    """The best offer that fits: markets, then GPUs in the spec's order of preference, then price.
+def markets_of(spec: RunSpec) -> tuple[Market, ...]:
+    """Where the spec allows to rent, in order of preference."""
+    return _MARKETS[spec.compute.market]
 
-    Pure. A quarantined offer is taken only when nothing else fits, because with some providers an offer names a kind of
-    machine and not one host. Raises NoCapacity, with the nearest thing that could be had as its hint.
+
+def least_vram_gb(spec: RunSpec) -> float:
+    return spec.compute.min_vram_gb or (0.0 if spec.compute.gpu else work_of(spec).needed_vram_gb)
+
+
+def machine_disk_gb(spec: RunSpec) -> float:
+    """What to ask for: `compute.disk_gb`, else base, environment, checkpoints and exports."""
+    return spec.compute.disk_gb or work_of(spec).needed_disk_gb
+
+
+def work_of(spec: RunSpec, steps_done: int = 0) -> Workload:
+    """The work of a spec as far as it can be told without looking at photos."""
+    train = replace(spec.train, steps=max(1, spec.train.steps - steps_done))
+    source = spec.data.class_images
+    generate = source.count if isinstance(source, GeneratedClassImages) else 0
+    class_images = generate or (20 if isinstance(source, ClassFolder) else 0)
+    return workload(spec.model.base, train, spec.output.formats, class_images=class_images, generate=generate)
+
+
+def choose(
+    spec: RunSpec,
+    offers: Sequence[Offer],
+    history: OfferHistory = OfferHistory(),
+    work: Workload | None = None,
+    measured: Measured | None = None,
+) -> Choice:
+    """The best offer that fits: markets, then GPUs in the spec's order of preference, then the expected cost of the
+    finished model.
+
+    Pure. `work` is what is still to be done, by default what the spec tells of it. A quarantined offer is taken only
+    when nothing else fits, because with some providers an offer names a kind of machine and not one host. Raises
+    NoCapacity, with the nearest thing that could be had as its hint.
     """
-    fitting = _fitting(spec.compute, offers)
+    fitting = fitting_offers(spec, offers)
     sound = [offer for offer in fitting if offer.id not in history.quarantined]
     left = sound or fitting
-    market, why_market = _market(spec.compute, left, history)
-    in_market = [offer for offer in left if offer.market is market] if market is not None else left
-
-    def rank(offer: Offer) -> tuple[int, float]:
-        return _preference(spec.compute.gpu, offer.gpu), offer.price_per_hour_usd
-
-    best = min(in_market, key=rank)
     again = "" if sound else "; every offer that fits has failed in this run, this one is tried again"
-    return Choice(best, why_market + again)
+    work = work or work_of(spec, history.steps_done)
+    best = {
+        market: best_quote(spec, [offer for offer in left if offer.market is market], work, history, measured)
+        for market in {offer.market for offer in left}
+    }
+    chosen, why = _market(spec, best, history)
+    return Choice(chosen.offer, why + again)
 
 
-# ---- steps ---------------------------------------------------------------------------------------------------------
+def best_quote(
+    spec: RunSpec,
+    offers: Sequence[Offer],
+    work: Workload,
+    history: OfferHistory = OfferHistory(),
+    measured: Measured | None = None,
+) -> Quote:
+    """The best of offers of one market, of which there is at least one."""
+
+    def quoted(offer: Offer) -> Quote:
+        rate = observed_rate(assumed_rate(offer), history.interruptions, history.spot_hours)
+        return quote(work, offer, measured, rate)
+
+    def rank(priced: Quote) -> tuple[int, float, float]:
+        offer = priced.offer
+        return _preference(spec.compute.gpu, offer.gpu), priced.cost_usd.expected, offer.price_per_hour_usd
+
+    return min((quoted(offer) for offer in offers), key=rank)
 
 
-def _fitting(compute: Compute, offers: Sequence[Offer]) -> list[Offer]:
-    wanted = " or ".join(compute.gpu) or (f"GPU with {compute.min_vram_gb:g} GB" if compute.min_vram_gb else "machine")
-    known = [offer for offer in offers if offer.secure or compute.trust == "any"]
+def fitting_offers(spec: RunSpec, offers: Sequence[Offer]) -> list[Offer]:
+    """Those that trust, memory, market and price allow; one that costs nothing is what there is, and fits.
+
+    Raises NoCapacity when there are none.
+    """
+    compute = spec.compute
+    provider = "no configured provider" if compute.provider == "any" else compute.provider
+    has_no = "has a" if compute.provider == "any" else "has no"
+    need_gb = least_vram_gb(spec)
+    wanted = " or ".join(compute.gpu) or (f"GPU with {need_gb:g} GB" if need_gb else "machine")
+    markets = markets_of(spec)
+    known = [
+        offer
+        for offer in offers
+        if offer.price_per_hour_usd == 0
+        or (
+            (offer.secure or compute.trust == "any")
+            and offer.market in markets
+            and (offer.vram_gb == 0 or offer.vram_gb >= SAME_VRAM * need_gb)
+        )
+    ]
     if not known:
         raise NoCapacity(
-            f"{compute.provider} has no {wanted} to offer right now",
+            f"{provider} {has_no} {wanted} to offer right now",
             "ask for less with `--set compute.gpu=[]` and a smaller compute.min_vram_gb, or try another provider",
         )
     limit = compute.max_price_per_hour
@@ -93,25 +172,43 @@ def _fitting(compute: Compute, offers: Sequence[Offer]) -> list[Offer]:
     if not fitting:
         cheapest = min(known, key=lambda offer: offer.price_per_hour_usd)
         raise NoCapacity(
-            f"{compute.provider} has no {wanted} at or below ${limit:.2f}/h right now",
+            f"{provider} {has_no} {wanted} at or below ${limit:.2f}/h right now",
             f"the cheapest is {cheapest.gpu} at ${cheapest.price_per_hour_usd:.2f}/h: "
             f"`--set compute.max_price_per_hour={cheapest.price_per_hour_usd:g}`",
         )
     return fitting
 
 
-def _market(compute: Compute, offers: Sequence[Offer], history: OfferHistory) -> tuple[Market | None, str]:
-    """The market to rent in, None when it makes no difference, and why."""
-    offered = {offer.market for offer in offers}
-    asked = [market for market in _MARKETS[compute.market] if market in offered]
-    if not asked:
-        return None, f"what {compute.provider} offers"
-    if len(asked) == 1:
-        only = asked[0]
-        return only, "as the spec says" if len(_MARKETS[compute.market]) == 1 else f"only {only.value} is offered now"
+# ---- steps ---------------------------------------------------------------------------------------------------------
+
+
+def _market(spec: RunSpec, best: Mapping[Market, Quote], history: OfferHistory) -> tuple[Quote, str]:
+    """The best offer of the market to rent in, and why that market."""
+    spot, on_demand = best.get(Market.SPOT), best.get(Market.ON_DEMAND)
+    only = on_demand or spot
+    assert only is not None
+    if spot is None or on_demand is None:
+        if only.offer.price_per_hour_usd == 0:
+            return only, "it costs nothing"
+        if len(markets_of(spec)) == 1:
+            return only, f"{only.offer.market.value}, as the spec says"
+        return only, f"only {only.offer.market.value} is offered now"
     if history.interruptions >= MAX_SPOT_INTERRUPTIONS:
-        return Market.ON_DEMAND, f"{history.interruptions} spot machines were taken away, so on-demand from here on"
-    return Market.SPOT, "spot first, as the spec says"
+        return on_demand, f"{history.interruptions} spot machines were taken away, so on-demand from here on"
+    spot_usd, on_demand_usd = spot.cost_usd.expected, on_demand.cost_usd.expected
+    if on_demand_usd <= spot_usd:
+        return on_demand, f"on-demand is expected to cost ${on_demand_usd:.2f}, spot ${spot_usd:.2f}"
+    remaining = history.remaining_usd
+    if remaining is not None and on_demand_usd <= remaining:
+        step_s = spot.seconds_per_step.expected
+        at_risk_s = spot.restart_s + spot.checkpoint_every * step_s + spot.checkpoint_s
+        at_risk_usd = at_risk_s / 3600 * spot.offer.price_per_hour_usd
+        if remaining - at_risk_usd < on_demand_usd:
+            return on_demand, (
+                f"${remaining:.2f} are left: after one more interruption (about ${at_risk_usd:.2f}) they would "
+                f"no longer pay the rest on demand (about ${on_demand_usd:.2f})"
+            )
+    return spot, f"spot is expected to cost ${spot_usd:.2f}, interruptions included, on-demand ${on_demand_usd:.2f}"
 
 
 def _preference(wanted: Sequence[str], gpu: str) -> int:

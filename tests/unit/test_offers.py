@@ -27,6 +27,23 @@ def test_providers_are_asked_for_what_the_spec_wants() -> None:
     assert markets == [Market.SPOT, Market.ON_DEMAND]
 
 
+def test_without_a_word_about_it_memory_and_disk_are_what_the_run_needs() -> None:
+    [lora] = gpu_requests(spec())
+    [full] = gpu_requests(spec("train.method=full"))
+    assert (lora.min_vram_gb, lora.disk_gb) == (8.0, 20.0)
+    assert (full.min_vram_gb, full.disk_gb) == (18.5, 55.0)
+
+
+def test_who_names_gpus_is_not_second_guessed_about_their_memory() -> None:
+    [request] = gpu_requests(spec("train.method=full", 'compute.gpu=["RTX 3060"]'))
+    assert request.min_vram_gb == 0.0
+
+
+def test_a_gpu_that_is_too_small_is_left_out_even_when_the_provider_offers_it() -> None:
+    small = dataclasses.replace(RTX_4090, id="9", gpu="RTX 3060", vram_gb=12.0, price_per_hour_usd=0.1)
+    assert choose(spec("train.method=full"), [small, RTX_4090]).offer == RTX_4090
+
+
 def test_the_cheapest_offer_of_the_preferred_gpu_is_taken() -> None:
     a5000 = dataclasses.replace(RTX_4090, id="2", gpu="RTX A5000", price_per_hour_usd=0.2)
     dear = dataclasses.replace(RTX_4090, id="3", price_per_hour_usd=0.9)
@@ -51,6 +68,11 @@ def test_a_quarantined_offer_is_the_last_resort() -> None:
     assert (again.offer, "has failed in this run" in again.why) == (RTX_4090, True)
 
 
+def test_a_faster_gpu_at_a_higher_price_may_give_the_cheaper_model() -> None:
+    slow = dataclasses.replace(RTX_4090, id="9", gpu="Tesla T4", vram_gb=16.0, price_per_hour_usd=0.45)
+    assert choose(spec("train.steps=5000"), [slow, RTX_4090]).offer == RTX_4090
+
+
 # ---- spot, then on-demand ------------------------------------------------------------------------------------------
 
 
@@ -64,12 +86,38 @@ def test_without_spot_machines_on_demand_is_taken_and_the_reason_told() -> None:
     assert (choice.offer, choice.why) == (RTX_4090, "only on-demand is offered now")
 
 
+def test_a_market_that_was_not_asked_for_is_not_taken() -> None:
+    with pytest.raises(NoCapacity):
+        choose(spec("compute.market=spot"), [RTX_4090])
+
+
 def test_too_many_interruptions_lead_to_on_demand_and_the_reason_is_told() -> None:
     offers = [SPOT_4090, RTX_4090]
     assert choose(spec(EITHER), offers, OfferHistory(interruptions=MAX_SPOT_INTERRUPTIONS - 1)).offer == SPOT_4090
     choice = choose(spec(EITHER), offers, OfferHistory(interruptions=MAX_SPOT_INTERRUPTIONS))
     assert choice.offer == RTX_4090
     assert choice.why == "3 spot machines were taken away, so on-demand from here on"
+
+
+def test_spot_that_would_cost_more_in_the_end_is_not_taken() -> None:
+    hardly_cheaper = dataclasses.replace(SPOT_4090, price_per_hour_usd=0.499)
+    choice = choose(spec(EITHER, "train.steps=50000", "train.checkpoint_every=500"), [hardly_cheaper, RTX_4090])
+    assert choice.offer == RTX_4090
+    assert choice.why.startswith("on-demand is expected to cost $")
+
+
+def test_the_last_money_that_pays_for_on_demand_is_not_risked_on_spot() -> None:
+    long_run, offers = spec(EITHER, "train.steps=20000"), [SPOT_4090, RTX_4090]
+    assert choose(long_run, offers, OfferHistory(remaining_usd=5.0)).offer == SPOT_4090
+    choice = choose(long_run, offers, OfferHistory(remaining_usd=0.48))
+    assert choice.offer == RTX_4090
+    assert choice.why.startswith("$0.48 are left: after one more interruption")
+    assert choose(long_run, offers, OfferHistory(remaining_usd=0.2)).offer == SPOT_4090, "on-demand is out of reach"
+
+
+def test_steps_that_are_safe_need_not_be_paid_again() -> None:
+    nearly_done = OfferHistory(remaining_usd=0.48, steps_done=18000)
+    assert choose(spec(EITHER, "train.steps=20000"), [SPOT_4090, RTX_4090], nearly_done).offer == SPOT_4090
 
 
 def test_who_asked_for_spot_alone_stays_there() -> None:

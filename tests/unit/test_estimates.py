@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.estimates import DEFAULT_CHECKPOINT_EVERY, quote, seconds_per_step
+from orchestrator.gpu_speed import UNKNOWN_GPU, gpu_speed
+from orchestrator.workload import Workload, workload
+from providers.api import Market, Offer
+from remote_trainer.wire import TrainSpec
+
+BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+ON_DEMAND = Offer("cloud", "1", "NVIDIA GeForce RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.5)
+SPOT = dataclasses.replace(ON_DEMAND, market=Market.SPOT, price_per_hour_usd=0.25)
+
+
+def work(method: str = "lora", base: str = BASE, **train: int) -> Workload:
+    return workload(base, TrainSpec(method=method, **train), ())  # type: ignore[arg-type]
+
+
+# ---- GPUs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "same_as"),
+    [
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("RTX_4090", "RTX 4090"),
+        ("RTX 6000Ada", "NVIDIA RTX 6000 Ada Generation"),
+        ("A100 SXM4", "A100 SXM"),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("Tesla T4", "T4"),
+    ],
+)
+def test_a_gpu_is_known_by_the_names_that_providers_use(name: str, same_as: str) -> None:
+    assert gpu_speed(name) == gpu_speed(same_as) != UNKNOWN_GPU
+
+
+def test_a_longer_name_is_another_gpu() -> None:
+    assert len({gpu_speed(name) for name in ("RTX 4070", "RTX 4070 Ti", "RTX 4070 Ti Super", "L4", "L40", "L40S")}) == 6
+
+
+def test_an_unknown_gpu_has_the_widest_range() -> None:
+    known, _ = seconds_per_step(work(), "RTX 4090", {})
+    unknown, _ = seconds_per_step(work(), "Ascend 910", {})
+    assert unknown.high / unknown.low > known.high / known.low
+
+
+# ---- what a run needs ----------------------------------------------------------------------------------------------
+
+
+def test_a_full_run_needs_more_memory_and_disk_than_an_adapter() -> None:
+    lora, full = work("lora"), work("full")
+    assert (lora.needed_vram_gb, full.needed_vram_gb) == (8.0, 18.5)
+    assert (lora.needed_disk_gb, full.needed_disk_gb) == (20.0, 55.0)
+
+
+def test_a_checkpoint_holds_trained_weights_and_both_adam_states() -> None:
+    assert work("full").checkpoint_gb == pytest.approx(859.5e6 * 12 / 1e9)
+    assert work("lora", lora_rank=4).checkpoint_gb == pytest.approx(797_184 * 12 / 1e9)
+
+
+def test_a_builtin_base_needs_next_to_nothing() -> None:
+    assert work(base="builtin:tiny").needed_vram_gb <= 2.0
+
+
+# ---- time and money ------------------------------------------------------------------------------------------------
+
+
+def test_ranges_hold_their_expectation() -> None:
+    for offer in (ON_DEMAND, SPOT):
+        for method in ("lora", "full"):
+            priced = quote(work(method), offer)
+            for estimate in (priced.duration_s, priced.cost_usd, priced.seconds_per_step):
+                assert 0 < estimate.low < estimate.expected < estimate.high
+
+
+@given(st.floats(0.05, 10), st.floats(1.01, 10))
+def test_cost_grows_with_the_price_and_time_does_not(price: float, factor: float) -> None:
+    cheap, dear = (
+        quote(work(), dataclasses.replace(SPOT, price_per_hour_usd=each)) for each in (price, price * factor)
+    )
+    assert cheap.cost_usd.expected < dear.cost_usd.expected
+    assert cheap.duration_s == dear.duration_s
+
+
+@given(st.integers(100, 20_000), st.integers(1, 5_000))
+def test_more_steps_take_longer(steps: int, more: int) -> None:
+    fewer, many = (quote(work(steps=each, checkpoint_every=100), SPOT) for each in (steps, steps + more))
+    assert fewer.duration_s.expected < many.duration_s.expected
+
+
+def test_a_stated_bandwidth_replaces_the_assumed_one() -> None:
+    slow, fast = (quote(work(), dataclasses.replace(ON_DEMAND, download_mbps=each)) for each in (50.0, 5000.0))
+    assert slow.duration_s.expected - fast.duration_s.expected == pytest.approx(4.3 * 8000 * (1 / 25 - 1 / 2500))
+
+
+def test_traffic_is_paid_for() -> None:
+    free, metered = quote(work(), ON_DEMAND), quote(work(), dataclasses.replace(ON_DEMAND, download_usd_per_gb=0.02))
+    assert metered.cost_usd.expected - free.cost_usd.expected == pytest.approx(0.02 * (8.0 + 4.3))
+
+
+def test_a_speed_that_was_measured_replaces_the_estimate() -> None:
+    measured = {ON_DEMAND.gpu: 4.0}
+    priced = quote(work(batch_size=2), ON_DEMAND, measured)
+    assert priced.is_measured
+    assert priced.seconds_per_step.expected == pytest.approx(0.5)
+    assert priced.seconds_per_step.high < quote(work(batch_size=2), ON_DEMAND).seconds_per_step.high * 10
+    assert not quote(work(), dataclasses.replace(ON_DEMAND, gpu="RTX 3090"), measured).is_measured
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_that_stays_is_checkpointed_as_ever() -> None:
+    assert quote(work(), ON_DEMAND).checkpoint_every == DEFAULT_CHECKPOINT_EVERY
+
+
+def test_the_user_s_interval_holds() -> None:
+    assert quote(work(checkpoint_every=30), SPOT).checkpoint_every == 30
+
+
+def test_on_spot_the_interval_follows_from_risk_and_cost_and_says_so() -> None:
+    priced = quote(work(steps=20_000), dataclasses.replace(SPOT, provider="vast"))
+    assert priced.checkpoint_every == 1700
+    assert priced.interval_reason == (
+        "one interruption in 3.0 h is assumed, a checkpoint takes 2 s (Young 1974, Daly 2006)"
+    )
+
+
+def test_a_short_run_on_spot_still_has_a_few_checkpoints() -> None:
+    assert quote(work(steps=1000), SPOT).checkpoint_every == 250
+
+
+def test_a_checkpoint_has_the_time_to_come_home_before_the_next() -> None:
+    priced = quote(work("full", steps=200_000), SPOT)
+    way_home_s = 10.314 * 8000 / 40
+    assert priced.checkpoint_every * priced.seconds_per_step.expected >= 0.95 * way_home_s
