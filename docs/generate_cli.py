@@ -71,7 +71,10 @@ MEANINGS = {
     "disk costs meanwhile is part of the ceiling.",
     "limits.wait_for_laptop_minutes": "Rented machines only. How long one waits at the end of a run for a laptop to "
     "take what lies nowhere else.",
-    "output.formats": "Empty: `lora` or `diffusers`, by method. A LoRA can have both: it is fused into the folder.",
+    "output.formats": (
+        "Empty: `lora` or `diffusers`, by method. For AUTOMATIC1111 and ComfyUI: `single-file`, `ckpt`, and for a LoRA "
+        "`kohya-lora`. A LoRA can have all: it is fused into what holds a whole model."
+    ),
     "output.folder": "The model is put into a folder of the run's name in it.",
 }
 """For keys whose field has no docstring, or one that speaks to readers of the code."""

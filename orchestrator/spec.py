@@ -14,12 +14,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from orchestrator.spec_errors import RuleBroken, Schema, problems_of, usage_error
+from orchestrator.spec_errors import RuleBroken, Schema, one_of, problems_of, usage_error
 from providers.api import SshAccess
 from remote_trainer.wire import ExportFormat, Method, TrainSpec
 
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-APPLICABLE_FORMATS: dict[Method, tuple[ExportFormat, ...]] = {"full": ("diffusers",), "lora": ("lora", "diffusers")}
+APPLICABLE_FORMATS: dict[Method, tuple[ExportFormat, ...]] = {
+    "full": ("diffusers", "single-file", "ckpt"),
+    "lora": ("lora", "kohya-lora", "diffusers", "single-file", "ckpt"),
+}
 """What each method can be exported to, the default first; the diffusers folder of a LoRA has it fused in."""
 
 _GENERATE = re.compile(r"generate:([1-9][0-9]{0,5})")
@@ -199,7 +202,7 @@ class RunSpec(_Section):
             if chosen not in applicable:
                 raise ValueError(
                     f'output.formats: "{chosen}" does not apply to train.method = "{self.train.method}", '
-                    f"which yields {' or '.join(applicable)}"
+                    f"which yields {one_of(applicable)}"
                 )
         return self
 

@@ -131,7 +131,7 @@ def _problem(detail: ErrorDetails, schema: Schema) -> Problem:
             known = re.findall(r"'([^']*)'", str(context["expected"]))
             close = difflib.get_close_matches(str(given), known, n=1)
             hint = f", did you mean {close[0]}" if close else ""
-            return Problem(key, f"must be {' or '.join(known)}, is {_shown(given)}{hint}")
+            return Problem(key, f"must be {one_of(known)}, is {_shown(given)}{hint}")
         case "string_pattern_mismatch":
             blank = isinstance(given, str) and not given.strip()
             return Problem(key, "must not be empty" if blank else f"{_shown(given)} is not valid here")
@@ -141,6 +141,11 @@ def _problem(detail: ErrorDetails, schema: Schema) -> Problem:
     if kind in _TYPES:
         return Problem(key, f"{_TYPES[kind]}, is {_shown(given)}")
     return Problem(key, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, is {_shown(given)}")
+
+
+def one_of(words: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def _shown(value: object) -> str:

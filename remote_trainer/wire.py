@@ -69,7 +69,7 @@ Positive = Annotated[int, Bounds(ge=1)]
 Method = Literal["full", "lora"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
-ExportFormat = Literal["diffusers", "lora"]
+ExportFormat = Literal["diffusers", "lora", "single-file", "ckpt", "kohya-lora"]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -17,9 +18,11 @@ from ..checkpoint import RunState
 from ..commit import commit_folder, preparing, read_committed
 from ..families.api import Family
 from ..wire import Job, Manifest, PhaseStarted
-from . import diffusers_folder, lora_file
+from . import diffusers_folder, kohya_lora, lora_file, single_file
 from .digests import digests
+from .model_card import model_card
 
+_SINGLE_FILE_SUFFIXES = {"single-file": ".safetensors", "ckpt": ".ckpt"}
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow")
 
 
@@ -48,7 +51,9 @@ def write_output(
         verify = _write_models(job, family, denoiser, prepared)
         if job.train.validation_prompts:
             validate.before_after(run_folder, job.train, prepared / "before-after.png")
-        (prepared / "training.json").write_text(json.dumps(_record(job, family, state), indent=1) + "\n")
+        record = _record(job, family, state)
+        (prepared / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+        (prepared / "README.md").write_text(model_card(job, family, record["settings"]), "utf-8")
         emit(PhaseStarted("verify", "load every export back and compare it tensor by tensor"))
         for load_and_compare in verify:
             load_and_compare()
@@ -57,20 +62,66 @@ def write_output(
 
 def _write_models(job: Job, family: Family, denoiser: nn.Module, prepared: Path) -> list[Callable[[], None]]:
     """Writes every model of the job and returns what verifies each; those hold digests and no weights."""
-    spec, verify = job.train, list[Callable[[], None]]()
-    if spec.method == "lora" and "lora" in job.formats:
-        path = prepared / f"{job.name}.safetensors"
-        tensors = adapters.lora_tensors(denoiser, (spec.lora_alpha or spec.lora_rank) / spec.lora_rank)
-        lora_file.write(family, tensors, path)
-        verify.append(partial(lora_file.verify, family, digests(tensors), path))
-    if spec.method == "full" or "diffusers" in job.formats:
-        if spec.method == "lora":
-            adapters.fuse(denoiser)
+    verify = list[Callable[[], None]]()
+    if job.train.method == "lora":
+        verify += _write_adapter(job, family, denoiser, prepared)
+    wholes = [format_ for format_ in job.formats if format_ not in ("lora", "kohya-lora")]
+    if job.train.method == "lora" and wholes:
+        adapters.fuse(denoiser)
+    if "diffusers" in wholes:
         diffusers_folder.write(family, denoiser, prepared / "diffusers")
         verify.append(partial(diffusers_folder.verify, family, digests(denoiser.state_dict()), prepared / "diffusers"))
+    suffixes = [suffix for format_, suffix in _SINGLE_FILE_SUFFIXES.items() if format_ in wholes]
+    if suffixes:
+        verify += _write_single_files(job, family, denoiser, prepared, suffixes)
     # Whoever still refers to the denoiser now holds shapes only.
     denoiser.to("meta")
     return verify
+
+
+def _write_adapter(job: Job, family: Family, denoiser: nn.Module, prepared: Path) -> list[Callable[[], None]]:
+    verify = list[Callable[[], None]]()
+    rank, alpha = job.train.lora_rank, job.train.lora_alpha or float(job.train.lora_rank)
+    if "lora" in job.formats:
+        path = prepared / f"{job.name}.safetensors"
+        scaled = adapters.lora_tensors(denoiser, alpha / rank)
+        lora_file.write(family, scaled, path)
+        verify.append(partial(lora_file.verify, family, digests(scaled), path))
+    if "kohya-lora" in job.formats:
+        path = prepared / f"{job.name}-kohya.safetensors"
+        factors = adapters.lora_tensors(denoiser, 1.0)
+        renamed = kohya_lora.kohya_tensors(factors, alpha)
+        about = kohya_lora.metadata(family, renamed, rank, alpha, _origin(job))
+        kohya_lora.write(renamed, about, path)
+        verify.append(partial(kohya_lora.verify, family, digests(renamed), digests(factors), alpha / rank, path))
+    return verify
+
+
+def _write_single_files(
+    job: Job, family: Family, denoiser: nn.Module, prepared: Path, suffixes: list[str]
+) -> list[Callable[[], None]]:
+    """`NAME_STEPS.safetensors` and `.ckpt`, with one `.yaml` for both where the tensors do not tell everything."""
+    stem = prepared / f"{job.name}_{job.train.steps}"
+    tensors = single_file.tensors_of(family, denoiser)
+    for suffix in suffixes:
+        single_file.write(tensors, stem.with_name(stem.name + suffix), job.train.steps)
+    if family.single_file.needs_config:
+        single_file.write_config(family, stem.with_name(f"{stem.name}.yaml"))
+    written = digests(tensors)
+    return [partial(single_file.verify, family, written, stem.with_name(stem.name + suffix)) for suffix in suffixes]
+
+
+def _origin(job: Job) -> kohya_lora.Origin:
+    instance = [spec for spec in job.datasets if spec.role == "instance"]
+    return kohya_lora.Origin(
+        name=job.name,
+        trigger=instance[0].prompt,
+        captions=Counter(image.caption or spec.prompt for spec in instance for image in spec.images),
+        resolution=job.train.resolution,
+        steps=job.train.steps,
+        learning_rate=job.train.learning_rate or 0.0,
+        seed=job.train.seed,
+    )
 
 
 def _record(job: Job, family: Family, state: RunState) -> dict[str, Any]:

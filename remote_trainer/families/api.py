@@ -5,10 +5,10 @@ One file for each family implements it; `families.detect` picks by the base's `m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,26 @@ class NoiseSchedule:
     prediction: Prediction
     alphas_cumprod: Tensor
     """(T,), float32, on the CPU."""
+
+
+TextLayout = Literal["clip", "open-clip"]
+"""How a single file spells the text encoder: as OpenAI's CLIP (SD 1.x) or as OpenCLIP (SD 2.x)."""
+
+
+@dataclass(frozen=True)
+class SingleFileLayout:
+    """What of the base decides the names in a single file and the configuration beside it: parts of its own JSON."""
+
+    text: TextLayout
+    prediction: Prediction
+    unet: Mapping[str, Any]
+    autoencoder: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+
+    @property
+    def needs_config(self) -> bool:
+        """The names of the tensors tell SD 1.x from 2.x, and nothing tells ε from v."""
+        return self.prediction == "v_prediction" or self.text == "open-clip"
 
 
 class Autoencoder(Protocol):
@@ -83,6 +103,13 @@ class Family(Protocol):
 
     def pipeline_class(self) -> Any:
         """The diffusers class that `model_index.json` names."""
+        ...
+
+    @property
+    def single_file(self) -> SingleFileLayout: ...
+
+    def frozen_tensors(self, component: str) -> Mapping[str, Tensor]:
+        """The base's own tensors of a component that is not trained ("vae", "text_encoder"), float32, on the CPU."""
         ...
 
     def load_pipeline(self, folder: Path) -> Any:

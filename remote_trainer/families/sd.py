@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingFailed
-from .api import Autoencoder, NoiseSchedule, TextEncoder
+from .api import Autoencoder, NoiseSchedule, SingleFileLayout, TextEncoder
 
 _BYTES_PER_PARAMETER = 4
 
@@ -77,6 +77,28 @@ class StableDiffusion:
         from diffusers import StableDiffusionPipeline
 
         return StableDiffusionPipeline
+
+    @property
+    def single_file(self) -> SingleFileLayout:
+        # OpenAI's models use the quick approximation of GELU, OpenCLIP's the exact one.
+        exact = _config(self.folder / "text_encoder").get("hidden_act") == "gelu"
+        return SingleFileLayout(
+            text="open-clip" if exact else "clip",
+            prediction=self.schedule.prediction,
+            unet=_config(self.folder / "unet"),
+            autoencoder=_config(self.folder / "vae"),
+            scheduler=_json(self.folder / "scheduler" / "scheduler_config.json"),
+        )
+
+    def frozen_tensors(self, component: str) -> Mapping[str, Tensor]:
+        from diffusers import AutoencoderKL
+        from transformers import CLIPTextModel
+
+        if component == "vae":
+            vae: Any = _load(AutoencoderKL, self.folder / "vae", torch_dtype=torch.float32)
+            return dict(vae.state_dict())
+        encoder: Any = _load(CLIPTextModel, self.folder / "text_encoder", dtype=torch.float32)
+        return dict(encoder.state_dict())
 
     def load_pipeline(self, folder: Path) -> Any:
         return self.pipeline_class().from_pretrained(folder, torch_dtype=torch.float32)

@@ -100,7 +100,7 @@ def test_a_lora_run_may_hand_over_the_lora_file_alone(epsilon_base, run_folder):
     job = tiny_job(photo_set(run_folder, "instance", 2), method="lora", steps=1, formats=("lora",))
     Watched().train(job, run_folder, epsilon_base)
     assert sorted(path.name for path in (run_folder / "output").iterdir()) == [
-        "manifest.json", "my-dog.safetensors", "training.json"
+        "README.md", "manifest.json", "my-dog.safetensors", "training.json"
     ]  # fmt: skip
 
 

@@ -1,0 +1,109 @@
+"""The adapter in the names and with the metadata of kohya's trainers, as AUTOMATIC1111 and ComfyUI open it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
+
+from ..adapters import lora_tensors
+from ..errors import TrainingFailed
+from ..families.api import Family
+from .digests import Digest, digests, require_equal
+
+_ADAPTER = "exported"
+_DENOISER_PREFIX = "lora_unet_"
+_FACTORS = {"lora_A": "lora_down", "lora_B": "lora_up"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the metadata tells a person who finds the file in a folder of hundreds."""
+
+    name: str
+    trigger: str
+    """The prompt that the subject was learned under."""
+    captions: Mapping[str, int]
+    """How many photos were trained under each."""
+    resolution: int
+    steps: int
+    learning_rate: float
+    seed: int
+
+
+def kohya_tensors(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """peft's names (`….to_q.lora_A.weight`) in kohya's spelling, and the true alpha of each layer beside its factors.
+
+    tensors: unscaled factors, A (rank, in) and B (out, rank); a reader multiplies B·A by alpha/rank.
+    """
+    renamed = {}
+    for name, tensor in tensors.items():
+        layer, _, factor = name.removesuffix(".weight").rpartition(".")
+        stem = _DENOISER_PREFIX + layer.replace(".", "_")
+        renamed[f"{stem}.{_FACTORS[factor]}.weight"] = tensor.contiguous()
+        renamed[f"{stem}.alpha"] = torch.tensor(alpha)
+    return renamed
+
+
+def metadata(family: Family, tensors: Mapping[str, Tensor], rank: int, alpha: float, origin: Origin) -> dict[str, str]:
+    """All values are text. Nothing depends on the time: equal weights make equal files.
+
+    `sshs_model_hash` is kohya's: the sha256 of the file behind its header.
+    """
+    is_second = family.single_file.text == "open-clip"
+    velocity = family.schedule.prediction == "v_prediction"
+    body = save(dict(tensors))
+    behind_header = body[8 + struct.unpack("<Q", body[:8])[0] :]
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": f"{alpha:g}",
+        "ss_base_model_version": "sd_v2" if is_second else "sd_v1",
+        "ss_v2": str(is_second),
+        "ss_output_name": origin.name,
+        "ss_steps": str(origin.steps),
+        "ss_learning_rate": f"{origin.learning_rate:g}",
+        "ss_seed": str(origin.seed),
+        "ss_resolution": f"({origin.resolution}, {origin.resolution})",
+        "ss_tag_frequency": json.dumps({origin.name: dict(origin.captions)}),
+        "sshs_model_hash": hashlib.sha256(behind_header).hexdigest(),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"stable-diffusion-v{'2' if is_second else '1'}/lora",
+        "modelspec.implementation": "https://github.com/Stability-AI/stablediffusion",
+        "modelspec.title": origin.name,
+        "modelspec.trigger_phrase": origin.trigger,
+        "modelspec.resolution": f"{origin.resolution}x{origin.resolution}",
+        "modelspec.prediction_type": "v" if velocity else "epsilon",
+    }
+
+
+def write(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: Path) -> None:
+    """tensors: from `kohya_tensors`; about: from `metadata`."""
+    save_file(dict(tensors), path, metadata=dict(about))
+
+
+def verify(
+    family: Family, written: Mapping[str, Digest], adapter: Mapping[str, Digest], scale: float, path: Path
+) -> None:
+    """Compares the file tensor by tensor, then loads it onto the base by diffusers and compares factors and scale.
+
+    adapter: digests of the unscaled factors under peft's names; scale: alpha/rank. Raises
+    TrainingFailed("export-mismatch").
+    """
+    require_equal(f"the LoRA file {path.name}", written, digests(load_file(path)))
+    pipeline: Any = family.load_denoiser_pipeline()
+    pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=_ADAPTER)
+    denoiser = pipeline.components[family.denoiser_folder]
+    require_equal(f"{path.name} in diffusers", adapter, digests(lora_tensors(denoiser, 1.0, _ADAPTER)))
+    for name, module in denoiser.named_modules():
+        loaded = getattr(module, "scaling", {}).get(_ADAPTER, scale)
+        if abs(loaded - scale) > 1e-6 * scale:
+            raise TrainingFailed("export-mismatch", f"{path.name} loads with scale {loaded} at {name}, not {scale}")

@@ -1,0 +1,89 @@
+"""`README.md` beside the model: what it is, how to use it, how it came to be. No photograph, no path, no date."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ..families.api import Family
+from ..wire import Job
+
+_SHOWN = (
+    "method", "steps", "resolution", "batch_size", "gradient_accumulation", "learning_rate", "lr_schedule",
+    "prior_loss_weight", "lora_rank", "lora_alpha", "min_snr_gamma", "precision", "seed",
+)  # fmt: skip
+
+
+def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
+    """Markdown with the hub's front matter. settings: as resolved, the `settings` of `training.json`."""
+    instance = [spec for spec in job.datasets if spec.role == "instance"]
+    prompts = sorted(
+        {spec.prompt for spec in instance} | {i.caption for spec in instance for i in spec.images if i.caption}
+    )
+    license_ = license_of(family.folder)
+    lines = [
+        "---",
+        f"base_model: {job.base.partition('@')[0]}",
+        *([f"license: {license_}"] if license_ else []),
+        f"instance_prompt: {prompts[0]!r}",
+        "tags: [text-to-image, dreambooth, diffusers" + (", lora]" if job.train.method == "lora" else "]"),
+        "---",
+        "",
+        f"# {job.name}",
+        "",
+        f"A {family.name} model that learned one subject ({_method(job)}) from the base `{job.base}`.",
+        "",
+        "Prompts it was trained with: " + ", ".join(f"“{prompt}”" for prompt in prompts[:20]),
+        "",
+        *(["![before and after](before-after.png)", ""] if job.train.validation_prompts else []),
+        "| file | opens in |",
+        "|---|---|",
+        *(f"| `{file}` | {reader} |" for file, reader in _files(job)),
+        "",
+        "| trained on | pictures |",
+        "|---|---|",
+        *(f"| {spec.role}: “{spec.prompt}” | {len(spec.images) + spec.generate} |" for spec in job.datasets),
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *(f"| {key} | {settings[key]} |" for key in _SHOWN if _matters(job, key) and settings.get(key) is not None),
+        "",
+        "Everything else is in `training.json`.",
+        "",
+        f"License: {license_} (the base's)." if license_ else f"License: that of the base `{job.base}`; see its page.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def license_of(base: Path) -> str:
+    """As the front matter of the base's own card states it; empty when it says nothing."""
+    try:
+        text = (base / "README.md").read_text(errors="replace")
+    except OSError:
+        return ""
+    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = re.search(r"^license:\s*(\S+)\s*$", front[1], re.MULTILINE) if front else None
+    return found[1] if found else ""
+
+
+def _method(job: Job) -> str:
+    return "all weights of the denoiser" if job.train.method == "full" else f"LoRA of rank {job.train.lora_rank}"
+
+
+def _matters(job: Job, key: str) -> bool:
+    if key == "prior_loss_weight":
+        return any(spec.role == "class" for spec in job.datasets)
+    return not key.startswith("lora_") or job.train.method == "lora"
+
+
+def _files(job: Job) -> list[tuple[str, str]]:
+    whole = f"{job.name}_{job.train.steps}"
+    known = {
+        "lora": (f"{job.name}.safetensors", "diffusers: `pipe.load_lora_weights`"),
+        "kohya-lora": (f"{job.name}-kohya.safetensors", "AUTOMATIC1111, ComfyUI: folder `Lora` or `loras`"),
+        "diffusers": ("diffusers/", "diffusers: `DiffusionPipeline.from_pretrained`"),
+        "single-file": (f"{whole}.safetensors", "AUTOMATIC1111, ComfyUI: folder `Stable-diffusion` or `checkpoints`"),
+        "ckpt": (f"{whole}.ckpt", "older programs; a `.ckpt` can run code when opened, prefer `.safetensors`"),
+    }
+    return [known[format_] for format_ in job.formats]
