@@ -18,7 +18,8 @@ from orchestrator.spec import (
 )
 from orchestrator.spec_file import load_spec, spec_from_photos
 
-SPECS = sorted(path for path in (Path(__file__).parents[2] / "examples").rglob("*.toml") if path.name != "pyproject.toml")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SPECS = sorted(path for path in EXAMPLES.rglob("*.toml") if path.name != "pyproject.toml")
 
 MINIMAL = """
 [subject]
