@@ -13,19 +13,34 @@ In the plug-in's tests, against a fake of the service that is as strict as the s
         def provider(self, fake_acme):
             return AcmeProvider(...)
 
-A service that takes time overrides `settle`, which is called after `create` and `release` (advance the fake's clock
-there; do not sleep). For readable assertion messages, put this into conftest.py before importing the suite:
+A service that takes time overrides `settle`, which is called after `create`, `release`, `stop` and `start` (advance the
+fake's clock there; do not sleep). Optional abilities are tried where the provider has them, by type, and skipped where
+it has not. For readable assertion messages, put this into conftest.py before importing the suite:
 `pytest.register_assert_rewrite("providers.testing.contract")`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
 
-from providers.api import BootPlan, GpuRequest, MachineId, MachineProvider, Market, Offer, SshAccess
+from providers.api import (
+    BootPlan,
+    GpuRequest,
+    HasBilling,
+    HasLogs,
+    HasStop,
+    MachineCall,
+    MachineId,
+    MachineProvider,
+    MachineStatus,
+    Market,
+    Offer,
+    SshAccess,
+)
 from providers.errors import MachineGone, UnsupportedMarket
 
 
@@ -161,12 +176,113 @@ class MachineProviderContract:
         machine = self._create(provider, self.tag)
         assert provider.describe(MachineId(str(machine))).tag == self.tag
 
+    # ---- what a machine says about itself --------------------------------------------------------------------------
+
+    def test_what_a_machine_calls_to_end_itself_holds_no_secret_of_the_account(self, provider: MachineProvider) -> None:
+        for call in self._own_calls(provider):
+            said = f"{call.url} {call.headers} {call.body}"
+            assert not [secret for secret in self.secrets if secret in said]
+
+    def test_what_a_machine_calls_to_end_itself_is_one_http_request(self, provider: MachineProvider) -> None:
+        for call in self._own_calls(provider):
+            assert re.fullmatch(r"[A-Z]+", call.method)
+            assert re.match(r"https?://\S+$", call.url)
+            assert not re.search(r"[\r\n]", "".join([*call.headers, *call.headers.values()]))
+
+    def test_what_is_left_blank_in_such_a_call_names_variables_of_the_machine(self, provider: MachineProvider) -> None:
+        for call in self._own_calls(provider):
+            filled = re.sub(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", "", f"{call.url} {call.headers} {call.body}")
+            assert "${" not in filled
+
+    # ---- HasStop ---------------------------------------------------------------------------------------------------
+
+    def test_a_stopped_machine_is_described_and_listed_as_stopped(self, provider: MachineProvider) -> None:
+        machine = self._stopped(provider)
+        assert provider.describe(machine).status is MachineStatus.STOPPED
+        assert [found.id for found in provider.list(self.tag)] == [machine]
+
+    def test_a_stopped_machine_costs_less(self, provider: MachineProvider) -> None:
+        running = self._offer(provider).price_per_hour_usd
+        assert provider.describe(self._stopped(provider)).price_per_hour_usd < running
+
+    def test_stopping_twice_is_safe(self, provider: MachineProvider) -> None:
+        machine = self._stopped(provider)
+        self._stopping(provider).stop(machine)
+        self.settle(provider)
+        assert provider.describe(machine).status is MachineStatus.STOPPED
+
+    def test_a_stopped_machine_runs_again_under_its_name(self, provider: MachineProvider) -> None:
+        machine = self._stopped(provider)
+        self._stopping(provider).start(machine)
+        self.settle(provider)
+        found = provider.describe(machine)
+        assert found.status in (MachineStatus.STARTING, MachineStatus.RUNNING)
+        assert found.tag == self.tag
+
+    def test_starting_a_machine_that_runs_changes_nothing(self, provider: MachineProvider) -> None:
+        stopping = self._stopping(provider)
+        machine = self._create(provider, self.tag)
+        before = provider.describe(machine)
+        stopping.start(machine)
+        assert provider.describe(machine) == before
+
+    def test_a_stopped_machine_can_be_released(self, provider: MachineProvider) -> None:
+        machine = self._stopped(provider)
+        provider.release(machine)
+        self.settle(provider)
+        with pytest.raises(MachineGone):
+            provider.describe(machine)
+
+    def test_a_machine_that_never_was_can_be_neither_stopped_nor_started(self, provider: MachineProvider) -> None:
+        stopping = self._stopping(provider)
+        for act in (stopping.stop, stopping.start):
+            with pytest.raises(MachineGone):
+                act(MachineId("never-was"))
+
+    # ---- HasLogs, HasBilling ---------------------------------------------------------------------------------------
+
+    def test_logs_are_text_and_those_of_a_machine_that_never_was_are_an_error(self, provider: MachineProvider) -> None:
+        if not isinstance(provider, HasLogs):
+            pytest.skip("this provider shows no logs")
+        assert isinstance(provider.logs(self._create(provider, self.tag)), str)
+        with pytest.raises(MachineGone):
+            provider.logs(MachineId("never-was"))
+
+    def test_a_bill_is_known_or_not_yet_and_outlives_the_machine(self, provider: MachineProvider) -> None:
+        if not isinstance(provider, HasBilling):
+            pytest.skip("this provider shows no bill")
+        machine = self._create(provider, self.tag)
+        first = provider.billed_usd(machine)
+        provider.release(machine)
+        self.settle(provider)
+        last = provider.billed_usd(machine)
+        assert all(billed is None or billed >= 0 for billed in (first, last))
+        assert first is None or last is None or last >= first
+
     # ---- building blocks -------------------------------------------------------------------------------------------
 
     def _offer(self, provider: MachineProvider) -> Offer:
         offers = provider.offers(self.want)
         assert offers, "`want` must be something that the provider can satisfy"
         return offers[0]
+
+    def _own_calls(self, provider: MachineProvider) -> list[MachineCall]:
+        release = provider.self_release(self._offer(provider))
+        if release is None:
+            pytest.skip("a machine of this provider cannot give itself back")
+        return [call for call in (release.terminate, release.probe, release.stop) if call is not None]
+
+    def _stopping(self, provider: MachineProvider) -> HasStop:
+        if not isinstance(provider, HasStop):
+            pytest.skip("this provider stops no machines")
+        return provider
+
+    def _stopped(self, provider: MachineProvider) -> MachineId:
+        stopping = self._stopping(provider)
+        machine = self._create(provider, self.tag)
+        stopping.stop(machine)
+        self.settle(provider)
+        return machine
 
     def _create(self, provider: MachineProvider, tag: str) -> MachineId:
         machine = provider.create(self._offer(provider), self.boot, tag)

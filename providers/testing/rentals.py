@@ -80,5 +80,7 @@ class Rental:
 
 def as_described(rental: Rental) -> Machine:
     """The provider's view; a stopped machine is priced by its disk."""
-    access = SshAccess(host=f"{rental.id}.simulated", user="root") if rental.ready else None
+    access = (
+        SshAccess(host=f"{rental.id}.simulated", user="root", workdir=rental.offer.workdir) if rental.ready else None
+    )
     return Machine(rental.id, rental.tag, rental.status, rental.status.value.upper(), rental.meter.usd_per_hour, access)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from string import Template
+
 import pytest
 
-from providers.api import BootPlan, GpuRequest, MachineId, MachineProvider, MachineStatus, Market
+from providers.api import BootPlan, GpuRequest, MachineCall, MachineId, MachineProvider, MachineStatus, Market
 from providers.errors import Indeterminate, MachineGone, NoCapacity, Transient
 from providers.testing.contract import MachineProviderContract
 from providers.testing.faults import CloudFault, Mishap
-from providers.testing.rentals import Shelf
+from providers.testing.machine_calls import environment
+from providers.testing.rentals import Rental, Shelf
 from providers.testing.simulated_cloud import SimulatedCloud
 from providers.testing.virtual_clock import VirtualClock
 
@@ -114,6 +117,79 @@ def test_stock_runs_out_and_comes_back() -> None:
     cloud.release(machine)
     clock.sleep(60)
     assert cloud.offers(GpuRequest())
+
+
+def test_a_stopped_machine_bills_its_disk_by_the_day_and_frees_its_gpu() -> None:
+    clock = VirtualClock()
+    cloud = SimulatedCloud(clock, shelves=[Shelf("A", 24, 3.6, 1.8, stock=1, disk_usd_per_gb_day=0.01)])
+    machine = rented(cloud)
+    clock.sleep(100)
+    cloud.stop(machine)
+    clock.sleep(24 * 3600)
+    assert cloud.spent_usd() == pytest.approx(0.1 + 20 * 0.01)
+    assert cloud.offers(GpuRequest())
+
+
+def test_a_stopped_machine_whose_gpu_went_to_somebody_else_stays_stopped() -> None:
+    clock = VirtualClock()
+    cloud = SimulatedCloud(clock, shelves=[Shelf("A", 24, 1, 1, stock=1)])
+    machine = rented(cloud)
+    cloud.stop(machine)
+    other = rented(cloud, "cb-2")
+    with pytest.raises(NoCapacity):
+        cloud.start(machine)
+    cloud.release(other)
+    clock.sleep(60)
+    cloud.start(machine)
+    clock.sleep(60)
+    assert cloud.describe(machine).status is MachineStatus.RUNNING
+
+
+def test_being_outbid_stops_a_spot_machine_and_no_other() -> None:
+    for market, expected in ((Market.SPOT, MachineStatus.STOPPED), (Market.ON_DEMAND, MachineStatus.RUNNING)):
+        clock = VirtualClock()
+        cloud = SimulatedCloud(clock, [Mishap(CloudFault.OUTBID, delay_s=20)])
+        machine = cloud.create(cloud.offers(GpuRequest(market=market))[0], BootPlan(), "cb-1")
+        clock.sleep(100)
+        assert cloud.describe(machine).status is expected
+
+
+def filled(call: MachineCall, rental: Rental) -> tuple[str, str, str]:
+    """As a machine's shell does it."""
+    blanks = environment(rental)
+    return (
+        call.method,
+        Template(call.url).substitute(blanks),
+        Template(call.headers["Authorization"]).substitute(blanks),
+    )
+
+
+def test_a_machine_can_probe_stop_and_terminate_itself_with_its_own_key() -> None:
+    clock = VirtualClock()
+    cloud = SimulatedCloud(clock)
+    rental = cloud.rentals[rented(cloud)]
+    own = cloud.self_release(rental.offer)
+    assert own is not None
+    assert own.stop is not None
+    clock.sleep(60)
+    assert cloud.answer_to_machine(*filled(own.probe, rental)) == 200
+    assert cloud.describe(rental.id).status is MachineStatus.RUNNING
+    assert cloud.answer_to_machine(*filled(own.stop, rental)) == 200
+    assert cloud.describe(rental.id).status is MachineStatus.STOPPED
+    assert cloud.answer_to_machine(*filled(own.terminate, rental)) == 200
+    clock.sleep(60)
+    assert cloud.answer_to_machine(*filled(own.terminate, rental)) == 404
+
+
+def test_a_machine_cannot_end_another_one() -> None:
+    cloud = SimulatedCloud(VirtualClock())
+    one, other = (cloud.rentals[rented(cloud, tag)] for tag in ("cb-1", "cb-2"))
+    own = cloud.self_release(one.offer)
+    assert own is not None
+    method, url, _ = filled(own.terminate, other)
+    _, _, authorization = filled(own.terminate, one)
+    assert cloud.answer_to_machine(method, url, authorization) == 401
+    assert not other.released
 
 
 def test_spot_is_a_market_of_its_own_price() -> None:
