@@ -28,6 +28,11 @@ class WorldFault(Enum):
     USER_ENDS = "the user asks for `down`"
     OVERTAKEN_UNAWARE = "the same in a stream of events, before a create, or until the run's folder is removed"
     HOST_DEAD = "the host dies, and the provider never notices"
+    GUARD_KILLED = "the guard is killed"
+    STORE_UNREACHABLE = "the object store cannot be reached for a while"
+    URLS_DEAD = "the URLs that a machine was given die before their time"
+    UPLOAD_CUT = "an upload to the store is cut"
+    UPLOAD_ALTERED = "an upload arrives in the store altered"
 
 
 Kind = CloudFault | WorldFault
@@ -35,7 +40,8 @@ Kind = CloudFault | WorldFault
 BEYOND_TODAY: frozenset[Kind] = frozenset(
     {
         CloudFault.LISTED_LATE, CloudFault.KEY_REFUSED, CloudFault.OUTBID, CloudFault.NO_RESTART,
-        CloudFault.DISK_VANISHES, WorldFault.OVERTAKEN_UNAWARE,
+        CloudFault.DISK_VANISHES, WorldFault.OVERTAKEN_UNAWARE, WorldFault.GUARD_KILLED, WorldFault.STORE_UNREACHABLE,
+        WorldFault.URLS_DEAD, WorldFault.UPLOAD_CUT, WorldFault.UPLOAD_ALTERED,
     }
 )  # fmt: skip
 ALL_KINDS: tuple[Kind, ...] = (*CloudFault, *WorldFault)
