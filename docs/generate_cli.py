@@ -84,7 +84,7 @@ EVENT_MEANINGS = {
     "step": "An optimizer step; not every one is told.",
     "sample": "A validation picture lies on the host's disk.",
     "checkpoint": "A checkpoint stands complete on the host's disk.",
-    "uploaded": "A checkpoint is in object storage. Not sent yet: there is no object storage yet.",
+    "uploaded": "A checkpoint or the model is whole in the store, and was verified there.",
     "warning": "Something to know that ends nothing.",
     "heartbeat": "The supervisor lives; every 15 s.",
 }

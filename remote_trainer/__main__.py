@@ -61,6 +61,13 @@ def _accept(call: argparse.Namespace) -> None:
     sys.stdout.write(json.dumps(agent.accept(call.root, sys.stdin.buffer)) + "\n")
 
 
+def _grant(call: argparse.Namespace) -> None:
+    from .upload_grant import hold_grant
+
+    agent.claim(call.run_folder, call.epoch)
+    hold_grant(call.run_folder, sys.stdin.buffer.read())
+
+
 def _supervise(call: argparse.Namespace) -> int:
     return supervisor.supervise(call.run_folder, call.epoch, call.start_fd)
 
@@ -101,6 +108,29 @@ def _train(call: argparse.Namespace) -> int:
     return stage.run(call.events_fd, call.lock_fd, work, ends_itself=True)
 
 
+def _storage(call: argparse.Namespace) -> int:
+    def work(emit: stage.Emit, _should_stop: stage.ShouldStop) -> None:
+        from . import upload
+
+        emit(wire.PhaseStarted("storage"))
+        upload.require_reachable_store(call.run_folder)
+
+    return stage.run(call.events_fd, call.lock_fd, work, ends_itself=False)
+
+
+def _upload(call: argparse.Namespace) -> int:
+    from . import upload
+
+    brought = False
+
+    def work(emit: stage.Emit, _should_stop: stage.ShouldStop) -> None:
+        nonlocal brought
+        brought = upload.bring_up_to_date(call.run_folder, emit)
+
+    exit_code = stage.run(call.events_fd, call.lock_fd, work, ends_itself=False)
+    return exit_code or (0 if brought else upload.NOT_ALL_EXIT)
+
+
 def _workdir(run_folder: Path) -> Path:
     """`<workdir>/runs/<run>` is where the laptop puts a run; environments and bases are shared beside `runs`."""
     return run_folder.parent.parent
@@ -112,13 +142,15 @@ def _reply(value: object) -> None:
 
 VERBS = {
     "status": _status, "start": _start, "stop": _stop, "forget": _forget, "follow": _follow, "read": _read,
-    "have": _have, "accept": _accept, "supervise": _supervise, "prepare": _prepare, "train": _train,
+    "have": _have, "accept": _accept, "supervise": _supervise, "prepare": _prepare, "train": _train, "grant": _grant,
+    "storage": _storage, "upload": _upload,
 }  # fmt: skip
 
 _TAKES: dict[str, list[str]] = {
     "status": ["run"], "start": ["run", "epoch"], "stop": ["run", "epoch", "now"], "forget": ["run", "epoch"],
     "follow": ["run", "offset"], "read": ["root", "files"], "have": ["root"], "accept": ["root"],
     "supervise": ["run", "epoch", "start"], "prepare": ["run", "fd"], "train": ["run", "fd"],
+    "grant": ["run", "epoch"], "storage": ["run", "fd"], "upload": ["run", "fd"],
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from typing import BinaryIO, Optional
 
 from . import run_folder as folders
 from . import wire
+from .upload_grant import drop_grant
 
 STALE_EPOCH_EXIT = 75
 """Exit code of a call whose epoch is older than one already seen."""
@@ -183,6 +184,7 @@ def stop(run_folder: Path, epoch: int, *, now: bool) -> wire.HostStatus:
 
 def forget(run_folder: Path, epoch: int) -> None:
     """Removes the run's folder, photos and all. Twice is safe. Refused while anything of the run lives."""
+    drop_grant(run_folder)
     if not run_folder.exists():
         return
     with folders.full_disk_forgiven():
