@@ -35,7 +35,7 @@ DOCS = Path(__file__).parent
 MEANINGS = {
     "data.regularization": "Class images: `none`, a folder, or `generate:N`, which lets the base make N of them.",
     "model.base": "`builtin:tiny`, a diffusers folder, or a hub id with optional `@revision`.",
-    "train.method": "`full` trains every weight of the denoiser, `lora` small matrices beside them.",
+    "train.method": "`full` trains every weight of the denoiser, `lora` matrices beside them, `dora` lengths too.",
     "train.batch_size": "Pictures at a time.",
     "train.gradient_accumulation": "Batches whose gradients are summed up before one optimizer step.",
     "train.learning_rate": "When omitted, the plan picks one that fits method and base, and says why.",
@@ -48,7 +48,7 @@ MEANINGS = {
     "train.min_snr_gamma": "Weights losses by min(SNR, gamma)/SNR (arXiv 2303.09556); omitted: all timesteps alike.",
     "train.prior_loss_weight": "Factor of the loss on class images; without them it does nothing.",
     "train.lora_alpha": "When omitted, equal to the rank, so that the update is not rescaled.",
-    "train.lora_rank": 'Width of the added matrices. Only with `method = "lora"`.',
+    "train.lora_rank": 'Width of the added matrices. Not with `method = "full"`.',
     "train.checkpoint_every": "Steps. When omitted: 100, or what suits the risk of losing the machine.",
     "train.validation_prompts": "What pictures are made of; when omitted, the instance and class prompts.",
     "train.validation_inference_steps": "Denoising steps of a validation picture.",

@@ -30,10 +30,12 @@ from remote_trainer.wire import DatasetSpec, Decision, ExportFormat, ImageSpec, 
 LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "full": (2e-6, "all weights of a large network move; diffusers' study trains objects at this rate"),
     "lora": (1e-4, "only small added matrices move, which takes a larger rate; diffusers' scripts use it"),
+    "dora": (1e-4, "as for a LoRA: DoRA's authors keep its rate or take half of it"),
 }
 BUILTIN_LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "full": (4e-3, "a builtin base begins with random weights, which bear a thousand times the usual rate"),
     "lora": (2e-2, "a builtin base begins with random weights, which bear far more than the usual rate"),
+    "dora": (2e-2, "as for a LoRA: a builtin base begins with random weights"),
 }
 CHECKPOINT_EVERY = 100
 """Steps, where nothing is known of interruptions."""
@@ -203,7 +205,7 @@ def _resolve_training(spec: RunSpec, base: BaseSource) -> tuple[TrainSpec, list[
         rates = BUILTIN_LEARNING_RATES if isinstance(base, BuiltinBase) else LEARNING_RATES
         rate, why = rates[train.method]
         decide(why, learning_rate=rate)
-    if train.method == "lora" and train.lora_alpha is None:
+    if train.method != "full" and train.lora_alpha is None:
         decide("equal to the rank, so that the update is not rescaled", lora_alpha=float(train.lora_rank))
     if not train.validation_prompts:
         prompts = [spec.subject.instance_prompt]

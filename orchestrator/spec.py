@@ -22,7 +22,9 @@ DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 APPLICABLE_FORMATS: dict[Method, tuple[ExportFormat, ...]] = {
     "full": ("diffusers", "single-file", "ckpt"),
     "lora": ("lora", "kohya-lora", "diffusers", "single-file", "ckpt"),
+    "dora": ("lora", "diffusers", "single-file", "ckpt"),
 }
+"""What each method yields, the default first. Readers of kohya's files disagree on DoRA, so nobody could check one."""
 """What each method can be exported to, the default first; the diffusers folder of a LoRA has it fused in."""
 
 _GENERATE = re.compile(r"generate:([1-9][0-9]{0,5})")

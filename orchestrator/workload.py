@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from remote_trainer.wire import ExportFormat, TrainSpec
+from remote_trainer.wire import ADAPTER_FORMATS, ExportFormat, TrainSpec
 
 GB = 1e9
 FLOAT32, BFLOAT16 = 4, 2
@@ -117,8 +117,8 @@ class Workload:
 
     @property
     def export_gb(self) -> float:
-        sizes = {"lora": self.trained_parameters * FLOAT32 / GB, "diffusers": self.family.base_gb}
-        return sum(sizes[name] for name in self.formats)
+        adapter_gb = self.trained_parameters * FLOAT32 / GB
+        return sum(adapter_gb if name in ADAPTER_FORMATS else self.family.base_gb for name in self.formats)
 
     @property
     def needed_vram_gb(self) -> float:

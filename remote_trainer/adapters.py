@@ -12,15 +12,22 @@ from .draws import generator
 NAME = "default"
 
 
-def add_lora(denoiser: nn.Module, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> None:
-    """Wraps each target layer W into W + (alpha/rank)·B·A, A: (rank, in), B: (out, rank); only A and B train.
+def add_lora(
+    denoiser: nn.Module, rank: int, alpha: float, targets: tuple[str, ...], seed: int, *, decomposed: bool = False
+) -> None:
+    """Wraps each target layer W into W' = W + (alpha/rank)·B·A, A: (rank, in), B: (out, rank); only A and B train.
+
+    `decomposed` is DoRA (Liu et al. 2024, arXiv 2402.09353): each output row of W' is rescaled to a length of its own,
+    m: (out,), which trains too and begins as the length of W's row.
 
     A is uniform in ±1/√in, as in peft, but drawn per layer from (seed, layer name); B is zero, so the wrapped
     denoiser answers exactly as the bare one does until the first step.
     """
     from peft import LoraConfig
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights=False)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights=False, use_dora=decomposed
+    )
     _diffusers_model(denoiser).add_adapter(config, adapter_name=NAME)
     with torch.no_grad():
         for name, parameter in denoiser.named_parameters():
@@ -30,6 +37,9 @@ def add_lora(denoiser: nn.Module, rank: int, alpha: float, targets: tuple[str, .
                 parameter.copy_((2.0 * unit - 1.0) * bound)
             elif ".lora_B." in name:
                 parameter.zero_()
+            elif ".lora_magnitude_vector." in name:
+                layer: Any = denoiser.get_submodule(name.partition(".lora_magnitude_vector.")[0])
+                parameter.copy_(torch.linalg.norm(layer.base_layer.weight, dim=1))
 
 
 def trainable(denoiser: nn.Module) -> dict[str, nn.Parameter]:

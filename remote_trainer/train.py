@@ -200,8 +200,8 @@ def _own_checkpoint(job: Job, run_folder: Path, emit: Emit) -> Checkpoint | None
 def _identity(job: Job) -> str:
     """The settings under which weights of a checkpoint mean something."""
     spec = job.train
-    lora = f" rank={spec.lora_rank} alpha={spec.lora_alpha or spec.lora_rank:g}" if spec.method == "lora" else ""
-    return f"base={job.base} method={spec.method}{lora} seed={spec.seed}"
+    adapter = "" if spec.method == "full" else f" rank={spec.lora_rank} alpha={spec.lora_alpha or spec.lora_rank:g}"
+    return f"base={job.base} method={spec.method}{adapter} seed={spec.seed}"
 
 
 def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Checkpoint | None, emit: Emit) -> Frozen:
@@ -236,11 +236,11 @@ def _fit_memory(
 
 
 def _make_trainable(spec: TrainSpec, family: Family, denoiser: nn.Module) -> None:
-    if spec.method == "lora":
-        alpha = spec.lora_alpha or spec.lora_rank
-        adapters.add_lora(denoiser, spec.lora_rank, alpha, family.lora_targets, spec.seed)
-    else:
+    if spec.method == "full":
         denoiser.requires_grad_(True)
+        return
+    alpha = spec.lora_alpha or spec.lora_rank
+    adapters.add_lora(denoiser, spec.lora_rank, alpha, family.lora_targets, spec.seed, decomposed=spec.method == "dora")
 
 
 def _apply_gradient_checkpointing(frozen: Frozen, denoiser: Any) -> None:

@@ -66,10 +66,12 @@ Positive = Annotated[int, Bounds(ge=1)]
 
 # ---- the job -------------------------------------------------------------------------------------------------------
 
-Method = Literal["full", "lora"]
+Method = Literal["full", "lora", "dora"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
 ExportFormat = Literal["diffusers", "lora", "single-file", "ckpt", "kohya-lora"]
+ADAPTER_FORMATS: tuple[ExportFormat, ...] = ("lora", "kohya-lora")
+"""Those that hold an adapter alone; the others hold a whole model."""
 
 
 @dataclass(frozen=True)

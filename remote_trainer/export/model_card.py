@@ -27,7 +27,7 @@ def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
         f"base_model: {job.base.partition('@')[0]}",
         *([f"license: {license_}"] if license_ else []),
         f"instance_prompt: {prompts[0]!r}",
-        "tags: [text-to-image, dreambooth, diffusers" + (", lora]" if job.train.method == "lora" else "]"),
+        "tags: [text-to-image, dreambooth, diffusers" + ("]" if job.train.method == "full" else ", lora]"),
         "---",
         "",
         f"# {job.name}",
@@ -68,13 +68,14 @@ def license_of(base: Path) -> str:
 
 
 def _method(job: Job) -> str:
-    return "all weights of the denoiser" if job.train.method == "full" else f"LoRA of rank {job.train.lora_rank}"
+    names = {"full": "all weights of the denoiser", "lora": "LoRA", "dora": "DoRA"}
+    return names[job.train.method] + ("" if job.train.method == "full" else f" of rank {job.train.lora_rank}")
 
 
 def _matters(job: Job, key: str) -> bool:
     if key == "prior_loss_weight":
         return any(spec.role == "class" for spec in job.datasets)
-    return not key.startswith("lora_") or job.train.method == "lora"
+    return not key.startswith("lora_") or job.train.method != "full"
 
 
 def _files(job: Job) -> list[tuple[str, str]]:

@@ -63,10 +63,10 @@ def write_output(
 def _write_models(job: Job, family: Family, denoiser: nn.Module, prepared: Path) -> list[Callable[[], None]]:
     """Writes every model of the job and returns what verifies each; those hold digests and no weights."""
     verify = list[Callable[[], None]]()
-    if job.train.method == "lora":
+    if job.train.method != "full":
         verify += _write_adapter(job, family, denoiser, prepared)
-    wholes = [format_ for format_ in job.formats if format_ not in ("lora", "kohya-lora")]
-    if job.train.method == "lora" and wholes:
+    wholes = [format_ for format_ in job.formats if format_ not in wire.ADAPTER_FORMATS]
+    if job.train.method != "full" and wholes:
         adapters.fuse(denoiser)
     if "diffusers" in wholes:
         diffusers_folder.write(family, denoiser, prepared / "diffusers")

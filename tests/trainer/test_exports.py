@@ -165,3 +165,26 @@ def test_an_adapter_sits_on_every_attention_projection_and_nowhere_else(epsilon_
     trained = {name.split(".lora_")[0] for name in adapters.trainable(denoiser)}
     assert trained == projections
     assert len(projections) > 0
+
+
+def test_a_dora_run_yields_a_file_that_answers_like_the_fused_folder(epsilon_base, run_folder):
+    job = tiny_job(
+        photo_set(run_folder, "instance", 2), method="dora", steps=3, lora_alpha=6.0, learning_rate=1e-2,
+        formats=("lora", "diffusers"),
+    )  # fmt: skip
+    Watched().train(job, run_folder, epsilon_base)
+    output = run_folder / wire.OUTPUT_FOLDER
+    assert any("lora_magnitude_vector" in name for name in load_file(output / "my-dog.safetensors"))
+    adapted, fused = pipeline_from(epsilon_base), pipeline_from(output / "diffusers")
+    adapted.load_lora_weights(output, weight_name="my-dog.safetensors")
+    torch.testing.assert_close(unet_answer(adapted), unet_answer(fused), rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_dora_changes_no_answer_and_trains_the_lengths_too(epsilon_base):
+    family = open_base(str(epsilon_base))
+    bare, wrapped = family.load_denoiser(CPU), family.load_denoiser(CPU)
+    adapters.add_lora(wrapped, 4, 4.0, family.lora_targets, seed=1, decomposed=True)
+    noisy, text, timestep = torch.randn(1, 4, 16, 16), torch.randn(1, 16, 16), torch.tensor([10])
+    answers = [family.predict(model, noisy, timestep, text) for model in (bare, wrapped)]
+    torch.testing.assert_close(*answers)
+    assert any(name.endswith("lora_magnitude_vector.default.weight") for name in adapters.trainable(wrapped))

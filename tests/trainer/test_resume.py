@@ -24,6 +24,7 @@ CASES = {
         "epsilon_base",
         {"method": "lora", "gradient_accumulation": 2, "class_images": 3, "lr_schedule": "cosine"},
     ),
+    "dora": ("epsilon_base", {"method": "dora", "batch_size": 2}),
     "lora, v": ("velocity_base", {"method": "lora", "batch_size": 2, "lr_warmup_steps": 3, "lr_schedule": "linear"}),
 }
 

@@ -104,7 +104,7 @@ def _sizes(plan: Plan) -> Table:
 def _training(plan: Plan) -> Table:
     train = plan.train
     table = _facts()
-    rank = f", rank {train.lora_rank}" if train.method == "lora" else ""
+    rank = f", rank {train.lora_rank}" if train.method != "full" else ""
     table.add_row("method", f"{train.method}{rank}, learning rate {train.learning_rate:g} ({train.lr_schedule})")
     batch = f"batch {train.batch_size}"
     if train.gradient_accumulation > 1:
