@@ -53,6 +53,12 @@ def may_rent_again(max_cost_usd: float, attempt: int, machines: list[MachineReco
     return seconds_left(max_cost_usd, price, machines, now) >= WORTH_RENTING_S
 
 
+def reserve_s(left_s: float) -> float:
+    """Seconds of `left_s` in which the result comes home while the machine still bills."""
+    low, high = RESERVE_LIMITS_S
+    return min(high, max(low, RESERVE_SHARE * left_s))
+
+
 def training_deadline_s(
     max_cost_usd: float,
     price_per_hour_usd: float,
@@ -66,8 +72,7 @@ def training_deadline_s(
     """
     left_s = seconds_left(max_cost_usd, price_per_hour_usd, machines, now)
     if not math.isinf(left_s):
-        low, high = RESERVE_LIMITS_S
-        left_s = max(0.0, left_s - min(high, max(low, RESERVE_SHARE * left_s)))
+        left_s = max(0.0, left_s - reserve_s(left_s))
     limits = [limit for limit in (left_s, None if max_hours is None else max_hours * 3600) if limit is not None]
     limits = [limit for limit in limits if not math.isinf(limit)]
     return min(limits) if limits else None

@@ -18,28 +18,17 @@ from orchestrator.interruptions import (
     best_interval_s,
     expected_time_s,
 )
+from orchestrator.ranges import Range, duration
 from orchestrator.workload import ENVIRONMENT_GB, GB, Workload
 from providers.api import Offer
 
 DEFAULT_CHECKPOINT_EVERY = 100
 """Steps, where nothing interrupts a machine on purpose."""
+NO_INTERRUPTIONS = "so many steps at most are lost with a machine that breaks"
+"""The reason for the default."""
 LEAST_CHECKPOINTS = 4
 """Of a run that may be interrupted: the best interval of a short run may be longer than the run, but `stop`, a crash
 and the choice among stages of the model want checkpoints as well."""
-
-
-@dataclass(frozen=True)
-class Range:
-    low: float
-    expected: float
-    high: float
-
-    def __add__(self, other: Range) -> Range:
-        """Bounds are added as if all went well, or badly, at once: wider than a sum of independent doubts."""
-        return Range(self.low + other.low, self.expected + other.expected, self.high + other.high)
-
-    def __mul__(self, factor: float) -> Range:
-        return Range(self.low * factor, self.expected * factor, self.high * factor)
 
 
 ZERO = Range(0.0, 0.0, 0.0)
@@ -91,6 +80,7 @@ class Quote:
     """Undisturbed, in order, for one machine."""
     checkpoint_every: int
     """Steps."""
+    interval_reason: str
     checkpoint_s: float
     """Training pauses for so long at each."""
     restart_s: float
@@ -105,16 +95,6 @@ class Quote:
     is_measured: bool
     """The speed was seen in an earlier run; otherwise it is an estimate."""
 
-    @property
-    def interval_reason(self) -> str:
-        rate = self.interruption_rate
-        if rate.per_hour <= 0:
-            return "so many steps at most are lost with a machine that breaks"
-        return (
-            f"one interruption in {rate.mean_hours:.1f} h is {'assumed' if rate.source == 'assumed' else 'expected'}, "
-            f"a checkpoint takes {self.checkpoint_s:.0f} s (Young 1974, Daly 2006)"
-        )
-
 
 def quote(
     work: Workload, offer: Offer, measured: Measured | None = None, rate: InterruptionRate | None = None
@@ -128,8 +108,8 @@ def quote(
     per_step, is_measured = seconds_per_step(work, offer.gpu, measured or {})
     checkpoint_s = _checkpoint_s(work, speed)
     lag_s = work.checkpoint_gb * 8000 / LAPTOP_MBPS.expected
-    every = work.train.checkpoint_every or _interval_steps(work, per_step.expected, checkpoint_s, lag_s, rate)
-    every = min(every, work.train.steps)
+    best, reason = _interval(work, per_step.expected, checkpoint_s, lag_s, rate)
+    every = min(work.train.checkpoint_every or best, work.train.steps)
     before = _before_training(work, offer, speed)
     training = [
         Phase("train", per_step * work.train.steps),
@@ -154,6 +134,7 @@ def quote(
         seconds_per_step=per_step,
         phases=phases,
         checkpoint_every=every,
+        interval_reason=reason,
         checkpoint_s=checkpoint_s,
         restart_s=restart.expected + lag_s,
         interruption_rate=rate,
@@ -204,15 +185,32 @@ def _checkpoint_s(work: Workload, speed: GpuSpeed) -> float:
     return CHECKPOINT_FIXED_S + evaluation + work.checkpoint_gb / DISK_GB_PER_S.expected
 
 
-def _interval_steps(work: Workload, step_s: float, checkpoint_s: float, lag_s: float, rate: InterruptionRate) -> int:
-    """The best interval in round steps, but no shorter than a checkpoint takes to come home: only there it counts."""
+def _interval(
+    work: Workload, step_s: float, checkpoint_s: float, lag_s: float, rate: InterruptionRate
+) -> tuple[int, str]:
+    """The best interval in round steps, and why: no shorter than a checkpoint takes to come home, since only there it
+    counts, and no longer than leaves a run LEAST_CHECKPOINTS.
+    """
+    steps = work.train.steps
     if rate.per_hour <= 0:
-        return min(DEFAULT_CHECKPOINT_EVERY, work.train.steps)
-    longest = max(DEFAULT_CHECKPOINT_EVERY, work.train.steps // LEAST_CHECKPOINTS)
-    steps = min(longest, max(best_interval_s(checkpoint_s, rate.per_hour), lag_s) / step_s)
-    if steps >= 10:
-        steps = round(steps, 1 - math.floor(math.log10(steps)))  # two digits
-    return max(1, min(round(steps), work.train.steps))
+        return min(DEFAULT_CHECKPOINT_EVERY, steps), NO_INTERRUPTIONS
+    seen = "is assumed" if rate.source == "assumed" else f"({rate.source})"
+    reason = (
+        f"one interruption in {duration(rate.mean_hours * 3600)} {seen}, a checkpoint takes {duration(checkpoint_s)} "
+        "(Young 1974, Daly 2006)"
+    )
+    best_s = best_interval_s(checkpoint_s, rate.per_hour)
+    if lag_s > best_s:
+        best_s, reason = lag_s, f"a checkpoint of {work.checkpoint_gb:.2g} GB takes {duration(lag_s)} to come home"
+    best, longest = best_s / step_s, max(DEFAULT_CHECKPOINT_EVERY, steps // LEAST_CHECKPOINTS)
+    if best > longest:
+        best, reason = longest, f"a few in every run; the risk alone would allow {_round(best)}: {reason}"
+    return max(1, min(_round(best), steps)), reason
+
+
+def _round(steps: float) -> int:
+    """To two digits."""
+    return int(round(steps, 1 - math.floor(math.log10(steps)))) if steps >= 10 else round(steps)
 
 
 def _interrupted(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.estimates import Measured, Quote, quote
 from orchestrator.interruptions import assumed_rate, observed_rate
+from orchestrator.ranges import usd
 from orchestrator.spec import ClassFolder, GeneratedClassImages, RunSpec
 from orchestrator.workload import Workload, workload
 from providers.api import GpuRequest, Market, Offer
@@ -141,17 +142,17 @@ def best_quote(
     return min((quoted(offer) for offer in offers), key=rank)
 
 
-def fitting_offers(spec: RunSpec, offers: Sequence[Offer]) -> list[Offer]:
+def fitting_offers(spec: RunSpec, offers: Sequence[Offer], markets: Sequence[Market] = ()) -> list[Offer]:
     """Those that trust, memory, market and price allow; one that costs nothing is what there is, and fits.
 
-    Raises NoCapacity when there are none.
+    `markets` replace those of the spec. Raises NoCapacity when there are none.
     """
     compute = spec.compute
     provider = "no configured provider" if compute.provider == "any" else compute.provider
     has_no = "has a" if compute.provider == "any" else "has no"
     need_gb = least_vram_gb(spec)
     wanted = " or ".join(compute.gpu) or (f"GPU with {need_gb:g} GB" if need_gb else "machine")
-    markets = markets_of(spec)
+    markets = markets or markets_of(spec)
     known = [
         offer
         for offer in offers
@@ -197,7 +198,7 @@ def _market(spec: RunSpec, best: Mapping[Market, Quote], history: OfferHistory) 
         return on_demand, f"{history.interruptions} spot machines were taken away, so on-demand from here on"
     spot_usd, on_demand_usd = spot.cost_usd.expected, on_demand.cost_usd.expected
     if on_demand_usd <= spot_usd:
-        return on_demand, f"on-demand is expected to cost ${on_demand_usd:.2f}, spot ${spot_usd:.2f}"
+        return on_demand, f"on-demand is expected to cost {usd(on_demand_usd)}, spot {usd(spot_usd)}"
     remaining = history.remaining_usd
     if remaining is not None and on_demand_usd <= remaining:
         step_s = spot.seconds_per_step.expected
@@ -205,10 +206,10 @@ def _market(spec: RunSpec, best: Mapping[Market, Quote], history: OfferHistory) 
         at_risk_usd = at_risk_s / 3600 * spot.offer.price_per_hour_usd
         if remaining - at_risk_usd < on_demand_usd:
             return on_demand, (
-                f"${remaining:.2f} are left: after one more interruption (about ${at_risk_usd:.2f}) they would "
-                f"no longer pay the rest on demand (about ${on_demand_usd:.2f})"
+                f"{usd(remaining)} are left: after one more interruption (about {usd(at_risk_usd)}) they would "
+                f"no longer pay the rest on demand (about {usd(on_demand_usd)})"
             )
-    return spot, f"spot is expected to cost ${spot_usd:.2f}, interruptions included, on-demand ${on_demand_usd:.2f}"
+    return spot, f"spot is expected to cost {usd(spot_usd)}, interruptions included, on-demand {usd(on_demand_usd)}"
 
 
 def _preference(wanted: Sequence[str], gpu: str) -> int:

@@ -2,8 +2,8 @@
 
     spec + photos + class images + base + offers  ->  Plan  ->  wire.Job
 
-What the user left open is decided here, once, and every decision carries its reason. What cannot be known before
-measuring (seconds a step, so time and cost on a rented machine) is None, never a guess.
+What the user left open is decided here, once, and every decision carries its reason. Time and cost are ranges that say
+where they come from; on a machine of one's own that has not trained before, time is None, never a guess.
 """
 
 from __future__ import annotations
@@ -21,9 +21,19 @@ from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.placement import Placement, place_photos
 from orchestrator.dataset.scan import Finding, Scan, Severity, require_usable
 from orchestrator.errors import UsageError
+from orchestrator.estimates import (
+    DEFAULT_CHECKPOINT_EVERY,
+    NO_INTERRUPTIONS,
+    Measured,
+    Quote,
+    seconds_per_step,
+)
 from orchestrator.offers import choose
-from orchestrator.plan_warnings import machine_warnings, training_warnings
+from orchestrator.plan_warnings import machine_warnings, rental_warnings, training_warnings
+from orchestrator.ranges import Range
+from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
 from orchestrator.spec import APPLICABLE_FORMATS, ClassFolder, GeneratedClassImages, NoClassImages, RunSpec
+from orchestrator.workload import Workload, workload
 from providers.api import Offer
 from remote_trainer.wire import DatasetSpec, Decision, ExportFormat, ImageSpec, Job, Method, TrainSpec, Warned
 
@@ -37,8 +47,6 @@ BUILTIN_LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "lora": (2e-2, "a builtin base begins with random weights, which bear far more than the usual rate"),
     "dora": (2e-2, "as for a LoRA: a builtin base begins with random weights"),
 }
-CHECKPOINT_EVERY = 100
-"""Steps, where nothing is known of interruptions."""
 INSTANCE_FOLDER = "data/instance"
 CLASS_FOLDER = "data/class"
 
@@ -88,8 +96,12 @@ class Plan:
     offer: Offer
     machine: StandingMachine | None
     """None when it is yet to be rented."""
-    cost_usd: float | None
-    """0.0 on machines of one's own; None where time has to be measured first."""
+    rental: Rental | None
+    """None when nothing is rented."""
+    time_s: Range | None
+    """Of the whole run when it rents, of its steps otherwise; None on a machine that was never measured."""
+    cost_usd: float
+    """Expected; 0.0 on machines of one's own."""
     max_cost_usd: float
     deadline_s: float | None
     """Seconds after which the machine ends the run by itself; None without any limit."""
@@ -109,18 +121,34 @@ def make_plan(
     base: BaseSource,
     offers: Sequence[Offer],
     machine: StandingMachine | None = None,
+    terms_of: TermsOf = lambda _offer: ProviderTerms(),
+    measured: Measured | None = None,
 ) -> Plan:
     """Decides everything that is still open. Pure: equal arguments give equal plans.
 
     `class_images` is the scan of the folder that `data.regularization` names, None without one. `offers` answer
-    `offers.gpu_requests(spec)`, concatenated in that order. `machine` is what a look at one that stands has told.
+    `offers.gpu_requests(spec)`; those of other markets are only compared with. `machine` is what a look at one that
+    stands has told, `terms_of` what the provider says of an offer, `measured` the speeds that earlier runs have shown.
     Raises UsageError for unusable photos and NoCapacity when no offer fits.
     """
     require_usable(*filter(None, (instance, class_images)))
-    offer = choose(spec, offers).offer
-    train, decisions = _resolve_training(spec, base)
+    planned_class = _plan_class_images(spec, class_images)
+    work = workload(
+        spec.model.base,
+        spec.train,
+        spec.output.formats,
+        photos=len(instance.photos),
+        class_images=planned_class.count if planned_class else 0,
+        generate=planned_class.generate if planned_class else 0,
+        carried_gb=base.total_bytes / 1e9 if isinstance(base, LocalFolder) else 0.0,
+    )
+    choice = choose(spec, offers, work=work, measured=measured)
+    offer = choice.offer
+    rental = (
+        plan_rental(spec, offers, choice, work, terms_of(offer), measured) if offer.price_per_hour_usd > 0 else None
+    )
+    train, decisions = _resolve_training(spec, base, None if rental is None else rental.quote)
     placements = place_photos(instance.photos, train)
-    planned_class = _plan_class_images(spec, class_images, train)
     formats = spec.output.formats
     if not formats:
         formats = APPLICABLE_FORMATS[train.method][:1]
@@ -128,6 +156,8 @@ def make_plan(
             Decision(f"output.formats = {', '.join(formats)}", f"what method {train.method} yields by itself")
         )
     decisions += _data_decisions(train, placements)
+    if rental is not None:
+        decisions += rental_decisions(spec, rental, work)
     findings = [
         finding
         for scan in (instance, class_images)
@@ -136,6 +166,9 @@ def make_plan(
         if finding.severity is not Severity.ERROR
     ]
     buckets = Counter(placement.bucket for placement in placements)
+    deadline_s = training_deadline_s(
+        spec.limits.max_cost_usd, offer.price_per_hour_usd, spec.limits.max_hours, machines=[], now=0.0
+    )
     seen = train.steps * train.batch_size * train.gradient_accumulation
     return Plan(
         name=spec.name,
@@ -153,11 +186,11 @@ def make_plan(
         epochs=seen / len(placements),
         offer=offer,
         machine=machine,
-        cost_usd=0.0 if offer.price_per_hour_usd == 0 else None,
+        rental=rental,
+        time_s=_time_on_own_machine(work, machine, measured) if rental is None else rental.quote.duration_s,
+        cost_usd=0.0 if rental is None else rental.quote.cost_usd.expected,
         max_cost_usd=spec.limits.max_cost_usd,
-        deadline_s=training_deadline_s(
-            spec.limits.max_cost_usd, offer.price_per_hour_usd, spec.limits.max_hours, machines=[], now=0.0
-        ),
+        deadline_s=deadline_s,
         upload_bytes=base.total_bytes if isinstance(base, LocalFolder) else None,
         allow_cpu=spec.compute.allow_cpu or offer.price_per_hour_usd == 0,  # nobody pays for a GPU that is not there
         decisions=tuple(decisions),
@@ -165,6 +198,7 @@ def make_plan(
         warnings=(
             *training_warnings(spec, train, placements, base, has_class_images=planned_class is not None),
             *machine_warnings(spec, base, offer, None if machine is None else machine.has_gpu),
+            *(() if rental is None else rental_warnings(rental, deadline_s)),
         ),
     )
 
@@ -192,7 +226,15 @@ def build_job(plan: Plan, run_id: str, instance: tuple[ImageSpec, ...], class_im
 # ---- steps ---------------------------------------------------------------------------------------------------------
 
 
-def _resolve_training(spec: RunSpec, base: BaseSource) -> tuple[TrainSpec, list[Decision]]:
+def _time_on_own_machine(work: Workload, machine: StandingMachine | None, measured: Measured | None) -> Range | None:
+    """Of the steps alone, and only from what earlier runs have shown there."""
+    if machine is None or not measured or machine.label not in measured:
+        return None
+    per_step, _ = seconds_per_step(work, machine.label, measured)
+    return per_step * work.train.steps
+
+
+def _resolve_training(spec: RunSpec, base: BaseSource, rented: Quote | None) -> tuple[TrainSpec, list[Decision]]:
     train, decisions = spec.train, list[Decision]()
 
     def decide(why: str, **value: object) -> None:
@@ -214,14 +256,16 @@ def _resolve_training(spec: RunSpec, base: BaseSource) -> tuple[TrainSpec, list[
             prompts.append(spec.subject.class_prompt)
             why = "the first shows whether the subject is learned, the second whether its kind is forgotten"
         decide(why, validation_prompts=tuple(prompts))
-    if (train.checkpoint_every or CHECKPOINT_EVERY) > train.steps:
+    default = DEFAULT_CHECKPOINT_EVERY if rented is None else rented.checkpoint_every
+    if (train.checkpoint_every or default) > train.steps:
         decide("the run has no more steps", checkpoint_every=train.steps)
     elif train.checkpoint_every is None:
-        decide("so many steps at most are lost with a machine that breaks", checkpoint_every=CHECKPOINT_EVERY)
+        why = NO_INTERRUPTIONS if rented is None else rented.interval_reason
+        decide(why, checkpoint_every=default)
     return train, decisions
 
 
-def _plan_class_images(spec: RunSpec, scan: Scan | None, train: TrainSpec) -> ClassImages | None:
+def _plan_class_images(spec: RunSpec, scan: Scan | None) -> ClassImages | None:
     match spec.data.class_images:
         case NoClassImages():
             return None
@@ -230,7 +274,7 @@ def _plan_class_images(spec: RunSpec, scan: Scan | None, train: TrainSpec) -> Cl
         case ClassFolder(folder):
             if scan is None:
                 raise UsageError(f"the class images in {folder} were not looked at")
-            return ClassImages(place_photos(scan.photos, train), 0)
+            return ClassImages(place_photos(scan.photos, spec.train), 0)
         case _ as never:
             assert_never(never)
 

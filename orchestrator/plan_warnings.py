@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.base_model import BaseSource, BuiltinBase, HubModel
 from orchestrator.dataset.placement import Placement
+from orchestrator.rental import Rental
 from orchestrator.spec import RunSpec
 from providers.api import Offer
 from remote_trainer.wire import TrainSpec, Warned
@@ -32,6 +33,50 @@ def machine_warnings(spec: RunSpec, base: BaseSource, offer: Offer, has_gpu: boo
             Warned(
                 "the machine shows no NVIDIA GPU: training a base of full size takes hours or days on a CPU",
                 "train on a machine that has one: `--host me@gpu-box`",
+            )
+        )
+    return warnings
+
+
+def rental_warnings(rental: Rental, deadline_s: float | None) -> list[Warned]:
+    """About what renting this offer may lead to; `deadline_s` is when the machine ends the run by itself."""
+    warnings = []
+    offer, priced = rental.quote.offer, rental.quote
+    if 0 < offer.vram_gb < rental.needed_vram_gb:
+        warnings.append(
+            Warned(
+                f"{offer.gpu} has {offer.vram_gb:g} GB, and the run is estimated to need {rental.needed_vram_gb:g} GB",
+                "choose a larger one with `--gpu`, or `--set train.batch_size=1` and a smaller train.resolution",
+            )
+        )
+    if priced.cost_usd.expected > rental.ceiling_usd:
+        warnings.append(
+            Warned(
+                f"about ${priced.cost_usd.expected:.2f} are expected, above the ceiling of ${rental.ceiling_usd:.2f}: "
+                "the run would end early, with a checkpoint",
+                f"`--max-cost {priced.cost_usd.high:.2f}`, or fewer `--steps`",
+            )
+        )
+    elif deadline_s is not None and priced.duration_s.expected > deadline_s:
+        warnings.append(
+            Warned(
+                f"about {priced.duration_s.expected / 3600:.1f} h are expected, and the run ends after "
+                f"{deadline_s / 3600:.1f} h at the latest, with a checkpoint",
+                "raise `--max-hours` or `--max-cost`, or train fewer `--steps`",
+            )
+        )
+    if not rental.terms.ends_itself:
+        warnings.append(
+            Warned(
+                f"a machine of {offer.provider} cannot give itself back: while this laptop is away it bills on",
+                "stay connected until the run has ended, or choose another `--provider`",
+            )
+        )
+    if rental.terms.stopped_disk_may_vanish:
+        warnings.append(
+            Warned(
+                f"a stopped disk of {offer.provider} may be lost: its host may be given away meanwhile",
+                "stay connected until the run has ended, so that the model never has a stopped disk as its only place",
             )
         )
     return warnings

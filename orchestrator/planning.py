@@ -9,13 +9,17 @@ from orchestrator.dataset.scan import require_usable, scan_folder
 from orchestrator.driver import driver_lock
 from orchestrator.errors import RunConflict
 from orchestrator.fetch import disk_full_explained
-from orchestrator.offers import gpu_requests
+from orchestrator.measured import measured_speeds
+from orchestrator.offers import gpu_requests, markets_of
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plan_json import plan_to_data
 from orchestrator.preflight import check_output_folder, look_at_machine
+from orchestrator.rental import terms_of
 from orchestrator.spec import ClassFolder, RunSpec, spec_to_json
 from orchestrator.staging import stage
 from orchestrator.wiring import Wiring
+from providers.api import HasStandingMachine, MachineProvider, Market, Offer
+from providers.errors import CloudboothError
 
 
 def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
@@ -31,9 +35,30 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     base = inspect_base(spec.model.base)
     provider = wiring.provider(spec)
     offers = [offer for request in gpu_requests(spec) for offer in provider.offers(request)]
+    offers += _offers_to_compare(spec, provider)
     needed_bytes = base.total_bytes if isinstance(base, LocalFolder) else 0
     machine = look_at_machine(provider, wiring.connect, needed_bytes)
-    return make_plan(spec, instance, class_images, base, offers, machine)
+    return make_plan(
+        spec,
+        instance,
+        class_images,
+        base,
+        offers,
+        machine,
+        lambda offer: terms_of(provider, offer),
+        measured_speeds(spec, wiring.ledger.runs(), wiring.home),
+    )
+
+
+def _offers_to_compare(spec: RunSpec, provider: MachineProvider) -> list[Offer]:
+    """Of the market that the spec rules out: nothing is rented there, so a failure is no reason to stop."""
+    if isinstance(provider, HasStandingMachine):
+        return []
+    others = tuple(market for market in Market if market in provider.markets and market not in markets_of(spec))
+    try:
+        return [offer for request in gpu_requests(spec, others) for offer in provider.offers(request)] if others else []
+    except CloudboothError:
+        return []
 
 
 def require_room(wiring: Wiring, spec: RunSpec) -> None:

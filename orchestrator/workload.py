@@ -117,6 +117,7 @@ class Workload:
 
     @property
     def export_gb(self) -> float:
+        """Adapters alone, or whole models in float32."""
         adapter_gb = self.trained_parameters * FLOAT32 / GB
         return sum(adapter_gb if name in ADAPTER_FORMATS else self.family.base_gb for name in self.formats)
 

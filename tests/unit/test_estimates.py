@@ -128,15 +128,18 @@ def test_on_spot_the_interval_follows_from_risk_and_cost_and_says_so() -> None:
     priced = quote(work(steps=20_000), dataclasses.replace(SPOT, provider="vast"))
     assert priced.checkpoint_every == 1700
     assert priced.interval_reason == (
-        "one interruption in 3.0 h is assumed, a checkpoint takes 2 s (Young 1974, Daly 2006)"
+        "one interruption in 3 h 0 min is assumed, a checkpoint takes 2 s (Young 1974, Daly 2006)"
     )
 
 
 def test_a_short_run_on_spot_still_has_a_few_checkpoints() -> None:
-    assert quote(work(steps=1000), SPOT).checkpoint_every == 250
+    priced = quote(work(steps=1000), SPOT)
+    assert priced.checkpoint_every == 250
+    assert priced.interval_reason.startswith("a few in every run; the risk alone would allow 2000: one interruption")
 
 
 def test_a_checkpoint_has_the_time_to_come_home_before_the_next() -> None:
     priced = quote(work("full", steps=200_000), SPOT)
     way_home_s = 10.314 * 8000 / 40
+    assert priced.interval_reason == "a checkpoint of 10 GB takes 34 min to come home"
     assert priced.checkpoint_every * priced.seconds_per_step.expected >= 0.95 * way_home_s

@@ -16,6 +16,7 @@ from orchestrator.dataset.scan import Finding, Photo, Scan, Severity
 from orchestrator.errors import UsageError
 from orchestrator.plan import BucketCount, Plan, StandingMachine, build_job, make_plan
 from orchestrator.plan_json import plan_to_data
+from orchestrator.rental import ProviderTerms
 from orchestrator.spec import RunSpec
 from orchestrator.spec_file import spec_from_photos
 from providers.api import Market, Offer
@@ -51,6 +52,11 @@ def plan(
     machine: StandingMachine | None = None,
 ) -> Plan:
     return make_plan(spec(*overrides), instance or scan(), class_images, base, [offer], machine)
+
+
+def rented(terms: ProviderTerms) -> Plan:
+    offer = dataclasses.replace(RENTED, stopped_disk_per_day_usd=0.12)
+    return make_plan(spec(), scan(), None, HUB, [offer], terms_of=lambda _offer: terms)
 
 
 def reasons(made: Plan) -> dict[str, str]:
@@ -202,10 +208,80 @@ def test_an_own_machine_costs_nothing_and_has_no_deadline() -> None:
     assert (made.cost_usd, made.deadline_s) == (0.0, None)
 
 
-def test_the_cost_of_a_rented_machine_is_not_guessed_but_bounded() -> None:
+def test_the_cost_of_a_rented_machine_is_a_range_and_bounded() -> None:
     made = plan("limits.max_cost_usd=2", offer=RENTED)
-    reserve_s = 900  # for the way home of what was made
-    assert (made.cost_usd, made.deadline_s) == (None, 4 * 3600 - reserve_s)
+    assert made.rental is not None
+    assert made.time_s is not None
+    cost = made.rental.quote.cost_usd
+    assert 0 < cost.low < made.cost_usd == cost.expected < cost.high
+    assert made.time_s == made.rental.quote.duration_s
+    assert made.deadline_s == 4 * 3600 - made.rental.reserve_s
+    assert made.rental.ceiling_usd == 2
+
+
+def test_nothing_measured_means_no_time_on_a_machine_of_one_s_own() -> None:
+    assert plan(machine=BARE).time_s is None
+    [decision] = [reason for what, reason in reasons(plan(machine=BARE)).items() if "checkpoint_every" in what]
+    assert decision == "so many steps at most are lost with a machine that breaks"
+
+
+def test_an_earlier_run_on_a_machine_of_one_s_own_tells_the_time() -> None:
+    made = make_plan(spec("train.steps=600"), scan(), None, HUB, [OWN], BARE, measured={BARE.label: 2.0})
+    assert made.time_s is not None
+    assert made.time_s.expected == 300.0
+    assert "5 min (4 min to 6 min) for the steps, as measured" in rendered(made)
+
+
+def test_the_interval_of_checkpoints_on_spot_comes_with_its_reason() -> None:
+    spot = dataclasses.replace(RENTED, market=Market.SPOT, provider="vast")
+    made = plan("compute.market=spot", "train.steps=20000", "limits.max_cost_usd=50", offer=spot)
+    assert made.train.checkpoint_every == 1400
+    assert reasons(made)["train.checkpoint_every = 1400"].startswith("one interruption in 3 h 0 min is assumed")
+
+
+def test_what_a_run_needs_of_a_machine_is_a_decision() -> None:
+    told = reasons(plan("train.method=full", offer=RENTED))
+    assert told["compute.min_vram_gb = 18.5"] == "estimate for method full at 512 pixels, batch 1"
+    assert told["compute.disk_gb = 55"].startswith("base 4.3 GB, environment 8, 3 checkpoints of 10")
+    assert "compute.disk_gb = 55" not in reasons(plan("train.method=full", "compute.disk_gb=80", offer=RENTED))
+
+
+def test_a_machine_that_cannot_end_itself_is_warned_about_with_the_worst_case() -> None:
+    made = plan(offer=RENTED)
+    assert "cannot give itself back" in warned(made)
+    assert made.rental is not None
+    assert dict(made.rental.afterwards)["at worst"] == "no ceiling holds while this laptop is away: $12.00 a day"
+
+
+def test_a_machine_that_stops_itself_keeps_the_only_copy_at_a_stated_price() -> None:
+    made = rented(ProviderTerms(ends_itself=True, stops_itself=True))
+    assert made.rental is not None
+    assert made.rental.rescue_usd == pytest.approx(0.36)
+    assert "stops and keeps the only copy on its disk for $0.12 a day" in dict(made.rental.afterwards)["laptop away"]
+    assert "cannot give itself back" not in warned(made)
+
+
+def test_a_stopped_disk_that_may_vanish_is_warned_about() -> None:
+    assert "a stopped disk of runpod may be lost" in warned(rented(ProviderTerms(True, True, True)))
+    assert "may be lost" not in warned(rented(ProviderTerms(True, True, False)))
+
+
+def test_a_run_above_its_ceiling_or_beyond_its_time_says_so_before_it_starts() -> None:
+    assert "above the ceiling of $0.01" in warned(plan("limits.max_cost_usd=0.01", offer=RENTED))
+    assert "the run ends after 0.1 h" in warned(plan("limits.max_hours=0.1", offer=RENTED))
+
+
+def test_a_gpu_the_user_named_is_taken_and_its_lack_of_memory_told() -> None:
+    small = dataclasses.replace(RENTED, gpu="RTX 3060", vram_gb=12.0)
+    made = plan('compute.gpu=["3060"]', "train.method=full", offer=small)
+    assert "RTX 3060 has 12 GB, and the run is estimated to need 18.5 GB" in warned(made)
+
+
+def test_the_market_that_was_not_asked_for_is_compared_with_and_not_rented() -> None:
+    spot = dataclasses.replace(RENTED, id="2", market=Market.SPOT, price_per_hour_usd=0.1)
+    made = make_plan(spec(), scan(), None, HUB, [RENTED, spot])
+    assert made.rental is not None
+    assert [each.offer for each in made.rental.quotes] == [RENTED, spot]
 
 
 def test_wishes_that_a_standing_machine_cannot_hear_are_named() -> None:
@@ -307,6 +383,16 @@ def test_a_plan_with_everything_reads_well(snapshot: Callable[[str, str], None])
         base=HubModel("owner/base", None, False, "the base owner/base could not be checked"),
     )
     snapshot("rendered_rented", rendered(made))
+
+
+def test_spot_and_on_demand_stand_side_by_side(snapshot: Callable[[str, str], None]) -> None:
+    on_demand = dataclasses.replace(RENTED, provider="vast", stopped_disk_per_day_usd=0.12)
+    spot = dataclasses.replace(on_demand, id="2", market=Market.SPOT, price_per_hour_usd=0.21)
+    made = make_plan(
+        spec("compute.market=spot-then-on-demand", "train.steps=3000"), scan(), None, HUB, [spot, on_demand],
+        terms_of=lambda _offer: ProviderTerms(True, True, True),
+    )  # fmt: skip
+    snapshot("rendered_spot", rendered(made))
 
 
 def test_photos_with_the_same_finding_share_a_line() -> None:

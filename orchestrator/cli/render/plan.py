@@ -12,7 +12,11 @@ from rich.table import Table
 from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, LocalFolder
 from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.scan import Severity
+from orchestrator.estimates import Quote
 from orchestrator.plan import Plan
+from orchestrator.ranges import duration, duration_range, usd, usd_range
+from orchestrator.rental import Rental
+from providers.api import Offer
 
 MAX_PHOTO_ROWS = 20
 
@@ -25,6 +29,9 @@ def render_plan(plan: Plan, console: Console) -> None:
     _section(console, "Sizes", _sizes(plan))
     _section(console, "Training", _training(plan))
     _section(console, "Machine", _machine(plan))
+    if plan.rental is not None:
+        _section(console, "Offers", _offers(plan.rental))
+        _section(console, "What happens when", _afterwards(plan.rental))
     if plan.decisions:
         _section(console, "Decided for you", _decisions(plan))
     _warnings(plan, console)
@@ -134,13 +141,65 @@ def _machine(plan: Plan) -> Table:
         table.add_row("price", "$0.00: nothing is rented")
     else:
         table.add_row("price", f"${offer.price_per_hour_usd:.2f}/h ({offer.market.value})")
-    table.add_row("time", "not known before the first steps are measured")
-    if plan.cost_usd is None:
-        table.add_row("cost", f"not known before measuring; at most ${plan.max_cost_usd:.2f}")
+    rental = plan.rental
+    if rental is not None:
+        source = "measured" if rental.quote.is_measured else "estimate"
+        table.add_row("time", f"{duration_range(rental.quote.duration_s)}, {source}")
+        table.add_row("cost", f"{usd_range(rental.quote.cost_usd)}, {source}")
+        rescue = f", {usd(rental.rescue_usd)} of them for a stopped disk" if rental.rescue_usd else ""
+        table.add_row("ceiling", f"{usd(rental.ceiling_usd)}, all machines together{rescue}")
+        table.add_row("disk", f"{rental.disk_gb:g} GB")
+    elif plan.time_s is not None:
+        table.add_row("time", f"{duration_range(plan.time_s)} for the steps, as measured in an earlier run")
     else:
+        table.add_row("time", "not known before the first steps are measured")
+    if rental is None:
         table.add_row("cost", f"${plan.cost_usd:.2f}")
     if plan.deadline_s is not None:
-        table.add_row("ends at latest", f"after {_duration(plan.deadline_s)}")
+        table.add_row("ends at latest", f"after {duration(plan.deadline_s)}")
+    if rental is not None:
+        table.add_row("reserve", f"{duration(rental.reserve_s)} of the paid time are for the way home")
+    return table
+
+
+def _offers(rental: Rental) -> Table:
+    """Markets side by side: the chosen one first."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("", style="dim", no_wrap=True)
+    quotes = rental.quotes
+    for number, priced in enumerate(quotes):
+        chosen = ", chosen" if number == 0 and len(quotes) > 1 else ""
+        table.add_column(f"{priced.offer.market.value}{chosen}", overflow="fold")
+    table.add_row("GPU", *(escape(_offer_name(priced.offer)) for priced in quotes))
+    table.add_row("price", *(f"${priced.offer.price_per_hour_usd:.2f}/h" for priced in quotes))
+    table.add_row("a step", *(_step_time(priced) for priced in quotes))
+    table.add_row("time", *(duration_range(priced.duration_s) for priced in quotes))
+    table.add_row("cost", *(usd_range(priced.cost_usd) for priced in quotes))
+    table.add_row("interruptions", *(_interruptions(priced) for priced in quotes))
+    table.add_row("checkpoints", *(f"every {priced.checkpoint_every} steps" for priced in quotes))
+    return table
+
+
+def _offer_name(offer: Offer) -> str:
+    return f"{offer.provider}: {offer.gpu}"
+
+
+def _step_time(priced: Quote) -> str:
+    step_s = priced.seconds_per_step
+    return f"{step_s.expected:.2f} s ({step_s.low:.2f} to {step_s.high:.2f})"
+
+
+def _interruptions(priced: Quote) -> str:
+    rate = priced.interruption_rate
+    if rate.per_hour <= 0:
+        return "none expected"
+    return f"{priced.interruptions:.2f} expected: one in {rate.mean_hours:.0f} h, {rate.source}"
+
+
+def _afterwards(rental: Rental) -> Table:
+    table = _facts()
+    for when, what in rental.afterwards:
+        table.add_row(when, escape(what))
     return table
 
 
@@ -185,9 +244,3 @@ def _size(count: int) -> str:
         size /= 1000
         units.pop(0)
     return f"{size:.3g} {units[0]}"
-
-
-def _duration(seconds: float) -> str:
-    minutes = max(1, round(seconds / 60))
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if hours else f"{minutes} min"

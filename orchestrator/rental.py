@@ -1,0 +1,135 @@
+"""What renting means for a run: the offers side by side, the ceiling, and what happens when things end. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.budget import reserve_s, seconds_left
+from orchestrator.estimates import Measured, Quote, quote
+from orchestrator.offers import Choice, best_quote, fitting_offers, machine_disk_gb
+from orchestrator.spec import Limits, RunSpec
+from orchestrator.workload import Workload
+from providers.api import HasStop, MachineProvider, Market, Offer
+from providers.errors import NoCapacity
+from remote_trainer.wire import Decision
+
+
+@dataclass(frozen=True)
+class ProviderTerms:
+    """What machines of an offer can do to themselves, as their provider says; whether it works is proven on them."""
+
+    ends_itself: bool = False
+    """The machine may give itself back with a key of its own."""
+    stops_itself: bool = False
+    """It may also stop and keep its disk."""
+    stopped_disk_may_vanish: bool = False
+
+
+TermsOf = Callable[[Offer], ProviderTerms]
+
+
+def terms_of(provider: MachineProvider, offer: Offer) -> ProviderTerms:
+    """No exchange with anybody."""
+    calls = provider.self_release(offer)
+    vanishing = isinstance(provider, HasStop) and provider.stopped_disk_may_vanish
+    return ProviderTerms(calls is not None, calls is not None and calls.stop is not None, vanishing)
+
+
+@dataclass(frozen=True)
+class Rental:
+    """A rented machine in the plan."""
+
+    quote: Quote
+    """Of the offer that was chosen."""
+    alternatives: tuple[Quote, ...]
+    """The best offer of every other market that was answered for, whether or not the spec allows it."""
+    why: str
+    """Why this one."""
+    disk_gb: float
+    needed_vram_gb: float
+    """An estimate, whatever the spec asks for."""
+    terms: ProviderTerms
+    ceiling_usd: float
+    """Nothing is rented beyond it, all attempts together."""
+    reserve_s: float
+    """Kept back from the time that the ceiling pays for, so that the result can come home."""
+    rescue_usd: float
+    """What a stopped disk costs for `limits.rescue_hours`: part of the ceiling."""
+    afterwards: tuple[tuple[str, str], ...]
+    """(when, what happens), as sentences without a final period."""
+
+    @property
+    def quotes(self) -> tuple[Quote, ...]:
+        return (self.quote, *self.alternatives)
+
+
+def plan_rental(
+    spec: RunSpec,
+    offers: Sequence[Offer],
+    choice: Choice,
+    work: Workload,
+    terms: ProviderTerms,
+    measured: Measured | None = None,
+) -> Rental:
+    """`offers` may hold some of markets that the spec rules out: they are compared with, and nothing else."""
+    offer, limits = choice.offer, spec.limits
+    others = []
+    for market in Market:
+        offered = [other for other in offers if other.market is market is not offer.market]
+        with contextlib.suppress(NoCapacity):
+            others.append(best_quote(spec, fitting_offers(spec, offered, (market,)), work, measured=measured))
+    return Rental(
+        quote=quote(work, offer, measured),
+        alternatives=tuple(others),
+        why=choice.why,
+        disk_gb=machine_disk_gb(spec),
+        needed_vram_gb=work.needed_vram_gb,
+        terms=terms,
+        ceiling_usd=limits.max_cost_usd,
+        reserve_s=reserve_s(seconds_left(limits.max_cost_usd, offer.price_per_hour_usd, [], 0.0)),
+        rescue_usd=offer.stopped_disk_per_day_usd * limits.rescue_hours / 24,
+        afterwards=what_happens_afterwards(offer, limits, terms),
+    )
+
+
+def rental_decisions(spec: RunSpec, rental: Rental, work: Workload) -> list[Decision]:
+    """What the spec left open about the machine, with the reasons."""
+    offer = rental.quote.offer
+    decisions = [Decision(f"rent {offer.gpu} of {offer.provider} ({offer.market.value})", rental.why)]
+    if spec.compute.disk_gb is None:
+        decisions.append(Decision(f"compute.disk_gb = {rental.disk_gb:g}", work.disk_reason()))
+    if not spec.compute.min_vram_gb and not spec.compute.gpu:
+        what = f"method {work.train.method} at {work.train.resolution} pixels, batch {work.train.batch_size}"
+        decisions.append(Decision(f"compute.min_vram_gb = {rental.needed_vram_gb:g}", f"estimate for {what}"))
+    return decisions
+
+
+def what_happens_afterwards(offer: Offer, limits: Limits, terms: ProviderTerms) -> tuple[tuple[str, str], ...]:
+    """On finish, on error, and while the laptop is away."""
+    per_day = f"${offer.price_per_hour_usd * 24:.2f} a day"
+    disk = f"${offer.stopped_disk_per_day_usd:.2f} a day"
+    wait = f"waits {limits.wait_for_laptop_minutes:g} min for this laptop"
+    if terms.stops_itself:
+        away = f"trains on; at its end the machine {wait}, then stops and keeps the only copy on its disk for {disk}"
+    elif terms.ends_itself:
+        away = f"trains on; at its end the machine {wait}, and ends itself at the latest when the ceiling is reached"
+    else:
+        away = f"trains on, but nothing on the machine can end it: it bills {per_day} until this laptop is back"
+    return (
+        ("finished", "the model comes home and is verified, then the machine is given back"),
+        ("failed", "the newest checkpoint comes home, then the machine is given back"),
+        ("laptop away", away),
+        ("at risk then", "what was trained since the last checkpoint that came home: none leaves while it is away"),
+        ("at worst", _at_worst(limits, terms, per_day)),
+    )
+
+
+def _at_worst(limits: Limits, terms: ProviderTerms, per_day: str) -> str:
+    if not terms.ends_itself:
+        return f"no ceiling holds while this laptop is away: {per_day}"
+    return (
+        f"${limits.max_cost_usd:.2f}, if the machine may end itself: it tries that key before it trains, and says so; "
+        f"one that may not costs up to {per_day} while this laptop is away"
+    )
