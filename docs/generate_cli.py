@@ -57,7 +57,7 @@ MEANINGS = {
     "compute.ssh.user": "The same as `user@` in `host`.",
     "compute.ssh.identity_file": "Private key; when omitted, those of ssh_config and the agent.",
     "compute.ssh.python": "Python 3.9 or later on the host.",
-    "compute.provider": "`local` (this machine), `ssh`, or the name of an installed plug-in.",
+    "compute.provider": "`local` (this machine), `ssh`, `vast`, or the name of an installed plug-in.",
     "compute.gpu": "Rented machines only. In order of preference; empty: anything with `min_vram_gb`.",
     "compute.max_price_per_hour": "USD. Rented machines only.",
     "compute.market": "Rented machines only.",

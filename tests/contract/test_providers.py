@@ -1,18 +1,21 @@
-"""The providers that rent nothing, under the suite for those that do."""
+"""Every provider under the one suite: those that rent nothing, and Vast.ai against its fake."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from providers.api import BootPlan, GpuRequest, MachineProvider, SshAccess, ThisMachine
+from providers.api import BootPlan, GpuRequest, MachineProvider, Market, SshAccess, ThisMachine
 from providers.errors import CloudboothError, NoCapacity
 from providers.local import LocalProvider
 from providers.registry import ProviderContext
 from providers.ssh_host import SshHostProvider
 from providers.testing.contract import MachineProviderContract
+from providers.vast.provider import VastProvider
+from tests.fakes.vast import FakeVast, running_vast
 
 OPTIONS: dict[str, str | int | None] = {
     "host": "me@gpu-box",
@@ -59,6 +62,25 @@ class TestSsh(MachineProviderContract):
     def test_an_unknown_option_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(CloudboothError, match=r"compute\.ssh\.hots"):
             SshHostProvider(context(tmp_path, host="h", hots="x"))
+
+
+class TestVast(MachineProviderContract):
+    want = GpuRequest(disk_gb=10)
+
+    @pytest.fixture
+    def vast(self) -> Iterator[FakeVast]:
+        with running_vast() as fake:
+            yield fake
+        assert fake.violations == []
+
+    @pytest.fixture
+    def provider(self, vast: FakeVast, tmp_path: Path) -> MachineProvider:
+        type(self).secrets = (vast.account_key,)
+        return VastProvider(ProviderContext(tmp_path, {"VAST_API_KEY": vast.account_key, "VAST_URL": vast.url}))
+
+
+class TestVastSpot(TestVast):
+    want = GpuRequest(disk_gb=10, market=Market.SPOT)
 
 
 def taken(provider: MachineProvider, tag: str) -> None:
