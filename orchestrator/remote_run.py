@@ -184,10 +184,26 @@ class RemoteRun:
     def upload(self, root: str, source: Path, entries: Sequence[wire.FileEntry], on_bytes: OnBytes) -> None:
         """Sends files that lie below `source` on the laptop as one tar stream; a torn one leaves whole files only.
 
-        `on_bytes` counts what the connection took, ahead of the wire by what it buffers. What it raises is raised.
+        Raises StaleDriver for an old epoch. `on_bytes` counts what the connection took, ahead of the wire by what it
+        buffers; what it raises is raised.
         """
-        done = self.host.send([*self._agent, "accept", "--root", root], _tar_stream(source, entries, on_bytes))
-        self._checked(done, "accept")
+        call = [*self._agent, "accept", "--root", root, "--run-folder", self.folder, *self._epoch]
+        self._checked(self.host.send(call, _tar_stream(source, entries, on_bytes)), "accept")
+
+    def saved(self, manifests: Sequence[str]) -> None:
+        """Tells that these committed folders, named by manifest hash, are here, every file verified.
+
+        From then on the machine's disk need not be kept for them. Twice is safe.
+        """
+        call = [*self._agent, "saved", "--run-folder", self.folder, "--manifests", json.dumps(list(manifests))]
+        self._checked(self.host.run(call), "saved")
+
+    def start_guard(self, program: str) -> wire.GuardStatus:
+        """Starts the guard (`boot_script.guard_program`) where no boot plan did; one that lives stays."""
+        call = [*self._agent, "guard", "--workdir", self.workdir]
+        done = self._checked(self.host.run(call, stdin=program.encode(), timeout_s=START_TIMEOUT_S), "guard")
+        with understood(f"the answer of {self.host.label}"):
+            return wire.loads(wire.GuardStatus, done.stdout)
 
     def _ask(self, *call: str) -> wire.HostStatus:
         done = self._checked(self.host.run([*self._agent, *call], timeout_s=START_TIMEOUT_S), call[0])

@@ -1,7 +1,7 @@
 """What can be asked of the trainer package on a host: `python -m remote_trainer VERB …`. A few calls each.
 
-The agent's verbs (start, status, stop, forget, follow, read, have, accept) answer the laptop and print JSON or bytes;
-`supervise` and the stages `prepare` and `train` are started by them.
+The agent's verbs (start, status, stop, forget, follow, read, have, accept, saved, guard) answer the laptop and print
+JSON or bytes; `supervise` and the stages `prepare` and `train` are started by them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import os
 import sys
 from pathlib import Path
 
-from . import agent, stage, supervisor, wire
+from . import agent, contact, stage, supervisor, wire
 from .run_folder import write_atomically
 
 
 def main(argv: list[str]) -> int:
     call = _parser().parse_args(argv)
     try:
+        if call.verb in FROM_THE_LAPTOP:
+            contact.contact(getattr(call, "root", None) or getattr(call, "run_folder", None) or call.workdir)
         return int(VERBS[call.verb](call) or 0)
     except agent.StaleEpoch as error:
         print(error, file=sys.stderr)
@@ -58,6 +60,7 @@ def _have(call: argparse.Namespace) -> None:
 
 
 def _accept(call: argparse.Namespace) -> None:
+    agent.claim(call.run_folder, call.epoch)
     sys.stdout.write(json.dumps(agent.accept(call.root, sys.stdin.buffer)) + "\n")
 
 
@@ -66,6 +69,14 @@ def _grant(call: argparse.Namespace) -> None:
 
     agent.claim(call.run_folder, call.epoch)
     hold_grant(call.run_folder, sys.stdin.buffer.read())
+
+
+def _saved(call: argparse.Namespace) -> None:
+    contact.saved(call.run_folder, [str(sha256) for sha256 in json.loads(call.manifests)])
+
+
+def _guard(call: argparse.Namespace) -> None:
+    _reply(contact.start_guard(call.workdir, sys.stdin.read()))
 
 
 def _supervise(call: argparse.Namespace) -> int:
@@ -142,13 +153,15 @@ def _reply(value: object) -> None:
 
 VERBS = {
     "status": _status, "start": _start, "stop": _stop, "forget": _forget, "follow": _follow, "read": _read,
-    "have": _have, "accept": _accept, "supervise": _supervise, "prepare": _prepare, "train": _train, "grant": _grant,
-    "storage": _storage, "upload": _upload,
+    "have": _have, "accept": _accept, "saved": _saved, "guard": _guard, "grant": _grant,
+    "supervise": _supervise, "prepare": _prepare, "train": _train, "storage": _storage, "upload": _upload,
 }  # fmt: skip
+FROM_THE_LAPTOP = frozenset(VERBS) - {"supervise", "prepare", "train", "storage", "upload"}
 
 _TAKES: dict[str, list[str]] = {
     "status": ["run"], "start": ["run", "epoch"], "stop": ["run", "epoch", "now"], "forget": ["run", "epoch"],
-    "follow": ["run", "offset"], "read": ["root", "files"], "have": ["root"], "accept": ["root"],
+    "follow": ["run", "offset"], "read": ["root", "files"], "have": ["root"],
+    "accept": ["root", "run", "epoch"], "saved": ["run", "manifests"], "guard": ["workdir"],
     "supervise": ["run", "epoch", "start"], "prepare": ["run", "fd"], "train": ["run", "fd"],
     "grant": ["run", "epoch"], "storage": ["run", "fd"], "upload": ["run", "fd"],
 }  # fmt: skip
@@ -169,6 +182,10 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--offset", type=int, default=0)
         if "files" in takes:
             verb.add_argument("--files", required=True, help='JSON: [["path", offset], …]')
+        if "manifests" in takes:
+            verb.add_argument("--manifests", required=True, help="JSON: sha256 of each manifest")
+        if "workdir" in takes:
+            verb.add_argument("--workdir", type=_absolute, required=True)
         if "fd" in takes:
             verb.add_argument("--events-fd", type=int, required=True)
             verb.add_argument("--lock-fd", type=int, required=True)

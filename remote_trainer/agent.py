@@ -1,4 +1,4 @@
-"""Answers the laptop on the host: start, status, follow, read, stop, have, accept. Standard library only, 3.9.
+"""Answers the laptop on the host: one function for each of its calls. Standard library only, 3.9.
 
 Every call is one short process (`follow` and `read` end with their connection), safe to repeat, and says what it
 found rather than what it remembers. Calls that change something carry the driver's epoch: a laptop that wakes from
@@ -18,12 +18,15 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Optional
+from typing import IO, BinaryIO, Optional
 
+from . import only_copy, wire
 from . import run_folder as folders
-from . import wire
+from .contact import CONTACT_EVERY_S, Renewing, contact
+from .deadline import boot_clock
+from .lease import GuardFiles
 from .upload_grant import drop_grant
 
 STALE_EPOCH_EXIT = 75
@@ -48,7 +51,9 @@ class AgentError(Exception):
 
 
 def claim(run_folder: Path, epoch: int) -> None:
-    """Records the epoch; raises StaleEpoch when a higher one is on record."""
+    """Records the epoch; raises StaleEpoch when a higher one is on record, be the run's folder removed since or not."""
+    if epoch < folders.highest_epoch(run_folder):
+        raise StaleEpoch(f"driver epoch {epoch} is older than {folders.highest_epoch(run_folder)}")
     run_folder.mkdir(parents=True, exist_ok=True)
     lock = folders.acquire(run_folder / "epoch.lock", wait_s=10)
     if lock is None:
@@ -61,8 +66,8 @@ def claim(run_folder: Path, epoch: int) -> None:
             folders.write_atomically(run_folder / folders.EPOCH_FILE, str(epoch).encode())
 
 
-def status(run_folder: Path) -> wire.HostStatus:
-    """Reads everything from disk and lock table; changes nothing."""
+def status(run_folder: Path, now_s: Optional[float] = None) -> wire.HostStatus:
+    """Reads everything from disk and lock table; changes nothing. `now_s`: as in `contact`."""
     latest = folders.events_after_last_hello(run_folder)
     ended: Optional[str] = None
     for event in latest:
@@ -71,18 +76,20 @@ def status(run_folder: Path) -> wire.HostStatus:
     alive = folders.is_held(run_folder / folders.SUPERVISOR_LOCK)
     recorded = folders.read_json(run_folder / folders.SUPERVISOR_FILE) or {}
     events = run_folder / wire.EVENTS_FILE
+    guard = GuardFiles.above(run_folder)
     existing = run_folder if run_folder.exists() else run_folder.parent
     return wire.HostStatus(
         incarnation=folders.incarnation(run_folder),
         supervisor_pid=recorded.get("pid", 0) if alive else None,
         trainer_alive=folders.is_held(run_folder / folders.STAGE_LOCK),
-        driver_epoch=folders.read_number(run_folder / folders.EPOCH_FILE),
+        driver_epoch=folders.highest_epoch(run_folder),
         events_bytes=events.stat().st_size if events.exists() else 0,
         started=bool(latest),
         ended=ended,  # type: ignore[arg-type]  # Event.TYPE is a plain str
         checkpoints=tuple(folders.committed_checkpoints(run_folder)),
         output=folders.committed(run_folder, wire.OUTPUT_FOLDER),
         free_bytes=shutil.disk_usage(existing).free if existing.exists() else 0,
+        guard=None if guard is None else guard.status(boot_clock() if now_s is None else now_s),
     )
 
 
@@ -183,16 +190,27 @@ def stop(run_folder: Path, epoch: int, *, now: bool) -> wire.HostStatus:
 
 
 def forget(run_folder: Path, epoch: int) -> None:
-    """Removes the run's folder, photos and all. Twice is safe. Refused while anything of the run lives."""
-    drop_grant(run_folder)
+    """Removes the run's folder, photos and all. Twice is safe. Refused while anything of the run lives.
+
+    What is kept is the epoch: a driver that was overtaken before could start the run anew otherwise.
+    """
     if not run_folder.exists():
+        drop_grant(run_folder)
         return
     with folders.full_disk_forgiven():
         claim(run_folder, epoch)
+    drop_grant(run_folder)
     current = status(run_folder)
     if current.supervisor_pid is not None or current.trainer_alive:
         raise AgentError("the run is still at work")
+    tombstone = folders.forgotten_file(run_folder)
+    with folders.full_disk_forgiven():
+        tombstone.parent.mkdir(exist_ok=True)
+        folders.write_atomically(tombstone, str(current.driver_epoch).encode())
     shutil.rmtree(run_folder)
+    guard = GuardFiles.above(run_folder)
+    if guard is not None:
+        only_copy.review(guard)
 
 
 def follow(run_folder: Path, offset: int, out: BinaryIO, leash: int) -> None:
@@ -203,7 +221,7 @@ def follow(run_folder: Path, offset: int, out: BinaryIO, leash: int) -> None:
     end, which is how a broken connection shows.
     """
     path = run_folder / wire.EVENTS_FILE
-    shown_life_at = time.monotonic()
+    shown_life_at = noted_at = time.monotonic()
     while True:
         alive = folders.is_held(run_folder / folders.SUPERVISOR_LOCK)  # looked at before the last read, not after
         whole = _whole_lines(path, offset)
@@ -217,6 +235,9 @@ def follow(run_folder: Path, offset: int, out: BinaryIO, leash: int) -> None:
             shown_life_at = now
             out.write(whole)
             out.flush()
+        if now - noted_at >= CONTACT_EVERY_S:
+            noted_at = now
+            contact(run_folder, renew=False)
         if not alive:
             return
         readable, _, _ = select.select([leash], [], [], FOLLOW_POLL_S)
@@ -230,13 +251,14 @@ def read(root: Path, requests: Sequence[tuple[str, int]], out: BinaryIO) -> None
     Files are opened ahead of the first byte (HANDLES_AT_ONCE of them): a checkpoint that is pruned during a slow
     transfer arrives whole all the same.
     """
+    renewing = Renewing(root)
     for first in range(0, len(requests), HANDLES_AT_ONCE):
         with contextlib.ExitStack() as opened:
             batch = requests[first : first + HANDLES_AT_ONCE]
             handles = [opened.enter_context(open(_inside(root, path), "rb")) for path, _ in batch]
             for handle, (_, offset) in zip(handles, batch):
                 handle.seek(offset)
-                shutil.copyfileobj(handle, out, COPY_CHUNK)
+                _copy(handle, out, renewing)
     out.flush()
 
 
@@ -248,6 +270,7 @@ def have(root: Path, wanted: Sequence[wire.FileEntry]) -> list[str]:
 def accept(root: Path, stream: BinaryIO) -> int:
     """Unpacks a tar stream of plain files below `root`, each by temporary name and rename. Returns their number."""
     count = 0
+    renewing = Renewing(root)
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             source = archive.extractfile(member) if member.isfile() else None
@@ -257,12 +280,18 @@ def accept(root: Path, stream: BinaryIO) -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.part")
             with open(partial, "wb") as handle:
-                shutil.copyfileobj(source, handle, COPY_CHUNK)
+                _copy(source, handle, renewing)
                 handle.flush()
                 os.fsync(handle.fileno())
             os.replace(partial, target)
             count += 1
     return count
+
+
+def _copy(source: IO[bytes], target: IO[bytes], after_each: Callable[[], None]) -> None:
+    for chunk in iter(lambda: source.read(COPY_CHUNK), b""):
+        target.write(chunk)
+        after_each()
 
 
 def sha256_of(path: Path) -> str:

@@ -51,9 +51,11 @@ class Elapsed:
 class Allowance:
     """The persisted count of the run's time on one machine, and the seconds it has left."""
 
-    def __init__(self, run_folder: Path, machine: str, deadline_s: Optional[float]) -> None:
+    def __init__(
+        self, run_folder: Path, machine: str, deadline_s: Optional[float], limit_s: Optional[float] = None
+    ) -> None:
         self._path = run_folder / ELAPSED_FILE
-        self._deadline_s = deadline_s
+        self._deadline_s, self._limit_s = deadline_s, limit_s
         known = _recorded(self._path)
         if known is None or known.machine != machine:
             known = Elapsed(machine, 0.0, boot_clock(), boot_id())
@@ -68,10 +70,18 @@ class Allowance:
 
     @property
     def left_s(self) -> float:
-        """May be negative; infinite without a deadline."""
-        if self._deadline_s is None:
+        """Until the run must have ended. May be negative; infinite without a deadline."""
+        return self._left_of(self._deadline_s)
+
+    @property
+    def limit_left_s(self) -> float:
+        """Until the machine must have ended. May be negative; infinite on a machine that nobody pays for."""
+        return self._left_of(self._limit_s)
+
+    def _left_of(self, total_s: Optional[float]) -> float:
+        if total_s is None:
             return float("inf")
-        return self._deadline_s - self._elapsed.at(boot_clock(), boot_id()).elapsed_s
+        return total_s - self._elapsed.at(boot_clock(), boot_id()).elapsed_s
 
 
 def _recorded(path: Path) -> Optional[Elapsed]:

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
+from typing import Optional
 
 from . import run_folder as folders
 from . import wire
@@ -36,7 +37,7 @@ class GuardAction(Enum):
 
 
 def guard_action(
-    now_s: float, lease_s: float, limit_s: float | None, on_lapse: wire.LapseAction, has_stop: bool
+    now_s: float, lease_s: float, limit_s: Optional[float], on_lapse: wire.LapseAction, has_stop: bool
 ) -> GuardAction:
     """What the guard does at `now_s`; `guard.sh` decides the same.
 
@@ -51,17 +52,17 @@ def guard_action(
     return GuardAction.TERMINATE if now_s >= _end_s(lease_s, limit_s) else GuardAction.WAIT
 
 
-def acts_at_s(lease_s: float, limit_s: float | None, on_lapse: wire.LapseAction, has_stop: bool) -> float:
+def acts_at_s(lease_s: float, limit_s: Optional[float], on_lapse: wire.LapseAction, has_stop: bool) -> float:
     """The second of the boot clock at which the guard acts if nothing is renewed."""
     lapse_s = lease_s if limit_s is None else min(lease_s, limit_s)
     return max(lapse_s, _end_s(lease_s, limit_s)) if on_lapse == "stop" and not has_stop else lapse_s
 
 
-def _end_s(lease_s: float, limit_s: float | None) -> float:
+def _end_s(lease_s: float, limit_s: Optional[float]) -> float:
     return lease_s + ONLY_COPY_GRACE_S if limit_s is None else limit_s
 
 
-def renewed_s(now_s: float, for_s: float, limit_s: float | None, lease_s: float | None) -> float:
+def renewed_s(now_s: float, for_s: float, limit_s: Optional[float], lease_s: Optional[float]) -> float:
     """The lease after a renewal: never shorter than it was, never beyond the limit."""
     wanted = max(now_s + for_s, now_s if lease_s is None else lease_s)
     return wanted if limit_s is None else min(wanted, limit_s)
@@ -74,7 +75,7 @@ class GuardFiles:
         self._state, self._memory = state, memory
 
     @classmethod
-    def above(cls, folder: Path) -> GuardFiles | None:
+    def above(cls, folder: Path) -> Optional[GuardFiles]:
         """Those of the work folder that `folder` lies in; None where no guard was ever started."""
         for candidate in (folder, *folder.parents):
             with contextlib.suppress(OSError):
@@ -90,11 +91,11 @@ class GuardFiles:
         return self._state.parent
 
     @property
-    def lease_s(self) -> float | None:
+    def lease_s(self) -> Optional[float]:
         return _number(self._memory / "lease")
 
     @property
-    def limit_s(self) -> float | None:
+    def limit_s(self) -> Optional[float]:
         return _number(self._memory / "limit")
 
     @property
@@ -118,8 +119,13 @@ class GuardFiles:
         return _text(self._memory / "proof")
 
     @property
-    def proven(self) -> bool | None:
+    def proven(self) -> Optional[bool]:
         return self.answer.startswith("2") if self.answer else None
+
+    def contact_ago_s(self, now_s: float) -> Optional[float]:
+        """Since a laptop last called; None when none has on this boot."""
+        contact_s = _number(self._memory / "contact")
+        return None if contact_s is None or contact_s > now_s + 1 else max(0.0, now_s - contact_s)
 
     def is_alive(self, now_s: float) -> bool:
         beat_s = _number(self._memory / "beat")
@@ -141,6 +147,11 @@ class GuardFiles:
         """Whoever is alive says so. A lease that is longer already stays as it is."""
         with self._writing():
             self._put("lease", renewed_s(now_s, for_s, self.limit_s, self.lease_s))
+
+    def note_contact(self, now_s: float) -> None:
+        """A laptop has called, or still listens."""
+        with self._writing():
+            self._put("contact", now_s)
 
     def end_lease(self, at_s: float) -> None:
         """The last word of a run: also shortens. Never beyond the limit."""
@@ -171,7 +182,7 @@ class GuardFiles:
             if lock is not None:
                 lock.close()
 
-    def start(self, program: str | None = None) -> None:
+    def start(self, program: Optional[str] = None) -> None:
         """Starts the guard, detached, from the script in memory: again when it has died, or for the first time with
         `program`. One that lives keeps the second one out. Raises OSError without a script.
         """
@@ -224,6 +235,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _number(path: Path) -> float | None:
+def _number(path: Path) -> Optional[float]:
     text = _text(path)
     return float(text) if text.isascii() and text.isdigit() and len(text) <= 10 else None

@@ -26,6 +26,8 @@ STAGE_LOCK = "stage.lock"
 SUPERVISOR_FILE = "supervisor.json"
 STAGE_FILE = "stage.json"
 EPOCH_FILE = "driver-epoch"
+FORGOTTEN_FOLDER = ".forgotten"
+"""Beside the run folders: the highest epoch of each that was removed, so that an overtaken driver stays overtaken."""
 CLOSED_FILE = "closed-epoch"
 """The driver epoch that ended everything at once: it and older ones can start nothing any more."""
 INCARNATION_FILE = "incarnation"
@@ -110,6 +112,15 @@ def read_number(path: Path) -> int:
         return int(path.read_text())
     except (OSError, ValueError):
         return 0
+
+
+def forgotten_file(run_folder: Path) -> Path:
+    return run_folder.parent / FORGOTTEN_FOLDER / run_folder.name
+
+
+def highest_epoch(run_folder: Path) -> int:
+    """Of all drivers that ever called about the run, also before its folder was removed."""
+    return max(read_number(run_folder / EPOCH_FILE), read_number(forgotten_file(run_folder)))
 
 
 def incarnation(run_folder: Path) -> str:

@@ -23,16 +23,9 @@ from typing import Any, Optional
 from . import run_folder as folders
 from . import wire
 from .deadline import Allowance
-from .oversight import (
-    DEADLINE_REACHED,
-    DISK_FULL,
-    Silence,
-    StageView,
-    Urge,
-    ending_without_word,
-    urge,
-    worth_starting_again,
-)
+from .oversight import DISK_FULL, Silence, StageView, Urge, ending_without_word, urge, worth_starting_again
+from .tenancy import Tenancy
+from .uploads import NoUploads, Uploads
 
 HEARTBEAT_S = 15.0
 POLL_S = 0.5
@@ -57,7 +50,7 @@ def supervise(run_folder: Path, epoch: int, start_fd: Optional[int] = None) -> i
         if epoch <= folders.read_number(run_folder / folders.CLOSED_FILE):
             print(f"driver epoch {epoch} was closed before this supervisor began", file=sys.stderr)
             return 1
-        supervisor = _Supervisor(run_folder, epoch)
+        supervisor = _Supervisor(run_folder, epoch, NoUploads())
         if start_fd is not None:
             os.close(start_fd)
         supervisor.run()
@@ -67,11 +60,12 @@ def supervise(run_folder: Path, epoch: int, start_fd: Optional[int] = None) -> i
 
 
 class _Supervisor:
-    def __init__(self, run_folder: Path, epoch: int) -> None:
-        self._folder = run_folder
+    def __init__(self, run_folder: Path, epoch: int, uploads: Uploads) -> None:
+        self._folder, self._uploads = run_folder, uploads
         self._stop_requested = False
         self._silence = Silence(time.monotonic())
         self._ended: Optional[wire.Event] = None
+        self._tenancy: Optional[Tenancy] = None
         self._last_step = max((c.step for c in folders.committed_checkpoints(run_folder)), default=0)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -88,6 +82,9 @@ class _Supervisor:
             if not folders.is_disk_full(error):
                 raise
             self._say(DISK_FULL)
+        if self._tenancy is not None and self._ended is not None:
+            self._see_uploads_out(self._tenancy)
+            self._tenancy.end(self._ended)
         give_up_at = time.monotonic() + LAST_WORD_PATIENCE_S
         while not self._log.write_out() and time.monotonic() < give_up_at:
             time.sleep(POLL_S)
@@ -98,26 +95,33 @@ class _Supervisor:
         except (OSError, wire.WireError) as error:
             self._say(wire.Failed("bad-job", f"the job cannot be read: {error}"))
             return
-        allowance = Allowance(self._folder, job.machine, job.deadline_s)
+        allowance = Allowance(self._folder, job.machine, job.deadline_s, job.limit_s)
+        self._tenancy = tenancy = Tenancy(self._folder, job, allowance, self._uploads, self._say)
+        tenancy.begin()
         if not self._previous_stage_is_gone():
             self._say(wire.Failed("internal", "an earlier trainer of this run does not end"))
             return
         for stage in STAGES:
-            exit_code = self._run_to_an_end(stage, job, allowance)
+            if stage == STAGES[-1]:
+                tenancy.say_what_is_proven()
+            exit_code = self._run_to_an_end(stage, job, tenancy)
             if self._ended is None and (exit_code != 0 or self._stop_requested or stage == STAGES[-1]):
-                self._say(self._last_word(exit_code, allowance))
+                self._say(self._last_word(exit_code, tenancy))
             if self._ended is not None:
                 return
 
-    def _run_to_an_end(self, stage: str, job: wire.Job, allowance: Allowance) -> int:
+    def _run_to_an_end(self, stage: str, job: wire.Job, tenancy: Tenancy) -> int:
         """Starts a stage that was killed again while that makes sense. The last exit code."""
         fruitless_starts = 0
         while True:
             committed_before = self._last_step
-            exit_code = self._run_stage(stage, job, allowance)
+            exit_code = self._run_stage(stage, job, tenancy)
             fruitless_starts = fruitless_starts + 1 if self._last_step == committed_before else 0
             asked_for = (
-                self._ended is not None or self._stop_requested or self._silence.stacks_shown or allowance.left_s <= 0
+                self._ended is not None
+                or self._stop_requested
+                or self._silence.stacks_shown
+                or tenancy.time_left_s <= 0
             )
             if not worth_starting_again(exit_code, asked_for, fruitless_starts):
                 return exit_code
@@ -129,10 +133,20 @@ class _Supervisor:
                 )
             )
 
-    def _last_word(self, exit_code: int, allowance: Allowance) -> wire.Event:
+    def _last_word(self, exit_code: int, tenancy: Tenancy) -> wire.Event:
         return ending_without_word(
-            exit_code, self._stop_requested, allowance.left_s <= 0, self._last_step, self._silence.stacks_shown
+            exit_code, self._stop_requested, tenancy.out_of_time, self._last_step, self._silence.stacks_shown
         )
+
+    def _see_uploads_out(self, tenancy: Tenancy) -> None:
+        """What is under way to the store is waited for while the machine is paid for. A second signal ends that."""
+        beat_at = time.monotonic()
+        self._stop_requested = False
+        while self._uploads.busy() and tenancy.may_wait and not self._stop_requested:
+            time.sleep(POLL_S)
+            if time.monotonic() - beat_at >= HEARTBEAT_S:
+                beat_at = time.monotonic()
+                self._say(wire.Heartbeat(round(tenancy.beat(), 1), trainer_alive=False))
 
     def _previous_stage_is_gone(self) -> bool:
         """Waits for a stage whose supervisor died (its leash is cut), then kills it."""
@@ -147,7 +161,7 @@ class _Supervisor:
                 _kill_group(int(recorded["pgid"]), signal.SIGKILL)
         return False
 
-    def _run_stage(self, stage: str, job: wire.Job, allowance: Allowance) -> int:
+    def _run_stage(self, stage: str, job: wire.Job, tenancy: Tenancy) -> int:
         """The stage inherits its lock: it counts as alive from its birth, not from when Python has started."""
         lock = folders.acquire(self._folder / folders.STAGE_LOCK, wait_s=PREVIOUS_STAGE_WAIT_S)
         if lock is None:
@@ -163,7 +177,7 @@ class _Supervisor:
         os.close(write_end)
         try:
             folders.write_atomically(self._folder / folders.STAGE_FILE, wire.dumps({"pgid": child.pid}))
-            self._watch(child, read_end, allowance)
+            self._watch(child, read_end, tenancy)
         finally:
             os.close(read_end)
             if child.stdin:
@@ -182,7 +196,7 @@ class _Supervisor:
             "--lock-fd", str(lock_fd),
         ]  # fmt: skip
 
-    def _watch(self, child: Any, read_end: int, allowance: Allowance) -> None:
+    def _watch(self, child: Any, read_end: int, tenancy: Tenancy) -> None:
         """Copies events and keeps time until the stage has closed its pipe and ended."""
         buffer = b""
         asked_at: Optional[float] = None
@@ -199,8 +213,8 @@ class _Supervisor:
                 *lines, buffer = buffer.split(b"\n")
                 for line in lines:
                     event = wire.decode_event(line).event
-                    out_of_time = isinstance(event, wire.Stopped) and allowance.left_s <= 0
-                    self._say(DEADLINE_REACHED if out_of_time else event)
+                    by_the_clock = tenancy.out_of_time if isinstance(event, wire.Stopped) else None
+                    self._say(by_the_clock or event)
             elif not pipe_open:
                 time.sleep(0.02)
             elif child.poll() is not None:
@@ -208,7 +222,7 @@ class _Supervisor:
             now = time.monotonic()
             asked_for = None if asked_at is None else now - asked_at
             quiet_s, shown = self._silence.quiet_in_loop_s(now), self._silence.stacks_shown
-            action = urge(StageView(self._stop_requested, allowance.left_s, asked_for, quiet_s, shown))
+            action = urge(StageView(self._stop_requested, tenancy.time_left_s, asked_for, quiet_s, shown))
             if action is Urge.ASK_TO_STOP:
                 asked_at = now
                 _kill_group(child.pid, signal.SIGTERM)
@@ -219,7 +233,7 @@ class _Supervisor:
                 _kill_group(child.pid, signal.SIGKILL)
             if now - beat_at >= HEARTBEAT_S:
                 beat_at = now
-                self._say(wire.Heartbeat(round(allowance.tick(), 1), trainer_alive=child.poll() is None))
+                self._say(wire.Heartbeat(round(tenancy.beat(), 1), trainer_alive=child.poll() is None))
 
     def _say(self, event: wire.Event) -> None:
         if isinstance(event, wire.PhaseStarted):
@@ -229,6 +243,8 @@ class _Supervisor:
         if isinstance(event, (wire.Done, wire.Failed, wire.Stopped)):
             self._ended = event
         self._log.append(event)
+        if self._tenancy is not None:
+            self._tenancy.heard(event)
 
     def _on_sigterm(self, _number: int, _frame: object) -> None:
         self._stop_requested = True

@@ -138,4 +138,5 @@ def _fetch_output(context: RunContext, remote: RemoteRun, status: wire.HostStatu
     context.ledger.record_artifact(
         context.run.name, "output", output.step, context.output_folder, output.manifest_sha256
     )
+    remote.saved([output.manifest_sha256])
     context.reporter.arrived("model", str(context.output_folder))

@@ -141,6 +141,7 @@ def _send_newest_checkpoint(context: RunContext, remote: RemoteRun, status: wire
         _send(context, remote, f"checkpoint {artifact.step}", root, folder, list(manifest.files))
         mark = _entry(folder, wire.MANIFEST_NAME)
         _send(context, remote, "its manifest", root, folder, [mark])
+        remote.saved([mark.sha256])
         return
 
 

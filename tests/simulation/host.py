@@ -18,7 +18,7 @@ from typing import Protocol
 from orchestrator import remote_run
 from orchestrator.host import Completed, ConnectionLost, HostError, HostUnreachable
 from remote_trainer import __main__ as trainer_main
-from remote_trainer import agent, wire
+from remote_trainer import agent, contact, wire
 from tests.simulation.computer import Computer
 
 LATENCY_S = 0.2
@@ -115,6 +115,7 @@ class SimulatedHost:
         if verb in ("have", "accept"):
             if verb == "have":
                 return json.dumps(agent.have(call.root, agent.wanted_from_json(b"".join(chunks)))).encode()
+            agent.claim(call.run_folder, call.epoch)
             count = agent.accept(call.root, self._incoming(chunks))
             self._passages.acted(self._computer, str(call.root), None, verb)
             return str(count).encode()
@@ -130,6 +131,9 @@ class SimulatedHost:
                 agent.forget(folder, call.epoch)
                 if existed:
                     self._passages.acted(self._computer, str(folder), call.epoch, verb)
+                return b""
+            case "saved":
+                contact.saved(folder, json.loads(call.manifests))
                 return b""
             case "status":
                 pass

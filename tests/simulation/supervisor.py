@@ -127,8 +127,8 @@ class Supervisor:
     def hear(self, event: wire.Event) -> None:
         """From the stage's pipe."""
         self._heard_s = self.computer.clock.monotonic()
-        out_of_time = isinstance(event, wire.Stopped) and self._left_s() <= 0
-        self.say(oversight.DEADLINE_REACHED if out_of_time else event)
+        by_the_clock = oversight.out_of_time(self._left_s()) if isinstance(event, wire.Stopped) else None
+        self.say(by_the_clock or event)
 
     def stage_ended(self, name: str, exit_code: int) -> None:
         self.stage = None
@@ -144,7 +144,11 @@ class Supervisor:
         if not self._ended and (exit_code != 0 or self.stop_requested or last):
             self.say(
                 oversight.ending_without_word(
-                    exit_code, self.stop_requested, self._left_s() <= 0, self._last_step, self._stacks_shown
+                    exit_code,
+                    self.stop_requested,
+                    oversight.out_of_time(self._left_s()),
+                    self._last_step,
+                    self._stacks_shown,
                 )
             )
         if self._ended:

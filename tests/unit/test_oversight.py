@@ -43,16 +43,16 @@ def test_a_trainer_that_hangs_shows_its_stacks_before_it_is_killed() -> None:
     assert at(STALL_S + 1, False) is Urge.SHOW_STACKS
     assert at(STALL_S + 2, True) is Urge.NOTHING
     assert at(STALL_S + STACKS_GRACE_S + 1, True) is Urge.KILL
-    assert ending_without_word(-9, False, False, 3, stalled=True) == STALLED
+    assert ending_without_word(-9, False, None, 3, stalled=True) == STALLED
 
 
 def test_an_ending_without_a_word_is_named_for_its_cause() -> None:
-    assert ending_without_word(0, stop_requested=False, deadline_passed=True, last_step=3) == DEADLINE_REACHED
-    assert ending_without_word(-15, stop_requested=True, deadline_passed=False, last_step=3) == wire.Stopped(3)
-    killed = ending_without_word(-9, stop_requested=False, deadline_passed=False, last_step=3)
+    assert ending_without_word(0, stop_requested=False, by_the_clock=DEADLINE_REACHED, last_step=3) == DEADLINE_REACHED
+    assert ending_without_word(-15, stop_requested=True, by_the_clock=None, last_step=3) == wire.Stopped(3)
+    killed = ending_without_word(-9, stop_requested=False, by_the_clock=None, last_step=3)
     assert isinstance(killed, wire.Failed)
     assert (killed.code, "SIGKILL" in killed.message) == ("trainer-killed", True)
-    broken = ending_without_word(1, stop_requested=False, deadline_passed=False, last_step=3)
+    broken = ending_without_word(1, stop_requested=False, by_the_clock=None, last_step=3)
     assert isinstance(broken, wire.Failed)
     assert broken.code == "internal"
 
