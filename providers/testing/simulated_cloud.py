@@ -64,10 +64,12 @@ class SimulatedCloud:
         shelves: Sequence[Shelf] = SHELVES,
         boot_s: float = 30.0,
         release_s: float = 10.0,
+        self_release: SelfRelease | None = machine_calls.SELF_RELEASE,
     ) -> None:
         self._clock = clock
         self._shelves = shelves
         self._boot_s, self._release_s = boot_s, release_s
+        self._self_release = self_release
         self._armed: list[Mishap] = []
         self._down_until_s = 0.0
         self.hooks = Hooks()
@@ -133,7 +135,7 @@ class SimulatedCloud:
             self._terminate(rental)
 
     def self_release(self, offer: Offer) -> SelfRelease | None:
-        return machine_calls.SELF_RELEASE
+        return self._self_release
 
     # ---- abilities -------------------------------------------------------------------------------------------------
 

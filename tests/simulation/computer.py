@@ -14,6 +14,7 @@ from typing import Protocol
 from providers.testing.virtual_clock import SkewedClock, VirtualClock
 from remote_trainer import run_folder as folders
 from remote_trainer import wire
+from tests.simulation.guard import Guard
 from tests.simulation.schedule import Occasion, Training
 from tests.simulation.supervisor import Supervisor
 from tests.simulation.trainer import Stage
@@ -39,11 +40,16 @@ class Computer:
         self.date = SkewedClock(clock)
         self.has_gpu = has_gpu
         self.alive = True
+        """Its disk exists."""
+        self.up = True
+        """It is not stopped."""
+        self.guard: Guard | None = None
         self.unreachable_until_s = 0.0
         self.disk_full_until_s = 0.0
         self.hangs = False
         """The trainer stops making steps."""
         self.boot = 1
+        self._booted_s = clock.monotonic()
         self.next_pid = 100
         self.connections = 1
         """Goes up when every connection to it breaks."""
@@ -56,7 +62,12 @@ class Computer:
 
     @property
     def reachable(self) -> bool:
-        return self.alive and self.clock.monotonic() >= self.unreachable_until_s
+        return self.alive and self.up and self.clock.monotonic() >= self.unreachable_until_s
+
+    @property
+    def boot_clock_s(self) -> float:
+        """As `/proc/uptime`: ten minutes ahead, since no clock of a machine is at zero when ours starts."""
+        return self.clock.monotonic() - self._booted_s + 600.0
 
     @property
     def disk_is_full(self) -> bool:
@@ -83,16 +94,29 @@ class Computer:
             process.kill(leash_s=0.0)
 
     def restart(self, pause_s: float) -> None:
-        """Every process dies, the disk stays."""
-        self.kill_all()
-        self.boot += 1
+        """Every process dies, the disk stays, and what starts with the machine starts again."""
+        self.stop()
         self.unreachable_until_s = self.clock.monotonic() + pause_s
+        self.come_up()
+
+    def stop(self) -> None:
+        """As a provider stops it: the disk stays."""
+        self.kill_all()
+        if self.guard is not None:
+            self.guard.kill()
+        self.up = False
         self.connections += 1
 
+    def come_up(self) -> None:
+        self.up = True
+        self.boot += 1
+        self._booted_s = self.clock.monotonic()
+        if self.guard is not None:
+            self.guard.begin()
+
     def die(self) -> None:
-        self.kill_all()
+        self.stop()
         self.alive = False
-        self.connections += 1
 
     def write_or_fail(self) -> None:
         """Raises the error of a full disk."""
@@ -119,5 +143,5 @@ class Computer:
 
 def forget_disk(computer: Computer) -> None:
     """After a schedule. The locks of what still lives are let go with it."""
-    computer.kill_all()
+    computer.stop()
     shutil.rmtree(computer.disk, ignore_errors=True)

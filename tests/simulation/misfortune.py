@@ -167,6 +167,8 @@ class Misfortune:
                 computer.date.ahead_s = fault.length_s
             case WorldFault.CONTAINER_RESTARTED:
                 computer.restart(pause_s=10.0)
+            case WorldFault.GUARD_KILLED if computer.guard is not None and computer.guard.alive:
+                computer.guard.kill()
             case WorldFault.SUPERVISOR_KILLED if computer.living():
                 computer.living()[0].kill()
             case WorldFault.TRAINER_KILLED if computer.stages():

@@ -86,6 +86,19 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Abilities:
+    """What the provider can do beside renting."""
+
+    stops: bool = True
+    machines_stop_themselves: bool = True
+    machines_end_themselves: bool = True
+
+
+ABILITIES = (Abilities(), Abilities(), Abilities(), Abilities(stops=False, machines_stop_themselves=False),
+             Abilities(machines_stop_themselves=False, machines_end_themselves=False))  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Schedule:
     seed: int
     standing: bool
@@ -93,6 +106,7 @@ class Schedule:
     training: Training
     boot_s: float
     faults: tuple[Planned, ...]
+    abilities: Abilities
     chained: bool
     """Each of `faults` is armed when the one before it has struck; otherwise all from the beginning."""
 
@@ -117,6 +131,7 @@ def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
         training,
         0.0 if standing else random.uniform(3, 30),
         tuple(_planned(random, kind, standing) for kind in _with_losses(random, chosen, chained and not standing)),
+        random.choice(ABILITIES),
         chained,
     )
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import State
 from orchestrator.progress import Progress
-from providers.api import BootPlan, GpuRequest, Machine, MachineId, MachineProvider, Market, Offer, SelfRelease
+from providers.api import BootPlan, GpuRequest, Machine, MachineId, Market, Offer, SelfRelease
+from providers.testing.simulated_cloud import SimulatedCloud
 from remote_trainer import wire
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class WatchedLedger(Ledger):
 class WatchedProvider:
     """The cloud, behind passages."""
 
-    cloud: MachineProvider
+    cloud: SimulatedCloud
     world: World
     name: str = "simulated"
     markets: frozenset[Market] = frozenset(Market)
@@ -68,6 +69,28 @@ class WatchedProvider:
 
     def self_release(self, offer: Offer) -> SelfRelease | None:
         return self.cloud.self_release(offer)
+
+    def logs(self, machine: MachineId) -> str:
+        with self.world.passage("logs"):
+            return self.cloud.logs(machine)
+
+    def billed_usd(self, machine: MachineId) -> float | None:
+        with self.world.passage("billed"):
+            return self.cloud.billed_usd(machine)
+
+
+class WatchedStopper(WatchedProvider):
+    """The same, of a provider that can stop machines."""
+
+    stopped_disk_may_vanish = True
+
+    def stop(self, machine: MachineId) -> None:
+        with self.world.passage("stop"):
+            self.cloud.stop(machine)
+
+    def start(self, machine: MachineId) -> None:
+        with self.world.passage("start"):
+            self.cloud.start(machine)
 
 
 @dataclass(frozen=True)

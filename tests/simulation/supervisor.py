@@ -204,7 +204,7 @@ class Supervisor:
 
     @property
     def _clock_s(self) -> float:
-        return self.computer.clock.monotonic()
+        return self.computer.boot_clock_s
 
     def _tick(self) -> float:
         self._elapsed = self._elapsed.at(self._clock_s, str(self.computer.boot))

@@ -29,22 +29,24 @@ from orchestrator.ledger import Ledger, RunRecord
 from orchestrator.lifecycle import EndReason, State, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.spec import Compute, Data, Limits, Model, Output, RunSpec, Subject
-from providers.api import Access, MachineProvider, SshAccess
+from providers.api import Access, MachineProvider, SelfRelease, SshAccess
 from providers.errors import CloudboothError
 from providers.retrying import RetryingProvider
+from providers.testing.machine_calls import SELF_RELEASE, environment
 from providers.testing.rentals import Rental
 from providers.testing.simulated_cloud import Hooks, SimulatedCloud
 from providers.testing.virtual_clock import VirtualClock
 from remote_trainer import wire
 from tests.simulation import computer as machines
 from tests.simulation.computer import Computer
+from tests.simulation.guard import Guard, Program
 from tests.simulation.host import SimulatedHost
 from tests.simulation.invariants import ENABLED, Invariant, Violation
 from tests.simulation.kinds import Kind
 from tests.simulation.misfortune import Misfortune
 from tests.simulation.rules import Rules
-from tests.simulation.schedule import Occasion, Schedule
-from tests.simulation.seams import ToldReporter, WatchedClock, WatchedLedger, WatchedProvider
+from tests.simulation.schedule import Abilities, Occasion, Schedule
+from tests.simulation.seams import ToldReporter, WatchedClock, WatchedLedger, WatchedProvider, WatchedStopper
 
 RUN = "run"
 MAX_DRIVERS = 60
@@ -113,10 +115,16 @@ class World:
         self.rules = Rules(self, enabled)
         self.misfortune = Misfortune(self)
         self.clock.after_each = self.rules.after_event
-        self.cloud = SimulatedCloud(self.clock, boot_s=schedule.boot_s, release_s=self.random.choice((1.0, 15.0)))
-        self.cloud.hooks = Hooks(
-            on_boot=self._boot, on_gone=self._gone, on_notice=self._notice, on_fault=self.misfortune.fired_now
+        self.cloud = SimulatedCloud(
+            self.clock,
+            boot_s=schedule.boot_s,
+            release_s=self.random.choice((1.0, 15.0)),
+            self_release=_self_release(schedule.abilities),
         )
+        self.cloud.hooks = Hooks(
+            on_boot=self._boot, on_stop=self._stopped, on_gone=self._gone, on_notice=self._notice,
+            on_fault=self.misfortune.fired_now,
+        )  # fmt: skip
         self.provider = self.make_provider()
         self.computers: dict[str, Computer] = {}
         self.standing: Computer | None = self._computer("gpu-box") if schedule.standing else None
@@ -136,7 +144,7 @@ class World:
     # ---- what a mutation test may replace --------------------------------------------------------------------------
 
     def make_provider(self) -> MachineProvider:
-        return WatchedProvider(self.cloud, self)
+        return (WatchedStopper if self.schedule.abilities.stops else WatchedProvider)(self.cloud, self)
 
     def make_ledger(self) -> Ledger:
         ledger = WatchedLedger(self.home.ledger_file, self.clock)
@@ -332,12 +340,27 @@ class World:
     def current_computer(self) -> Computer | None:
         if self.standing is not None:
             return self.standing
-        living = [computer for computer in self.computers.values() if computer.alive]
+        living = [computer for computer in self.computers.values() if computer.alive and computer.up]
         return living[-1] if living else None
 
     def _boot(self, rental: Rental) -> None:
-        if self.standing is None:
-            self.happened(self._computer(str(rental.id), rental.has_gpu), Occasion.BOOT)
+        if self.standing is not None:
+            return
+        known = self.computers.get(rental.id)
+        if known is not None:
+            known.come_up()
+        else:
+            known = self._computer(str(rental.id), rental.has_gpu)
+            program = Program.of(rental.boot.start_command)
+            if program is not None:
+                workdir = known.disk / rental.offer.workdir.removeprefix("~/")
+                known.guard = Guard(known, program, workdir, environment(rental), self.cloud.answer_to_machine)
+                known.guard.begin()
+        self.happened(known, Occasion.BOOT)
+
+    def _stopped(self, rental: Rental) -> None:
+        if rental.id in self.computers:
+            self.computers[rental.id].stop()
 
     def _gone(self, rental: Rental) -> None:
         if self.standing is None and rental.id in self.computers:
@@ -380,6 +403,12 @@ def play(schedule: Schedule, *, enabled: frozenset[Invariant] = ENABLED, verbose
         return world.play()
     finally:
         world.close()
+
+
+def _self_release(abilities: Abilities) -> SelfRelease | None:
+    if not abilities.machines_end_themselves:
+        return None
+    return SELF_RELEASE if abilities.machines_stop_themselves else replace(SELF_RELEASE, stop=None)
 
 
 @cache
