@@ -377,7 +377,7 @@ def called(call: Any, machine: MachineId, key: str) -> int:
     for name, value in {"CONTAINER_ID": machine, "CONTAINER_API_KEY": key, "CLOUDBOOTH_TAG": "cb-1"}.items():
         filled = [text.replace(f"${{{name}}}", value) for text in filled]
     url, body, *values = filled
-    headers = {**dict(zip(call.headers, values, strict=True)), "User-Agent": "cloudbooth guard"}
+    headers = dict(zip(call.headers, values, strict=True))
     return httpx.request(call.method, url, content=body, headers=headers).status_code
 
 
