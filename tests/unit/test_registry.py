@@ -33,7 +33,7 @@ def install(folder: Path, package: str, name: str, value: str, source: str) -> N
 
 
 def test_the_built_in_providers_are_installed() -> None:
-    assert {"local", "ssh"} <= set(installed_providers())
+    assert {"local", "runpod", "ssh"} <= set(installed_providers())
 
 
 def test_a_provider_is_built_from_its_context(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_provider_is_built_from_its_context(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_lists_the_installed_ones_and_hints_at_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(CloudboothError, match=r"installed are .*local, ssh") as caught:
+    with pytest.raises(CloudboothError, match=r"installed are .*local, .*ssh") as caught:
         load_provider("locla", ProviderContext(tmp_path, {}))
     assert caught.value.hint == 'provider = "local"'
 

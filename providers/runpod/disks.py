@@ -1,0 +1,32 @@
+"""What RunPod's disks cost. Pure; USD and gigabytes.
+
+Rates as published on docs.runpod.io (pods, storage) in 2026: a container disk costs $0.10 a GB and month while the pod
+runs and nothing while it is stopped, when it is wiped; a volume disk $0.10 while it runs and $0.20 while it is stopped.
+A month is taken as 30 days, the dearest reading.
+"""
+
+from __future__ import annotations
+
+import math
+
+CONTAINER_DISK_GB = 20
+"""For what the image's layers do not hold: packages, caches. All that matters lies on the volume."""
+MIN_VOLUME_GB = 10
+"""The service rents no smaller one."""
+
+_RUNNING_USD_PER_GB_MONTH = 0.10
+_STOPPED_USD_PER_GB_MONTH = 0.20
+_HOURS_A_MONTH = 30 * 24
+
+
+def volume_gb(wanted_gb: float) -> int:
+    """What is rented for it: whole gigabytes, and not fewer than the service lets."""
+    return max(MIN_VOLUME_GB, math.ceil(wanted_gb))
+
+
+def running_usd_per_hour(container_gb: float, volume_gb: float) -> float:
+    return (container_gb + volume_gb) * _RUNNING_USD_PER_GB_MONTH / _HOURS_A_MONTH
+
+
+def stopped_usd_per_hour(volume_gb: float) -> float:
+    return volume_gb * _STOPPED_USD_PER_GB_MONTH / _HOURS_A_MONTH
