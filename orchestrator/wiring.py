@@ -34,6 +34,13 @@ class Wiring:
         context = ProviderContext(state_folder, dict(os.environ), _provider_options(spec))
         return load_provider(spec.compute.provider, context)
 
+    def provider_named(self, name: str) -> MachineProvider:
+        """With the credentials of the environment and no options: for looking around, without a spec.
+
+        Raises CloudboothError for a name that is not installed, and for what is not set up.
+        """
+        return load_provider(name, ProviderContext(self.home.providers_folder / name, dict(os.environ), {}))
+
     def providers_in_use(self) -> list[tuple[str, MachineProvider]]:
         """One for every provider and set of options that a run of this installation has used."""
         specs = [spec_from_json(run.spec_json) for run in self.ledger.runs()]

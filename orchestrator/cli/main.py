@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "down": ("control", "Give the machine back now, without a checkpoint."),
     "resume": ("control", "Continue a run from its newest checkpoint."),
     "gc": ("gc", "Find machines no run answers for, and give them back."),
+    "doctor": ("doctor", "Check everything a run needs, and rent nothing."),
     "completion": ("completion", "Print the shell's completion script."),
 }
 """Verb → (module of `orchestrator.cli`, the line in the help)."""
