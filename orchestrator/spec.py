@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from orchestrator.spec_errors import RuleBroken, Schema, one_of, problems_of, usage_error
+from orchestrator.storage.open import address_problem
 from providers.api import SshAccess
 from remote_trainer.wire import ExportFormat, Method, TrainSpec
 
@@ -169,6 +170,32 @@ class Limits(_Section):
     """How long a rented machine waits at a run's end for a laptop to take what lies nowhere else."""
 
 
+class Storage(_Section):
+    url: str | None = None
+    """`s3://bucket/prefix` or `file:///folder`; omitted: everything comes over SSH."""
+    endpoint_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
+    """For S3 that is not AWS: R2, B2, Wasabi, MinIO. When omitted: `AWS_ENDPOINT_URL_S3`, else AWS."""
+    keep_last: Annotated[int, Field(ge=1)] = 2
+    """How many of the newest checkpoints stay in the store."""
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    """Steps: checkpoints at a multiple of it stay as well; 0 keeps no others."""
+    pod_credentials: bool = False
+    """Hands the store's keys to the machine, for stores that cannot presign; presigned URLs are used otherwise."""
+
+    @field_validator("url")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is not None and (problem := address_problem(value)):
+            raise ValueError(problem)
+        return value
+
+    @model_validator(mode="after")
+    def _nothing_without_an_address(self) -> Self:
+        if self.url is None and self != type(self).model_construct():
+            raise ValueError("the other keys of [storage] need storage.url, for example s3://bucket/prefix")
+        return self
+
+
 class Output(_Section):
     folder: Path = Path("models")
     formats: tuple[ExportFormat, ...] = ()
@@ -184,6 +211,7 @@ class RunSpec(_Section):
     train: TrainSpec = TrainSpec()
     compute: Compute = Compute()
     limits: Limits = Limits()
+    storage: Storage = Storage()
     output: Output = Output()
 
     @field_validator("name")
