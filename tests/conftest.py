@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from orchestrator.storage.api import ObjectStore
 from providers.api import SshAccess
 from tests.fakes.pod import why_no_pods
+from tests.fakes.s3_servers import S3Server, running_s3
 from tests.fakes.sshd import Sshd, make_key, running_sshd, sshd_binary
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -84,6 +87,23 @@ def ssh_access(sshd: Sshd, isolated_home: Path) -> SshAccess:
     """The server of `sshd`, known to `~/.ssh/known_hosts`."""
     sshd.write_known_hosts(isolated_home / ".ssh" / "known_hosts")
     return sshd.access()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One that checks signatures, with a bucket `bucket`."""
+    with running_s3("rclone", tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_store(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """Its bucket, below a prefix of this test's own, with credentials in the environment."""
+    from orchestrator.storage.open import open_store
+
+    for key, value in s3_server.environ.items():
+        monkeypatch.setenv(key, value)
+    return open_store(f"s3://bucket/{uuid.uuid4().hex[:12]}", s3_server.endpoint_url)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

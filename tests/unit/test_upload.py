@@ -19,29 +19,20 @@ import pytest
 
 from orchestrator.storage.api import ObjectStore
 from orchestrator.storage.lending import PoolSize, index_name, lend
-from orchestrator.storage.open import open_store
 from remote_trainer import upload, wire
 from remote_trainer.commit import commit_folder, preparing
 from remote_trainer.errors import TrainingFailed
 from remote_trainer.lent_object import Content, LentObjects, Refused, UploadFailed, signature
 from remote_trainer.upload_grant import drop_grant, grant_file, held_grant, hold_grant
 from remote_trainer.upload_ring import in_store
-from tests.fakes.s3_servers import S3Server, running_s3
+from tests.fakes.s3_servers import S3Server
 
 CHUNK = 5 << 20
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with running_s3("rclone", tmp_path_factory.mktemp("rclone")) as server:
-        yield server
-
-
 @pytest.fixture
-def store(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ObjectStore:
-    for key, value in server.environ.items():
-        monkeypatch.setenv(key, value)
-    return open_store(f"s3://bucket/{tmp_path.name}", server.endpoint_url)
+def store(s3_store: ObjectStore) -> ObjectStore:
+    return s3_store
 
 
 @pytest.fixture
@@ -272,7 +263,8 @@ def test_nothing_lent_shows_in_a_repr(store: ObjectStore) -> None:
     assert "sk" not in repr(grant.keys)
 
 
-def test_with_keys_of_the_store_requests_are_signed_on_the_machine(server: S3Server, store: ObjectStore) -> None:
+def test_with_keys_of_the_store_requests_are_signed_on_the_machine(s3_server: S3Server, store: ObjectStore) -> None:
+    server = s3_server
     keys = wire.StoreKeys(server.environ["AWS_ACCESS_KEY_ID"], server.environ["AWS_SECRET_ACCESS_KEY"], "", "us-east-1")
     url = f"{server.endpoint_url}/bucket/{store.url.rpartition('/')[2]}/signed%20here"
     objects = LentObjects(keys)

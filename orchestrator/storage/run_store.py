@@ -1,0 +1,194 @@
+"""One run's part of a store: where its objects lie, and how uploads of a machine become files.
+
+    runs/<run>/run.json                                what it takes to go on elsewhere; no secret
+    runs/<run>/ship/data/…                             the prepared photos
+    runs/<run>/checkpoints/checkpoint-000100/…         files of a checkpoint, its manifest.json last
+    runs/<run>/output/…                                the model, its manifest.json last
+    runs/<run>/incoming/<grant>/…                      what a machine has uploaded, until it is put together
+
+A folder without a manifest does not exist, here as on a disk. Everything is safe to repeat and to be killed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.storage.api import NoSuchObject, ObjectChanged, ObjectStore, StorageError, StoredObject
+from orchestrator.storage.lending import INCOMING, chunk_name
+from orchestrator.understanding import understood
+from remote_trainer import wire
+
+RUNS = "runs"
+STALE_MULTIPART_S = 24 * 3600.0
+"""An unfinished multipart write this old has no writer any more."""
+
+Kind = Literal["checkpoint", "output"]
+
+
+@dataclass(frozen=True)
+class StoredFolder:
+    """A checkpoint or a model that stands whole in the store."""
+
+    kind: Kind
+    step: int
+    prefix: str
+    """Of its objects, without the slash at the end."""
+    manifest: wire.Manifest
+
+
+class RunStore:
+    """`name` is the run's folder name: unique among all laptops that share the store."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        self.store = store
+        self.name = name
+        self.prefix = f"{RUNS}/{name}"
+
+    @property
+    def url(self) -> str:
+        """What `cloudbooth resume --from` takes."""
+        return f"{self.store.url}/{self.prefix}"
+
+    # ---- what is there ---------------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[StoredFolder]:
+        """Oldest first."""
+        root = f"{self.prefix}/{wire.CHECKPOINTS_FOLDER}/"
+        keys = [found.key for found in self.store.objects(root) if found.key.endswith(f"/{wire.MANIFEST_NAME}")]
+        found = (self._folder("checkpoint", key.removesuffix(f"/{wire.MANIFEST_NAME}")) for key in keys)
+        return sorted((folder for folder in found if folder is not None), key=lambda folder: folder.step)
+
+    def output(self) -> StoredFolder | None:
+        return self._folder("output", f"{self.prefix}/{wire.OUTPUT_FOLDER}")
+
+    def _folder(self, kind: Kind, prefix: str) -> StoredFolder | None:
+        try:
+            raw = self.store.get(f"{prefix}/{wire.MANIFEST_NAME}")
+        except NoSuchObject:
+            return None
+        with understood(f"{prefix}/{wire.MANIFEST_NAME} in {self.store.url}"):
+            manifest = wire.Manifest.from_bytes(raw)
+        return StoredFolder(kind, manifest.step, prefix, manifest)
+
+    # ---- putting uploads together ----------------------------------------------------------------------------------
+
+    def settle(self, keep_last: int, keep_every: int) -> list[StoredFolder]:
+        """Puts together what machines have uploaded since, and removes checkpoints that need not be kept.
+
+        Returns what is new, oldest first. A checkpoint that the machine overwrites meanwhile is left to its successor.
+        """
+        uploads = self._uploads()
+        there = {folder.step: folder for folder in self.checkpoints()}
+        steps = [upload.index.read_manifest().step for upload in uploads if upload.index.kind == "checkpoint"]
+        kept = retained({*there, *steps}, keep_last, keep_every)
+        new = []
+        for upload in uploads:
+            manifest = upload.index.read_manifest()
+            if upload.index.kind == "checkpoint" and manifest.step not in kept:
+                continue
+            folder = self._put_together(upload, manifest)
+            if folder is not None:
+                new.append(folder)
+        for step, folder in there.items():
+            if step not in kept:
+                self._remove(folder.prefix)
+        return sorted(new, key=lambda folder: (folder.kind == "output", folder.step))
+
+    def _uploads(self) -> list[_Upload]:
+        """Every index that a machine has written; the newest last."""
+        uploads = []
+        for found in list(self.store.objects(f"{self.prefix}/{INCOMING}/")):
+            folder, _, name = found.key.rpartition("/")
+            if not name.startswith("index-"):
+                continue
+            try:
+                raw = self.store.get(found.key)
+            except NoSuchObject:
+                continue
+            if raw != wire.RETIRED:
+                with understood(f"{found.key} in {self.store.url}"):
+                    uploads.append(_Upload(found.key, folder, raw, wire.loads(wire.UploadIndex, raw)))
+        with understood(f"what a machine has uploaded to {self.url}"):
+            return sorted(uploads, key=lambda upload: upload.index.read_manifest().step)
+
+    def _put_together(self, upload: _Upload, manifest: wire.Manifest) -> StoredFolder | None:
+        """None when it is there already, or when the machine is overwriting it."""
+        kind: Kind = upload.index.kind
+        below = wire.OUTPUT_FOLDER if kind == "output" else wire.checkpoint_folder(manifest.step)
+        prefix = f"{self.prefix}/{below}"
+        mark = f"{prefix}/{wire.MANIFEST_NAME}"
+        raw = upload.index.manifest.encode()
+        try:
+            if self.store.get(mark) == raw:
+                return None
+        except NoSuchObject:
+            pass
+        self.store.delete([mark])  # of an earlier machine's, at the same step
+        try:
+            for entry, chunks in zip(manifest.files, upload.index.files, strict=True):
+                sources = [self._chunk(upload, chunk) for chunk in chunks]
+                if sources:
+                    self.store.compose(f"{prefix}/{entry.path}", sources)
+                else:
+                    self.store.put(f"{prefix}/{entry.path}", b"")
+            # The machine overwrites an index before it uses its chunks again: unchanged, so are they.
+            if self.store.get(upload.key) != upload.raw:
+                return None
+        except (NoSuchObject, ObjectChanged):
+            return None
+        self.store.put(mark, raw)
+        return StoredFolder(kind, manifest.step, prefix, manifest)
+
+    def _chunk(self, upload: _Upload, chunk: wire.UploadedChunk) -> StoredObject:
+        key = f"{upload.folder}/{chunk_name(chunk.number)}"
+        found = self.store.head(key)
+        if found is None or found.bytes != chunk.bytes:
+            raise ObjectChanged(f"{key} in {self.store.url} is no longer what it was")
+        return found
+
+    # ---- tidying ---------------------------------------------------------------------------------------------------
+
+    def clear_incoming(self) -> None:
+        """When no machine uploads any more and `settle` has put together what there was."""
+        self._remove(f"{self.prefix}/{INCOMING}")
+        self.store.abort_stale(f"{self.prefix}/", STALE_MULTIPART_S)
+
+    def _remove(self, prefix: str) -> None:
+        """The manifest first: half removed is not there."""
+        keys = [found.key for found in self.store.objects(f"{prefix}/")]
+        marks = [key for key in keys if key.endswith(f"/{wire.MANIFEST_NAME}")]
+        self.store.delete(marks)
+        self.store.delete([key for key in keys if key not in marks])
+
+
+@dataclass(frozen=True)
+class _Upload:
+    key: str
+    """Of the index."""
+    folder: str
+    raw: bytes
+    index: wire.UploadIndex
+
+
+def retained(steps: Collection[int], keep_last: int, keep_every: int) -> set[int]:
+    """Which checkpoints stay: the newest `keep_last`, and each whose step is a multiple of `keep_every` (0: none)."""
+    newest = sorted(steps)[-keep_last:]
+    return {*newest, *(step for step in steps if keep_every and step % keep_every == 0)}
+
+
+def runs_in(store: ObjectStore) -> list[str]:
+    """The names of the runs that have a record in the store."""
+    keys: Iterable[str] = (found.key for found in store.objects(f"{RUNS}/"))
+    return sorted({key.split("/")[1] for key in keys if key.count("/") == 2 and key.endswith("/run.json")})
+
+
+def run_address(url: str) -> tuple[str, str]:
+    """`s3://bucket/prefix/runs/NAME` as the store's address and NAME. Raises StorageError for anything else."""
+    root, slashes, name = url.rstrip("/").rpartition(f"/{RUNS}/")
+    if not slashes or not name or "/" in name:
+        raise StorageError(
+            f"{url} is not the address of a run in a store", f"it ends in /{RUNS}/NAME: s3://bucket/prefix/{RUNS}/NAME"
+        )
+    return root, name
