@@ -35,6 +35,9 @@ class GuardSettings:
     """The work folder on the machine, absolute or below `~/`, as its `SshAccess` will state it."""
     first_lease_s: int
     """From the machine's boot until somebody must have renewed: boot, image pull and first login fit into it."""
+    lease_s: int = 600
+    """What a renewal is good for: how long the machine outlives a supervisor and a laptop that are both gone. The
+    supervisor renews every 15 s."""
     poll_s: float = 5.0
     retry_s: int = 5
     """The first pause after a call that was not answered well; it doubles up to five minutes."""
@@ -84,6 +87,7 @@ def guard_program(self_release: SelfRelease, settings: GuardSettings) -> str:
     assignments = [
         f"CLOUDBOOTH_GUARD_STATE=${{CLOUDBOOTH_GUARD_STATE:-{_home_expanded(state)}}}",
         f"CLOUDBOOTH_GUARD_FIRST_S={int(settings.first_lease_s)}",
+        f"CLOUDBOOTH_GUARD_LEASE_S={int(settings.lease_s)}",
         f"CLOUDBOOTH_GUARD_POLL_S={settings.poll_s:g}",
         f"CLOUDBOOTH_GUARD_RETRY_S={int(settings.retry_s)}",
         *(f"CLOUDBOOTH_GUARD_{name}={shlex.quote(text)}" for name, text in calls.items()),

@@ -5,6 +5,7 @@
 # Its settings are assigned in front of it by orchestrator/boot_script.py:
 #   CLOUDBOOTH_GUARD_STATE      folder on the volume: `on-lapse`, `log`, and `memory`, which names the folder below
 #   CLOUDBOOTH_GUARD_FIRST_S    seconds from its start until which the machine may run without anybody's renewal
+#   CLOUDBOOTH_GUARD_LEASE_S    seconds that a renewal is good for: for those who renew, in `lease-for`
 #   CLOUDBOOTH_GUARD_POLL_S     seconds between two looks
 #   CLOUDBOOTH_GUARD_RETRY_S    first pause after a call that was not answered well; it doubles up to five minutes
 #   CLOUDBOOTH_GUARD_TERMINATE  calls: "METHOD URL", header lines, an empty line, the body. ${NAME} in them is a
@@ -151,6 +152,7 @@ else
 fi
 number "$memory/lease" || put lease $((now + CLOUDBOOTH_GUARD_FIRST_S))
 lease=$((now + CLOUDBOOTH_GUARD_FIRST_S))
+put lease-for "$CLOUDBOOTH_GUARD_LEASE_S"
 put can-stop "${CLOUDBOOTH_GUARD_STOP:+yes}"
 { echo "$memory" >"$state/memory"; } 2>/dev/null
 log "began"

@@ -19,7 +19,8 @@ from . import run_folder as folders
 from . import wire
 
 LEASE_S = 600.0
-"""What one renewal is good for: how long a machine outlives a supervisor and a laptop that are both gone."""
+"""What one renewal is good for, unless the guard was told otherwise: how long a machine outlives a supervisor and a
+laptop that are both gone."""
 BEAT_STALE_S = 120.0
 """A guard that looked at its files longer ago than this is dead: a call of its own may hold it up for 30 s."""
 ONLY_COPY_GRACE_S = 86400
@@ -143,10 +144,11 @@ class GuardFiles:
 
     # ---- what it shall do ------------------------------------------------------------------------------------------
 
-    def renew(self, now_s: float, for_s: float = LEASE_S) -> None:
-        """Whoever is alive says so. A lease that is longer already stays as it is."""
+    def renew(self, now_s: float, for_s: Optional[float] = None) -> None:
+        """Whoever is alive says so. A lease that is longer already stays as it is. None: as long as is usual here."""
         with self._writing():
-            self._put("lease", renewed_s(now_s, for_s, self.limit_s, self.lease_s))
+            usual_s = _number(self._memory / "lease-for") or LEASE_S
+            self._put("lease", renewed_s(now_s, usual_s if for_s is None else for_s, self.limit_s, self.lease_s))
 
     def note_contact(self, now_s: float) -> None:
         """A laptop has called, or still listens."""
@@ -192,7 +194,8 @@ class GuardFiles:
             environment["CLOUDBOOTH_GUARD_AGAIN"] = "yes"
             script.stat()
         else:
-            self._memory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._state, self._memory):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             environment["CLOUDBOOTH_GUARD_STATE"] = str(self._state)
             _replace(script, program)
         subprocess.Popen(

@@ -42,13 +42,26 @@ def test_an_older_epoch_is_refused_and_an_equal_one_is_not(tmp_path: Path) -> No
     assert agent.status(tmp_path).driver_epoch == 3
 
 
-@pytest.mark.parametrize("verb", ["start", "stop", "forget"])
-def test_every_call_that_changes_something_refuses_an_old_epoch_with_code_75(tmp_path: Path, verb: str) -> None:
+@pytest.mark.parametrize("verb", [["start"], ["stop"], ["forget"], ["accept", "--root", "/nowhere"]])
+def test_every_call_that_changes_something_refuses_an_old_epoch_with_code_75(tmp_path: Path, verb: list[str]) -> None:
     agent.claim(tmp_path / "run", 3)
-    call = [sys.executable, "-m", "remote_trainer", verb, "--run-folder", str(tmp_path / "run"), "--epoch", "2"]
+    call = [sys.executable, "-m", "remote_trainer", *verb, "--run-folder", str(tmp_path / "run"), "--epoch", "2"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=30, check=False, cwd=Path(__file__).parents[2])
     assert (done.returncode, done.stdout) == (75, "")
     assert (tmp_path / "run").exists()
+
+
+def test_a_driver_that_was_overtaken_stays_so_when_the_run_is_forgotten(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "dog"
+    agent.claim(run, 3)
+    agent.forget(run, 3)
+    agent.forget(run, 3)
+    for act in (agent.claim, agent.start):
+        with pytest.raises(agent.StaleEpoch, match="driver epoch 2 is older than 3"):
+            act(run, 2)
+    assert not run.exists(), "a refused call leaves nothing behind"
+    assert agent.status(run).driver_epoch == 3
+    agent.claim(run, 4)
 
 
 # ---- status ----------------------------------------------------------------------------------------------------------

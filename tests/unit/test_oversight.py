@@ -6,19 +6,32 @@ import pytest
 
 from remote_trainer import wire
 from remote_trainer.oversight import (
+    CONTACT_S,
     DEADLINE_REACHED,
     MAX_FRUITLESS_STARTS,
+    MONEY_SPENT,
+    RESERVE_MARGIN_S,
     STACKS_GRACE_S,
     STALL_S,
     STALLED,
     STOP_GRACE_S,
+    SeenTimes,
     Silence,
     StageView,
     Urge,
+    differs_materially,
     ending_without_word,
+    last_lease_s,
+    last_word,
+    on_lapse,
+    out_of_time,
+    proof_of,
+    reserve_s,
+    time_left_s,
     urge,
+    worth_keeping,
     worth_starting_again,
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -95,3 +108,99 @@ def test_the_grace_counts_from_the_request_for_stacks_however_late_it_came() -> 
     silence.asked_for_stacks(late)
     assert at(late + 1) is Urge.NOTHING
     assert at(late + STACKS_GRACE_S + 1) is Urge.KILL
+
+
+# ---- the end of a rented machine -------------------------------------------------------------------------------------
+
+
+def folder(step: int, sha256: str) -> wire.CommittedFolder:
+    return wire.CommittedFolder(step, "somewhere", sha256)
+
+
+def test_until_everything_was_seen_once_the_planned_reserve_counts() -> None:
+    assert reserve_s(300.0, SeenTimes(), uploads=False) == 300.0
+    assert reserve_s(300.0, SeenTimes(commit_s=5.0), uploads=True) == 300.0
+
+
+@pytest.mark.parametrize("planned", [0.0, 300.0, 3000.0])
+def test_then_twice_what_was_seen_is_kept_free(planned: float) -> None:
+    assert reserve_s(planned, SeenTimes(commit_s=5.0), uploads=False) == RESERVE_MARGIN_S + 10.0
+    assert reserve_s(planned, SeenTimes(commit_s=5.0, upload_s=40.0), uploads=True) == RESERVE_MARGIN_S + 90.0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "material"),
+    [(300, 320, False), (300, 380, True), (300, 70, True), (60, 85, False), (10, 41, True)],
+)
+def test_a_small_change_of_the_reserve_is_not_worth_a_word(before: float, after: float, material: bool) -> None:
+    assert differs_materially(before, after) is material
+
+
+def test_the_sooner_of_deadline_and_limit_less_reserve_ends_training() -> None:
+    assert time_left_s(50.0, 1000.0, 100.0) == 50.0
+    assert time_left_s(5000.0, 1000.0, 100.0) == 900.0
+    assert time_left_s(float("inf"), float("inf"), 100.0) == float("inf")
+
+
+def test_a_run_that_the_clock_has_ended_is_told_by_which_limit() -> None:
+    assert out_of_time(1.0, 101.0, 100.0) is None
+    assert out_of_time(0.0, 50.0, 100.0) == DEADLINE_REACHED
+    assert out_of_time(1.0, 100.0, 100.0) == MONEY_SPENT
+
+
+def test_a_model_is_worth_more_than_its_last_checkpoint_and_the_newest_checkpoint_more_than_an_older_model() -> None:
+    ten, twenty = folder(10, "a"), folder(20, "b")
+    assert worth_keeping([], None) is None
+    assert worth_keeping([ten, twenty], None) == twenty
+    assert worth_keeping([ten, twenty], folder(20, "model")) == folder(20, "model")
+    assert worth_keeping([ten, twenty], folder(10, "model")) == twenty
+
+
+def test_the_disk_is_kept_until_the_newest_of_every_run_is_saved() -> None:
+    assert on_lapse([], ()) == "terminate"
+    assert on_lapse([folder(20, "b")], {"a"}) == "stop"
+    assert on_lapse([folder(20, "b")], {"a", "b"}) == "terminate"
+    assert on_lapse([folder(20, "b"), folder(5, "other run")], {"b"}) == "stop"
+
+
+@pytest.mark.parametrize(
+    ("ended", "safe", "contact_ago_s", "expected"),
+    [
+        (wire.Done(9, "m"), True, None, 0.0),
+        (wire.Stopped(9), True, None, 0.0),
+        (DEADLINE_REACHED, True, 4000.0, 0.0),
+        (MONEY_SPENT, True, None, 0.0),
+        (wire.Done(9, "m"), True, 100.0, CONTACT_S - 100.0),  # it is about to give the machine back itself
+        (wire.Done(9, "m"), False, None, 3600.0),
+        (DEADLINE_REACHED, False, 10.0, 3600.0),
+        (wire.Failed("diverged", "NaN"), True, None, 3600.0),  # a laptop has to learn why
+    ],
+)
+def test_an_ended_run_waits_only_for_somebody_who_has_to_come(
+    ended: wire.Event, safe: bool, contact_ago_s: float | None, expected: float
+) -> None:
+    assert last_lease_s(ended, safe, 3600.0, contact_ago_s) == expected
+
+
+def test_the_last_word_says_what_happens_when() -> None:
+    stops = last_word("stop", 3600.0)
+    assert (stops.outcome, stops.action) == (
+        "it stops and keeps its disk in 60 min unless a laptop calls before",
+        "stop",
+    )
+    assert last_word("terminate", 0.0).outcome == "it is given back now"
+
+
+@pytest.mark.parametrize(
+    ("proven", "answer", "expected"),
+    [
+        (None, "", "not known yet"),
+        (True, "204", "HTTP 204"),
+        (False, "403", "may be unable"),
+        (False, "000", "no answer"),
+    ],
+)
+def test_what_the_probe_has_shown_is_said_in_words(proven: bool | None, answer: str, expected: str) -> None:
+    said = proof_of(proven, answer)
+    assert said.proven is proven
+    assert expected in said.outcome
