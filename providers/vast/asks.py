@@ -18,6 +18,8 @@ PAGE = 64
 WORKDIR = "/workspace/cloudbooth"
 """On the container's disk, which a stop keeps and a destruction does not."""
 MIN_DISK_GB = 8
+USUAL_DISK_GB = 40
+"""Where the request leaves it open: a base model, the environment, and a few checkpoints."""
 MIN_RELIABILITY = 0.95
 MIN_DOWNLOAD_MBPS = 100.0
 MIN_CUDA = 12.4
@@ -69,7 +71,7 @@ class Ticket:
 
 def disk_gb(wanted_gb: float) -> int:
     """What is rented for it: whole gigabytes, at least as many as the service lets."""
-    return max(MIN_DISK_GB, math.ceil(wanted_gb))
+    return max(MIN_DISK_GB, math.ceil(wanted_gb or USUAL_DISK_GB))
 
 
 def search(want: GpuRequest, at_least_usd: float | None = None) -> Mapping[str, object]:

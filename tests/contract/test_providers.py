@@ -65,7 +65,7 @@ class TestSsh(MachineProviderContract):
 
 
 class TestVast(MachineProviderContract):
-    want = GpuRequest(disk_gb=10)
+    boot = BootPlan(image="ubuntu:24.04", disk_gb=40)
 
     @pytest.fixture
     def vast(self) -> Iterator[FakeVast]:
@@ -80,7 +80,7 @@ class TestVast(MachineProviderContract):
 
 
 class TestVastSpot(TestVast):
-    want = GpuRequest(disk_gb=10, market=Market.SPOT)
+    want = GpuRequest(market=Market.SPOT)
 
 
 def taken(provider: MachineProvider, tag: str) -> None:

@@ -118,4 +118,4 @@ def test_a_gpu_we_have_no_spelling_for_is_looked_for_among_all() -> None:
 
 
 def test_a_disk_is_whole_gigabytes_and_no_smaller_than_the_service_lets() -> None:
-    assert [disk_gb(wanted) for wanted in (0, 8, 8.1)] == [8, 8, 9]
+    assert [disk_gb(wanted) for wanted in (4, 8, 8.1, 0)] == [8, 8, 9, 40]
