@@ -25,7 +25,7 @@ from typing import IO, BinaryIO, Optional
 from . import only_copy, wire
 from . import run_folder as folders
 from .contact import CONTACT_EVERY_S, Renewing, contact
-from .deadline import boot_clock
+from .deadline import HERE, Clocks
 from .lease import GuardFiles
 from .upload_grant import drop_grant
 
@@ -66,8 +66,8 @@ def claim(run_folder: Path, epoch: int) -> None:
             folders.write_atomically(run_folder / folders.EPOCH_FILE, str(epoch).encode())
 
 
-def status(run_folder: Path, now_s: Optional[float] = None) -> wire.HostStatus:
-    """Reads everything from disk and lock table; changes nothing. `now_s`: as in `contact`."""
+def status(run_folder: Path, clocks: Clocks = HERE) -> wire.HostStatus:
+    """Reads everything from disk and lock table; changes nothing."""
     latest = folders.events_after_last_hello(run_folder)
     ended: Optional[str] = None
     for event in latest:
@@ -89,7 +89,7 @@ def status(run_folder: Path, now_s: Optional[float] = None) -> wire.HostStatus:
         checkpoints=tuple(folders.committed_checkpoints(run_folder)),
         output=folders.committed(run_folder, wire.OUTPUT_FOLDER),
         free_bytes=shutil.disk_usage(existing).free if existing.exists() else 0,
-        guard=None if guard is None else guard.status(boot_clock() if now_s is None else now_s),
+        guard=None if guard is None else guard.status(clocks.boot_clock()),
     )
 
 
@@ -245,13 +245,13 @@ def follow(run_folder: Path, offset: int, out: BinaryIO, leash: int) -> None:
             return
 
 
-def read(root: Path, requests: Sequence[tuple[str, int]], out: BinaryIO) -> None:
+def read(root: Path, requests: Sequence[tuple[str, int]], out: BinaryIO, clocks: Clocks = HERE) -> None:
     """Concatenates the rest of each (path, offset): the caller knows the sizes and cuts the stream.
 
     Files are opened ahead of the first byte (HANDLES_AT_ONCE of them): a checkpoint that is pruned during a slow
     transfer arrives whole all the same.
     """
-    renewing = Renewing(root)
+    renewing = Renewing(root, clocks)
     for first in range(0, len(requests), HANDLES_AT_ONCE):
         with contextlib.ExitStack() as opened:
             batch = requests[first : first + HANDLES_AT_ONCE]
@@ -267,10 +267,10 @@ def have(root: Path, wanted: Sequence[wire.FileEntry]) -> list[str]:
     return [entry.path for entry in wanted if _matches(_inside(root, entry.path), entry)]
 
 
-def accept(root: Path, stream: BinaryIO) -> int:
+def accept(root: Path, stream: BinaryIO, clocks: Clocks = HERE) -> int:
     """Unpacks a tar stream of plain files below `root`, each by temporary name and rename. Returns their number."""
     count = 0
-    renewing = Renewing(root)
+    renewing = Renewing(root, clocks)
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             source = archive.extractfile(member) if member.isfile() else None

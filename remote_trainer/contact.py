@@ -8,25 +8,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 from . import only_copy, wire
-from .deadline import boot_clock
+from .deadline import HERE, Clocks, boot_clock
 from .lease import GUARD_FOLDER, GuardFiles, memory_folder
 
 CONTACT_EVERY_S = 15.0
 GUARD_TIMEOUT_S = 15.0
 
 
-def contact(folder: Path, now_s: Optional[float] = None, *, renew: bool = True) -> None:
+def contact(folder: Path, clocks: Clocks = HERE, *, renew: bool = True) -> None:
     """A laptop shows itself, by a call about `folder`: the machine's lease is renewed, if it has one.
 
-    `now_s`: of the boot clock; None asks this machine's. Without `renew` it is only noted: a connection may look open
-    for a quarter of an hour after its laptop is gone.
+    Without `renew` it is only noted: a connection may look open for a quarter of an hour after its laptop is gone.
     """
     guard = GuardFiles.above(folder)
     if guard is not None:
-        now_s = boot_clock() if now_s is None else now_s
+        now_s = clocks.boot_clock()
         guard.note_contact(now_s)
         if renew:
             guard.renew(now_s)
@@ -35,13 +33,13 @@ def contact(folder: Path, now_s: Optional[float] = None, *, renew: bool = True) 
 class Renewing:
     """Contact for as long as bytes move: a base that travels for an hour keeps its machine."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._noted_at = folder, time.monotonic()
+    def __init__(self, folder: Path, clocks: Clocks = HERE) -> None:
+        self._folder, self._clocks, self._noted_at = folder, clocks, clocks.monotonic()
 
     def __call__(self) -> None:
-        if time.monotonic() - self._noted_at >= CONTACT_EVERY_S:
-            self._noted_at = time.monotonic()
-            contact(self._folder)
+        if self._clocks.monotonic() - self._noted_at >= CONTACT_EVERY_S:
+            self._noted_at = self._clocks.monotonic()
+            contact(self._folder, self._clocks)
 
 
 def saved(run_folder: Path, manifests: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -33,6 +34,15 @@ def boot_id() -> str:
 
 
 @dataclass(frozen=True)
+class Clocks:
+    """A machine's clocks: whoever simulates one hands in others."""
+
+    boot_clock: Callable[[], float] = boot_clock
+    boot_id: Callable[[], str] = boot_id
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
 class Elapsed:
     """How much of a machine's allowance is used, and when (on which boot's clock) that was written down."""
 
@@ -48,22 +58,31 @@ class Elapsed:
         return Elapsed(self.machine, self.elapsed_s + passed, clock_s, boot)
 
 
+HERE = Clocks()
+
+
 class Allowance:
     """The persisted count of the run's time on one machine, and the seconds it has left."""
 
     def __init__(
-        self, run_folder: Path, machine: str, deadline_s: Optional[float], limit_s: Optional[float] = None
+        self,
+        run_folder: Path,
+        machine: str,
+        deadline_s: Optional[float],
+        limit_s: Optional[float] = None,
+        clocks: Clocks = HERE,
     ) -> None:
+        self.clocks = clocks
         self._path = run_folder / ELAPSED_FILE
         self._deadline_s, self._limit_s = deadline_s, limit_s
         known = _recorded(self._path)
         if known is None or known.machine != machine:
-            known = Elapsed(machine, 0.0, boot_clock(), boot_id())
-        self._elapsed = known.at(boot_clock(), boot_id())
+            known = Elapsed(machine, 0.0, clocks.boot_clock(), clocks.boot_id())
+        self._elapsed = self._now(known)
 
     def tick(self) -> float:
         """Counts up to now, writes it down and returns the elapsed seconds. A full disk is tried again next time."""
-        self._elapsed = self._elapsed.at(boot_clock(), boot_id())
+        self._elapsed = self._now(self._elapsed)
         with folders.full_disk_forgiven():
             folders.write_atomically(self._path, json.dumps(self._elapsed.__dict__).encode())
         return self._elapsed.elapsed_s
@@ -81,7 +100,10 @@ class Allowance:
     def _left_of(self, total_s: Optional[float]) -> float:
         if total_s is None:
             return float("inf")
-        return total_s - self._elapsed.at(boot_clock(), boot_id()).elapsed_s
+        return total_s - self._now(self._elapsed).elapsed_s
+
+    def _now(self, elapsed: Elapsed) -> Elapsed:
+        return elapsed.at(self.clocks.boot_clock(), self.clocks.boot_id())
 
 
 def _recorded(path: Path) -> Optional[Elapsed]:

@@ -6,7 +6,6 @@ guard was ever started there is nothing to write, and only the run's own time is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Optional
 
 from . import only_copy, oversight, wire
 from . import run_folder as folders
-from .deadline import Allowance, boot_clock
+from .deadline import Allowance
 from .lease import GuardFiles, acts_at_s
 from .uploads import Uploads
 
@@ -26,8 +25,15 @@ class Tenancy:
     """From `begin` to `end`, with a `beat` every few seconds between; `heard` is told everything the log is told."""
 
     def __init__(
-        self, run_folder: Path, job: wire.Job, allowance: Allowance, uploads: Uploads, say: Callable[[wire.Event], None]
+        self,
+        run_folder: Path,
+        job: wire.Job,
+        allowance: Allowance,
+        uploads: Uploads,
+        say: Callable[[wire.Event], None],
+        start_guard: Callable[[GuardFiles], None] = GuardFiles.start,
     ) -> None:
+        self._clocks, self._start_guard = allowance.clocks, start_guard
         self._folder, self._job, self._allowance, self._uploads, self._say = run_folder, job, allowance, uploads, say
         self._guard = GuardFiles.above(run_folder)
         self._seen = oversight.SeenTimes()
@@ -63,7 +69,7 @@ class Tenancy:
         elapsed_s = self._allowance.tick()
         if self._guard is None:
             return elapsed_s
-        now_s = boot_clock()
+        now_s = self._clocks.boot_clock()
         if self._job.limit_s is not None:
             self._guard.set_limit(now_s, self._allowance.limit_left_s)
         self._guard.renew(now_s)
@@ -89,12 +95,12 @@ class Tenancy:
         """Learns how long things take, and protects what was just committed."""
         if isinstance(event, wire.PhaseStarted):
             if event.name in ("evaluate", "checkpoint"):
-                self._commit_began_at = self._commit_began_at or time.monotonic()
+                self._commit_began_at = self._commit_began_at or self._clocks.monotonic()
             else:
                 self._commit_began_at = None
         elif isinstance(event, wire.CheckpointCommitted):
             if self._commit_began_at is not None:
-                took_s = time.monotonic() - self._commit_began_at
+                took_s = self._clocks.monotonic() - self._commit_began_at
                 self._seen = replace(self._seen, commit_s=max(took_s, self._seen.commit_s or 0.0))
                 self._commit_began_at = None
             self._uploads.begin(wire.CommittedFolder(event.step, event.folder, event.manifest_sha256))
@@ -110,7 +116,7 @@ class Tenancy:
             return
         self._uploads_told()
         safe = self._review(self._guard) == "terminate"
-        now_s = boot_clock()
+        now_s = self._clocks.boot_clock()
         lease_s = oversight.last_lease_s(ended, safe, self._job.wait_for_laptop_s, self._guard.contact_ago_s(now_s))
         self._guard.end_lease(now_s + lease_s)
         acts_s = acts_at_s(now_s + lease_s, self._guard.limit_s, self._guard.on_lapse, self._guard.can_stop)
@@ -152,7 +158,7 @@ class Tenancy:
 
     def _start_guard_again(self, guard: GuardFiles) -> None:
         try:
-            guard.start()
+            self._start_guard(guard)
         except OSError as error:
             if self._first_time("guard gone"):
                 self._say(wire.Warned(f"the guard of this machine is gone and cannot be started: {error}",

@@ -14,6 +14,7 @@ from typing import Protocol
 from providers.testing.virtual_clock import SkewedClock, VirtualClock
 from remote_trainer import run_folder as folders
 from remote_trainer import wire
+from remote_trainer.deadline import Clocks
 from tests.simulation.guard import Guard
 from tests.simulation.schedule import Occasion, Training
 from tests.simulation.supervisor import Supervisor
@@ -50,6 +51,7 @@ class Computer:
         """The trainer stops making steps."""
         self.boot = 1
         self._booted_s = clock.monotonic()
+        self.clocks = Clocks(lambda: self.boot_clock_s, lambda: str(self.boot), clock.monotonic)
         self.next_pid = 100
         self.connections = 1
         """Goes up when every connection to it breaks."""
@@ -113,6 +115,11 @@ class Computer:
         self._booted_s = self.clock.monotonic()
         if self.guard is not None:
             self.guard.begin()
+
+    def start_guard_again(self) -> None:
+        if self.guard is None:
+            raise FileNotFoundError("there is no script of a guard")
+        self.guard.begin(again=True)
 
     def die(self) -> None:
         self.stop()

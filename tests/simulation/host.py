@@ -112,11 +112,12 @@ class SimulatedHost:
             Path(argv[3]).mkdir(parents=True, exist_ok=True)
             return b""
         call = _parsed(tuple(argv[5:]))
+        self._contact(call)
         if verb in ("have", "accept"):
             if verb == "have":
                 return json.dumps(agent.have(call.root, agent.wanted_from_json(b"".join(chunks)))).encode()
             agent.claim(call.run_folder, call.epoch)
-            count = agent.accept(call.root, self._incoming(chunks))
+            count = agent.accept(call.root, self._incoming(chunks), self._computer.clocks)
             self._passages.acted(self._computer, str(call.root), None, verb)
             return str(count).encode()
         folder: Path = call.run_folder
@@ -140,7 +141,7 @@ class SimulatedHost:
             case _:
                 raise AssertionError(f"no such verb: {verb}")
         self._computer.name_incarnation(folder)
-        return json.dumps(wire.encode(agent.status(folder))).encode()
+        return json.dumps(wire.encode(agent.status(folder, self._computer.clocks))).encode()
 
     def _probe(self, argv: Sequence[str]) -> bytes:
         root = self._computer.disk / argv[3].removeprefix("~/")
@@ -197,6 +198,7 @@ class SimulatedHost:
         self._passages.enter(f"receive {call.verb}")
         self._connect()
         self._wait(LATENCY_S)
+        self._contact(call)
         if call.verb == "read":
             yield self._read(call)
         else:
@@ -211,7 +213,9 @@ class SimulatedHost:
         out = io.BytesIO()
         failure: Exception | None = None
         try:
-            agent.read(call.root, [(path, offset) for path, offset in json.loads(call.files)], out)
+            agent.read(
+                call.root, [(path, offset) for path, offset in json.loads(call.files)], out, self._computer.clocks
+            )
         except (agent.AgentError, OSError) as error:
             failure = error
         content = out.getvalue()
@@ -223,7 +227,7 @@ class SimulatedHost:
     def _follow(self, folder: Path, offset: int) -> Iterator[bytes]:
         """`agent.follow`, waiting on the virtual clock."""
         clock = self._computer.clock
-        life_shown_s = clock.monotonic()
+        life_shown_s = noted_s = clock.monotonic()
         while True:
             lives = self._computer.supervisor_of(folder) is not None
             whole = agent._whole_lines(folder / wire.EVENTS_FILE, offset)
@@ -236,11 +240,18 @@ class SimulatedHost:
             elif clock.monotonic() - life_shown_s >= SIGN_OF_LIFE_S:
                 yield self._through("follow", 0.0, b"\n")
                 life_shown_s = clock.monotonic()
+            if clock.monotonic() - noted_s >= contact.CONTACT_EVERY_S:
+                noted_s = clock.monotonic()
+                contact.contact(folder, self._computer.clocks, renew=False)
             if not lives:
                 return
             due = clock.next_due_s()
             sign_due = life_shown_s + SIGN_OF_LIFE_S
             self._wait(max(agent.FOLLOW_POLL_S, min(sign_due, due or sign_due) - clock.monotonic()))
+
+    def _contact(self, call: argparse.Namespace) -> None:
+        """As `python -m remote_trainer` does before it answers a laptop."""
+        contact.contact(getattr(call, "root", None) or call.run_folder, self._computer.clocks)
 
     def _through(self, verb: str, wait_s: float, chunk: bytes) -> bytes:
         self._passages.enter(f"chunk {verb}")

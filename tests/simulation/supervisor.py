@@ -1,12 +1,11 @@
 """The simulated supervisor: `remote_trainer.supervisor` without processes. Same files, same locks, same decisions.
 
 What the real one does with processes and pipes happens here as appointments of the clock; what it decides, its own
-pure functions decide.
+pure functions decide, and what it tells the guard, its own `Tenancy` tells.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -14,7 +13,9 @@ from typing import IO, TYPE_CHECKING
 from providers.testing.virtual_clock import Appointment
 from remote_trainer import oversight, supervisor, wire
 from remote_trainer import run_folder as folders
-from remote_trainer.deadline import ELAPSED_FILE, Elapsed
+from remote_trainer.deadline import Allowance
+from remote_trainer.tenancy import Tenancy
+from remote_trainer.uploads import NoUploads, Uploads
 from tests.simulation.schedule import Occasion
 from tests.simulation.trainer import Stage
 
@@ -53,9 +54,13 @@ class Supervisor:
         self.alive = False
         self.stage: Stage | None = None
         self.stop_requested = False
+        self.uploads: Uploads = NoUploads()
         self._lock: IO[str] | None = None
-        self._ended = False
-        self._watch: Appointment | None = None
+        self._ended: wire.Event | None = None
+        self._tenancy: Tenancy | None = None
+        self._next: Appointment | None = None
+
+    # ---- from the first word to the last ---------------------------------------------------------------------------
 
     def begin(self) -> None:
         self._lock = folders.acquire(self.folder / folders.SUPERVISOR_LOCK, wait_s=0)
@@ -68,107 +73,129 @@ class Supervisor:
         (self.folder / wire.LOG_FILE).touch()
         self._log = _Log(self.folder, self.computer.date.now)
         self.say(wire.Hello(wire.PROTOCOL, self.computer.name, "3.11", self.pid, self.epoch))
-        self._patience_until_s = self.computer.clock.monotonic() + supervisor.PREVIOUS_STAGE_WAIT_S
         try:
-            job = wire.loads(wire.Job, (self.folder / wire.JOB_FILE).read_bytes())
+            self._job = wire.loads(wire.Job, (self.folder / wire.JOB_FILE).read_bytes())
         except (OSError, wire.WireError) as error:
             self.say(wire.Failed("bad-job", f"the job cannot be read: {error}"))
-            self._end()
+            self._end_run()
             return
-        self._job = job
-        self._elapsed = self._count()
-        self.computer.clock.after(0.1, self._when_previous_stage_is_gone)
+        job, clocks = self._job, self.computer.clocks
+        allowance = Allowance(self.folder, job.machine, job.deadline_s, job.limit_s, clocks)
+        self._tenancy = Tenancy(
+            self.folder, job, allowance, self.uploads, self.say, lambda _files: self.computer.start_guard_again()
+        )
+        self._tenancy.begin()
+        self._patience_until_s = self._now() + supervisor.PREVIOUS_STAGE_WAIT_S
+        self._later(0.1, self._when_previous_stage_is_gone)
 
     def _when_previous_stage_is_gone(self) -> None:
-        if not self.alive:
-            return
         if folders.is_held(self.folder / folders.STAGE_LOCK):
-            if self.computer.clock.monotonic() > self._patience_until_s:
+            if self._now() > self._patience_until_s:
                 for stage in self.computer.stages():
                     stage.end(-9)
-            self.computer.clock.after(0.1, self._when_previous_stage_is_gone)
+            self._later(0.1, self._when_previous_stage_is_gone)
             return
         self._fruitless_starts = 0
-        self._begin_stage("prepare")
-
-    def _begin_stage(self, name: str) -> None:
-        self._in_loop = self._stacks_shown = False
-        self._asked_at_s: float | None = None
-        self._committed_before = self._last_step
-        self._heard_s = self._beat_s = self.computer.clock.monotonic()
-        self.stage = Stage(self, name, self._job)
-        self.computer.observer.happened(self.computer, Occasion.STAGE)
-        self._watch = self.computer.clock.after(WATCH_S, self._look)
-        self.stage.begin()
-
-    def _look(self) -> None:
-        if not self.alive or self.stage is None:
-            return
-        now = self.computer.clock.monotonic()
-        asked_for_s = None if self._asked_at_s is None else now - self._asked_at_s
-        quiet_s = now - self._heard_s if self._in_loop else 0.0
-        view = oversight.StageView(self.stop_requested, self._left_s(), asked_for_s, quiet_s, self._stacks_shown)
-        match oversight.urge(view):
-            case oversight.Urge.ASK_TO_STOP:
-                self._asked_at_s = now
-                self.stage.terminate()
-            case oversight.Urge.SHOW_STACKS:
-                self._stacks_shown = True
-            case oversight.Urge.KILL:
-                self.stage.end(-9)
-            case oversight.Urge.NOTHING:
-                pass
-        if self.alive and now - self._beat_s >= supervisor.HEARTBEAT_S:
-            self._beat_s = now
-            self.say(wire.Heartbeat(round(self._tick(), 1), self.stage is not None))
-        if self.alive and self.stage is not None:
-            self._watch = self.computer.clock.after(WATCH_S, self._look)
-
-    def hear(self, event: wire.Event) -> None:
-        """From the stage's pipe."""
-        self._heard_s = self.computer.clock.monotonic()
-        by_the_clock = oversight.out_of_time(self._left_s()) if isinstance(event, wire.Stopped) else None
-        self.say(by_the_clock or event)
+        self._begin_stage(supervisor.STAGES[0])
 
     def stage_ended(self, name: str, exit_code: int) -> None:
+        assert self._tenancy is not None
         self.stage = None
-        if self._watch is not None:
-            self._watch.cancel()
         self._fruitless_starts = self._fruitless_starts + 1 if self._last_step == self._committed_before else 0
-        asked_for = self._ended or self.stop_requested or self._stacks_shown or self._left_s() <= 0
+        shown = self._silence.stacks_shown
+        asked_for = self._ended is not None or self.stop_requested or shown or self._tenancy.time_left_s <= 0
         if oversight.worth_starting_again(exit_code, asked_for, self._fruitless_starts):
             self.say(wire.Warned(f"the {name} stage was killed; it starts again from step {self._last_step}"))
             self._begin_stage(name)
             return
         last = name == supervisor.STAGES[-1]
-        if not self._ended and (exit_code != 0 or self.stop_requested or last):
+        if self._ended is None and (exit_code != 0 or self.stop_requested or last):
             self.say(
                 oversight.ending_without_word(
-                    exit_code,
-                    self.stop_requested,
-                    oversight.out_of_time(self._left_s()),
-                    self._last_step,
-                    self._stacks_shown,
+                    exit_code, self.stop_requested, self._tenancy.out_of_time, self._last_step, shown
                 )
             )
-        if self._ended:
-            self._end()
-        else:
-            self._fruitless_starts = 0
-            self._begin_stage(supervisor.STAGES[supervisor.STAGES.index(name) + 1])
+        if self._ended is not None:
+            self.stop_requested = False
+            self._see_uploads_out()
+            return
+        self._fruitless_starts = 0
+        following = supervisor.STAGES[supervisor.STAGES.index(name) + 1]
+        if following == supervisor.STAGES[-1]:
+            self._tenancy.say_what_is_proven()
+        self._begin_stage(following)
+
+    def _see_uploads_out(self) -> None:
+        assert self._tenancy is not None
+        if self.uploads.busy() and self._tenancy.may_wait and not self.stop_requested:
+            if self._now() - self._beat_s >= supervisor.HEARTBEAT_S:
+                self._beat()
+            self._later(WATCH_S, self._see_uploads_out)
+            return
+        self._end_run()
+
+    def _end_run(self) -> None:
+        if self._tenancy is not None and self._ended is not None:
+            self._tenancy.end(self._ended)
+        self._end()
+
+    # ---- a stage at work -------------------------------------------------------------------------------------------
+
+    def _begin_stage(self, name: str) -> None:
+        self._asked_at_s: float | None = None
+        self._committed_before = self._last_step
+        self._beat_s = self._now()
+        self._silence = oversight.Silence(self._beat_s)
+        self.stage = Stage(self, name, self._job)
+        self.computer.observer.happened(self.computer, Occasion.STAGE)
+        self._later(WATCH_S, self._look)
+        self.stage.begin()
+
+    def _look(self) -> None:
+        assert self._tenancy is not None
+        if self.stage is None:
+            return
+        now = self._now()
+        asked_for_s = None if self._asked_at_s is None else now - self._asked_at_s
+        quiet_s, shown = self._silence.quiet_in_loop_s(now), self._silence.stacks_shown
+        view = oversight.StageView(self.stop_requested, self._tenancy.time_left_s, asked_for_s, quiet_s, shown)
+        self._later(WATCH_S, self._look)
+        match oversight.urge(view):
+            case oversight.Urge.ASK_TO_STOP:
+                self._asked_at_s = now
+                self.stage.terminate()
+            case oversight.Urge.SHOW_STACKS:
+                self._silence.asked_for_stacks(now)
+            case oversight.Urge.KILL:
+                self.stage.end(-9)
+            case oversight.Urge.NOTHING:
+                pass
+        if self.alive and now - self._beat_s >= supervisor.HEARTBEAT_S:
+            self._beat()
+
+    def hear(self, event: wire.Event) -> None:
+        """From the stage's pipe."""
+        assert self._tenancy is not None
+        self._silence.heard(self._now())
+        by_the_clock = self._tenancy.out_of_time if isinstance(event, wire.Stopped) else None
+        self.say(by_the_clock or event)
 
     def say(self, event: wire.Event) -> None:
         if isinstance(event, wire.PhaseStarted):
-            self._in_loop = event.name == "train"
+            self._silence.entered(event.name)
         if isinstance(event, wire.CheckpointCommitted):
             self._last_step = event.step
         if isinstance(event, (wire.Done, wire.Failed, wire.Stopped)):
-            self._ended = True
+            self._ended = event
         self._log.append(event)
+        if self._tenancy is not None:
+            self._tenancy.heard(event)
         self.computer.observer.said(self.computer, event)
         occasion = _occasion(event)
         if occasion is not None:
             self.computer.observer.happened(self.computer, occasion)
+
+    # ---- signals ---------------------------------------------------------------------------------------------------
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -187,34 +214,34 @@ class Supervisor:
             else:
                 stage.end(-9)
 
+    # ---- parts -----------------------------------------------------------------------------------------------------
+
     def _end(self) -> None:
         self.alive = False
         self._log.close()
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._next is not None:
+            self._next.cancel()
         assert self._lock is not None
         self._lock.close()
 
-    def _count(self) -> Elapsed:
-        content = folders.read_json(self.folder / ELAPSED_FILE)
-        known = Elapsed(**content) if content is not None else None
-        if known is None or known.machine != self._job.machine:
-            known = Elapsed(self._job.machine, 0.0, self._clock_s, str(self.computer.boot))
-        return known.at(self._clock_s, str(self.computer.boot))
+    def _beat(self) -> None:
+        assert self._tenancy is not None
+        self._beat_s = self._now()
+        self.say(wire.Heartbeat(round(self._tenancy.beat(), 1), self.stage is not None))
 
-    @property
-    def _clock_s(self) -> float:
-        return self.computer.boot_clock_s
+    def _now(self) -> float:
+        return self.computer.clock.monotonic()
 
-    def _tick(self) -> float:
-        self._elapsed = self._elapsed.at(self._clock_s, str(self.computer.boot))
-        (self.folder / ELAPSED_FILE).write_text(json.dumps(self._elapsed.__dict__))
-        return self._elapsed.elapsed_s
+    def _later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """One thing at a time, as in the real one's loop."""
+        if self._next is not None:
+            self._next.cancel()
 
-    def _left_s(self) -> float:
-        if self._job.deadline_s is None:
-            return float("inf")
-        return self._job.deadline_s - self._elapsed.at(self._clock_s, str(self.computer.boot)).elapsed_s
+        def act() -> None:
+            if self.alive:
+                action()
+
+        self._next = self.computer.clock.after(delay_s, act)
 
 
 def _occasion(event: wire.Event) -> Occasion | None:
