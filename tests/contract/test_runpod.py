@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from orchestrator.boot_script import GuardSettings, start_command
 from providers.api import (
     BootPlan,
     GpuRequest,
@@ -40,6 +41,7 @@ from providers.runpod.boot import IMAGE
 from providers.runpod.provider import RunPodProvider
 from providers.testing.contract import MachineProviderContract
 from tests.conftest import require_pods
+from tests.e2e.command import wait_until
 from tests.fakes.pod import Process
 from tests.fakes.runpod import NO_CAPACITY, FakeRunPod, running_runpod
 from tests.fakes.sshd import make_key
@@ -475,6 +477,45 @@ def test_the_start_command_runs_before_any_login_and_the_images_sshd_follows(
     assert access.port == pod.port
 
 
+def guarded(provider: RunPodProvider, tmp_path: Path, first_lease_s: int) -> tuple[BootPlan, Path, str]:
+    """(the boot plan of a run with a guard, its login key, the public half of its host key)."""
+    offer = cheapest(provider)
+    key, host_key = make_key(tmp_path / "key"), make_key(tmp_path / "host_key")
+    command = start_command(
+        provider.self_release(offer), GuardSettings(offer.workdir, first_lease_s, poll_s=0.1),
+        authorized_key=key, host_key_private=(tmp_path / "host_key").read_text(),
+    )  # fmt: skip
+    return BootPlan(disk_gb=30, start_command=command, authorized_key=key), tmp_path / "key", host_key
+
+
+def test_a_run_logs_in_with_its_key_at_a_pod_that_shows_the_host_key_made_for_it(
+    real: tuple[FakeRunPod, RunPodProvider], tmp_path: Path
+) -> None:
+    runpod, provider = real
+    boot, key, host_key = guarded(provider, tmp_path, first_lease_s=600)
+    machine = provider.create(cheapest(provider), boot, "cb-x")
+    pod = runpod.pods[machine].machine
+    pod.await_ssh()
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{pod.port} {host_key}\n")
+    options = ["-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known}", "-i", str(key)]
+    argv = ["ssh", *options, "-p", str(pod.port), "root@127.0.0.1", "ls /workspace/cloudbooth/guard"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, "log" in done.stdout) == (0, True), done.stderr
+
+
+def test_a_pod_that_nobody_ever_logs_in_to_deletes_itself(
+    real: tuple[FakeRunPod, RunPodProvider], tmp_path: Path
+) -> None:
+    runpod, provider = real
+    boot, _, _ = guarded(provider, tmp_path, first_lease_s=1)
+    machine = provider.create(cheapest(provider), boot, "cb-x")
+    wait_until(lambda: runpod.pods[machine].gone_at is not None, "the guard has ended the pod")
+    assert not provider.list("")
+    guard = (runpod.pods[machine].machine.volume / "cloudbooth" / "guard" / "log").read_text()
+    assert "probe: 200" in guard
+
+
 def test_the_accounts_key_is_nowhere_on_a_pod(real: tuple[FakeRunPod, RunPodProvider]) -> None:
     runpod, provider = real
     machine = rented(provider)
@@ -496,8 +537,7 @@ def test_a_container_that_ends_comes_back_at_another_port(real: tuple[FakeRunPod
     pod.await_ssh()
     before = pod.port
     pod.end_main_process()
-    while runpod.pods[machine].boots < 2 or not pod.runs:
-        time.sleep(0.02)
+    wait_until(lambda: runpod.pods[machine].boots == 2 and pod.runs, "the container runs again")
     pod.await_ssh()
     access = provider.describe(machine).access
     assert access is not None
