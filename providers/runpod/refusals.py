@@ -75,7 +75,8 @@ def error_of(refusal: Refusal, what: str, effect: Effect, machine: str | None = 
         case 429:
             return Transient("RunPod limits the rate of requests", retry_after_s=refusal.retry_after_s)
     if status not in (404, 405, 413, 422) and _NO_CAPACITY.search(refusal.text):
-        return NoCapacity(f"RunPod has none left: {refusal.text}", "allow any GPU with `--set compute.gpu=[]`, or try another provider")
+        hint = "allow any GPU with `--set compute.gpu=[]`, or try another provider"
+        return NoCapacity(f"RunPod has none left: {refusal.text}", hint)
     if _NO_MONEY.search(refusal.text):
         return QuotaExceeded(said, f"add credit at {BILLING_PAGE}")
     if status == 403:
