@@ -1,8 +1,8 @@
 """Vast.ai on loopback: a market, an API that holds everybody to its published description, and pods for instances.
 
-`Contract` checks every request and every answer against the OpenAPI file where that is at hand (beside a checkout, not
-inside one); what the real service is known to do otherwise stands in `_as_lived`, each with its reason. Everything it
-finds is in `FakeVast.violations`, which must be empty at the end of a test.
+Every request and every answer is checked against the OpenAPI file where that is at hand; what the real service is
+known to do otherwise stands in `_as_lived`, each with its reason. All that is found is in `FakeVast.violations`, which
+must be empty at the end of a test.
 
 Time is real time plus what `advance` has added. Without `pods` an instance is a record; with a folder for them it is a
 container whose sshd answers (`tests.fakes.pod`), started as the ssh launch mode does: the platform's keys and sshd
@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.fakes.openapi import CONTRACTS, OpenApi
 from tests.fakes.pod import Meter, Pod
 from tests.fakes.sshd import sshd_binary
 
-OPENAPI = Path(__file__).parents[3] / "shared" / "contracts" / "vast-v0.openapi.yaml"
 PAGE = 64
 LIST_PAGE = 25
 THRESHOLDS_S = {"asks": 4.5, "bid_price": 5.5, "destroy": 3.0, "show": 2.0, "list": 1.0, "manage": 1.0, "ssh": 1.0}
@@ -175,7 +175,7 @@ class FakeVast:
     """An outbid instance starts by itself when its bid is the highest again."""
     enforce_rates: bool = False
     logs_after_gets: int = 1
-    contract: Contract | None = field(default_factory=lambda: Contract.load())
+    contract: OpenApi | None = field(default_factory=lambda: _described())
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _offset_s: float = 0.0
     _events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
@@ -257,9 +257,18 @@ class FakeVast:
             if not headers.get("User-Agent", "").startswith("cloudbooth"):
                 self.violations.append(f"{method} {path} does not say who asks")
             reply = self._routed(method, path, query, headers, body)
-            if self.contract is not None:
-                self.violations += self.contract.check(method, path, query, body, reply)
+            self._hold_to_the_description(method, path, query, body, reply)
             return reply
+
+    def _hold_to_the_description(
+        self, method: str, path: str, query: Mapping[str, str], body: object, reply: Reply
+    ) -> None:
+        if self.contract is None:
+            return
+        found = self.contract.request_problems(method, path, query, body)
+        if not isinstance(reply.body, str):  # some refusals come as plain text
+            found += self.contract.answer_problems(method, path, reply.status, "application/json", reply.body)
+        self.violations += [f"{method} {path} {reply.status}: {problem}" for problem in found]
 
     def _routed(self, method: str, path: str, query: dict[str, str], headers: Mapping[str, str], body: Any) -> Reply:
         word, *ids = _route(method, path)
@@ -595,61 +604,17 @@ def _route(method: str, path: str) -> list[str]:
     return ["unknown"]
 
 
-class Contract:
-    """The service's published description, as far as it is true."""
-
-    def __init__(self, document: dict[str, Any]) -> None:
-        import jsonschema
-
-        self._jsonschema = jsonschema
-        self._document = document
-        _as_lived(document["paths"])
-
-    @classmethod
-    @cache
-    def load(cls) -> Contract | None:
-        """None where the description is not at hand."""
-        if not OPENAPI.exists():
-            return None
-        import yaml
-
-        return cls(yaml.load(OPENAPI.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-
-    def check(self, method: str, path: str, query: Mapping[str, str], body: Any, reply: Reply) -> list[str]:
-        """What of a request and its answer is not as described; empty when all is."""
-        name = f"{method} {path}"
-        operation = self._operation(method, path)
-        if operation is None:
-            return [f"{name} is not described"]
-        wrong = []
-        known = {p["name"]: p["schema"] for p in operation.get("parameters", []) if p["in"] == "query"}
-        wrong += [f"{name}: the query has no {word!r}" for word in query if word not in known]
-        schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-        if schema is not None and body is not None:
-            wrong += [
-                f"{name}: {problem}" for problem in self._problems({**schema, "additionalProperties": False}, body)
-            ]
-        elif body:
-            wrong.append(f"{name} takes no body")
-        if reply.status == 429 and isinstance(reply.body, str):
-            return wrong  # as lived: plain text
-        described = operation["responses"].get(str(reply.status))
-        if described is None:
-            return [*wrong, f"{name}: an answer {reply.status} is not described"]
-        schema = described["content"]["application/json"]["schema"]
-        return wrong + [f"{name} {reply.status}: {problem}" for problem in self._problems(schema, reply.body)]
-
-    def _operation(self, method: str, path: str) -> dict[str, Any] | None:
-        for template, operations in self._document["paths"].items():
-            pattern = re.sub(r"\\{\w+\\}", r"\\d+", re.escape(template))
-            if method.lower() in operations and re.fullmatch(pattern, path):
-                return dict(operations[method.lower()])
+@cache
+def _described() -> OpenApi | None:
+    """None where the description is not at hand."""
+    file = CONTRACTS / "vast-v0.openapi.yaml"
+    if not file.exists():
         return None
+    import yaml
 
-    def _problems(self, schema: dict[str, Any], body: Any) -> list[str]:
-        whole = {**schema, "components": self._document["components"]}
-        found = self._jsonschema.Draft202012Validator(whole).iter_errors(body)
-        return [f"{'.'.join(map(str, problem.absolute_path))}: {problem.message}"[:300] for problem in found]
+    document = yaml.load(file.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    _as_lived(document["paths"])
+    return OpenApi(document)
 
 
 def _as_lived(paths: dict[str, Any]) -> None:
@@ -662,9 +627,14 @@ def _as_lived(paths: dict[str, Any]) -> None:
     refused["error"]["enum"] += ["insufficient_credit", "no_such_ask"]  # seen by several clients
     refused["new_contract"] = {"type": "integer"}  # a refused bid that made an instance
     asks["responses"]["409"] = asks["responses"]["410"]
-    for operations in paths.values():  # described for some
+    for operations in paths.values():
         for operation in operations.values():
-            operation["responses"].setdefault("401", asks["responses"]["401"])
+            operation["responses"].setdefault("401", asks["responses"]["401"])  # described for some
+            if "application/json" in operation.get("requestBody", {}).get("content", {}):
+                # the description lets everything pass that it does not know, and so would every misspelling
+                operation["requestBody"]["content"]["application/json"]["schema"]["additionalProperties"] = False
+    destroy = paths["/api/v0/instances/{id}"]["delete"]
+    destroy["requestBody"] = {"content": {"application/json": {"schema": {"maxProperties": 0}}}}  # the vendor sends {}
     show = paths["/api/v0/instances/{id}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     row = paths["/api/v1/instances"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     row["properties"]["instances"]["items"]["required"] = ["id", "label", "actual_status", "cur_state"]
