@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from orchestrator.base_model import LocalFolder, inspect_base
 from orchestrator.dataset.scan import require_usable, scan_folder
@@ -19,7 +20,9 @@ from orchestrator.spec import ClassFolder, RunSpec, spec_to_json
 from orchestrator.staging import stage
 from orchestrator.wiring import Wiring
 from providers.api import HasStandingMachine, MachineProvider, Market, Offer
+from providers.combined import CombinedProvider
 from providers.errors import CloudboothError
+from remote_trainer.wire import Warned
 
 
 def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
@@ -34,11 +37,14 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     require_usable(*filter(None, (instance, class_images)))  # before the hub is asked, which may take its time
     base = inspect_base(spec.model.base)
     provider = wiring.provider(spec)
+    left_out: list[str] = []
+    if isinstance(provider, CombinedProvider):
+        provider.told = left_out.append
     offers = [offer for request in gpu_requests(spec) for offer in provider.offers(request)]
     offers += _offers_to_compare(spec, provider)
     needed_bytes = base.total_bytes if isinstance(base, LocalFolder) else 0
     machine = look_at_machine(provider, wiring.connect, needed_bytes)
-    return make_plan(
+    plan = make_plan(
         spec,
         instance,
         class_images,
@@ -48,6 +54,10 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         lambda offer: terms_of(provider, offer),
         measured_speeds(spec, wiring.ledger.runs(), wiring.home),
     )
+    told = tuple(
+        Warned(text, "`cloudbooth gpus` shows what every provider answers") for text in dict.fromkeys(left_out)
+    )
+    return replace(plan, warnings=(*plan.warnings, *told))
 
 
 def _offers_to_compare(spec: RunSpec, provider: MachineProvider) -> list[Offer]:

@@ -12,6 +12,7 @@ from orchestrator.offers import Choice, best_quote, fitting_offers, machine_disk
 from orchestrator.spec import Limits, RunSpec
 from orchestrator.workload import Workload
 from providers.api import HasStop, MachineProvider, Market, Offer
+from providers.combined import CombinedProvider
 from providers.errors import NoCapacity
 from remote_trainer.wire import Decision
 
@@ -33,7 +34,8 @@ TermsOf = Callable[[Offer], ProviderTerms]
 def terms_of(provider: MachineProvider, offer: Offer) -> ProviderTerms:
     """No exchange with anybody."""
     calls = provider.self_release(offer)
-    vanishing = isinstance(provider, HasStop) and provider.stopped_disk_may_vanish
+    keeper = provider.member_for(offer) if isinstance(provider, CombinedProvider) else provider
+    vanishing = isinstance(keeper, HasStop) and keeper.stopped_disk_may_vanish
     return ProviderTerms(calls is not None, calls is not None and calls.stop is not None, vanishing)
 
 

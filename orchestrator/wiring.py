@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from orchestrator.budget import spent_usd
@@ -15,6 +15,7 @@ from orchestrator.phases.context import Connect, RunContext
 from orchestrator.reporter import Reporter
 from orchestrator.spec import RunSpec, spec_from_json
 from providers.api import Access, HasStandingMachine, MachineProvider, SshAccess, ThisMachine
+from providers.combined import CombinedProvider
 from providers.registry import ProviderContext, load_provider
 from providers.retrying import RetryingProvider
 
@@ -30,9 +31,12 @@ class Wiring:
 
     def provider(self, spec: RunSpec) -> MachineProvider:
         """Raises CloudboothError for a name that is not installed and for missing options."""
-        state_folder = self.home.providers_folder / spec.compute.provider
-        context = ProviderContext(state_folder, dict(os.environ), _provider_options(spec))
+        context = replace(self.provider_context(spec.compute.provider), options=_provider_options(spec))
         return load_provider(spec.compute.provider, context)
+
+    def provider_context(self, name: str) -> ProviderContext:
+        """What a provider gets that no spec has options for."""
+        return ProviderContext(self.home.providers_folder / name, dict(os.environ))
 
     def provider_named(self, name: str) -> MachineProvider:
         """With the credentials of the environment and no options: for looking around, without a spec.
@@ -56,6 +60,8 @@ class Wiring:
         run = self.ledger.run(run_name)
         spec = spec_from_json(run.spec_json)
         provider = self.provider(spec)
+        if isinstance(provider, CombinedProvider):
+            provider.told = reporter.note
         return RunContext(
             run=run,
             epoch=epoch,
