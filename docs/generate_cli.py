@@ -27,6 +27,7 @@ from orchestrator import errors, lifecycle, spec
 from orchestrator.cli.main import VERBS, cli
 from orchestrator.cli.render.runs import RunView, StatusView
 from orchestrator.cli.render.summary import Summary
+from orchestrator.market import Listing, Refusal
 from orchestrator.plan import Plan
 from remote_trainer import wire
 
@@ -57,7 +58,7 @@ MEANINGS = {
     "compute.ssh.user": "The same as `user@` in `host`.",
     "compute.ssh.identity_file": "Private key; when omitted, those of ssh_config and the agent.",
     "compute.ssh.python": "Python 3.9 or later on the host.",
-    "compute.provider": "`local` (this machine), `ssh`, `vast`, or the name of an installed plug-in.",
+    "compute.provider": "`local` (this machine), `ssh`, `runpod`, `vast`, a plug-in, or `any` of those that rent.",
     "compute.gpu": "Rented machines only. In order of preference; empty: anything with `min_vram_gb`.",
     "compute.max_price_per_hour": "USD. Rented machines only.",
     "compute.market": "Rented machines only.",
@@ -297,6 +298,8 @@ def json_keys() -> str:
     rows = ["| `type` | printed by | keys besides `type` |", "|---|---|---|"]
     lines: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
         ("plan", "`plan`, `launch`, first", (Plan,)),
+        ("listing", "`gpus`, one a provider and GPU", (Listing,)),
+        ("refusal", "`gpus`, one a provider that did not answer", (Refusal,)),
         ("run", "`ps`, one a run", (RunView,)),
         ("summary", "`status`, its only line", (RunView, StatusView)),
         ("summary", "`launch`, `attach`, `resume`, `stop`, `down`, last", (Summary,)),

@@ -13,16 +13,15 @@ from orchestrator.plan import Plan
 
 def plan_to_data(plan: Plan) -> dict[str, Any]:
     """Everything in the plan, plus `base_for_job`: numbers, texts, lists and objects only, keys as in `Plan`."""
-    data = _plain(plan)
-    assert isinstance(data, dict)
-    return {**data, "base_for_job": job_base(plan.base)}
+    return {**plain(plan), "base_for_job": job_base(plan.base)}
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> Any:
+    """Dataclasses, enums, paths and tuples as what JSON has."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):

@@ -37,12 +37,19 @@ def _spec_options(function: Any) -> Any:
                 help='What the photos in a folder show: a rare word, then the kind of thing, "sks dog".',
             ),
             click.option("--name", metavar="NAME", help="Name of the run and of the model."),
-            click.option("--provider", metavar="NAME", help="Where to train: local (the default), ssh, or a plug-in."),
+            click.option("--provider", metavar="NAME", help="Where to train: local, ssh, one that rents, or any."),
             click.option(
                 "--host", metavar="[USER@]HOST", help="Train there, over SSH; an alias of ~/.ssh/config will do."
             ),
             click.option(
                 "--steps", type=int, metavar="N", help="How many steps to train; 1000 when nothing says otherwise."
+            ),
+            click.option(
+                "--gpu",
+                "gpus",
+                multiple=True,
+                metavar="NAME",
+                help="Rent this GPU; again for a second choice.",
             ),
             click.option(
                 "--spot", "market", flag_value="spot", help="Rent what is cheaper and may be taken away at any moment."
@@ -118,6 +125,7 @@ def _spec(
     provider: str | None,
     host: str | None,
     steps: int | None,
+    gpus: tuple[str, ...],
     market: str | None,
     max_price: float | None,
     max_cost: float | None,
@@ -127,10 +135,11 @@ def _spec(
     """Flags are `--set` in other words; a `--set` of the same key wins."""
     if host and provider not in (None, "ssh"):
         raise UsageError(f"--host is for the provider ssh, not for {provider}", "leave out one of the two")
-    short: dict[str, str | float | None] = {
+    short: dict[str, str | float | tuple[str, ...] | None] = {
         "name": name,
         "compute.provider": provider or ("ssh" if host else None),
         "compute.ssh.host": host,
+        "compute.gpu": gpus or None,
         "compute.market": market,
         "compute.max_price_per_hour": max_price,
         "limits.max_cost_usd": max_cost,
