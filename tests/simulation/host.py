@@ -43,7 +43,7 @@ class Passages(Protocol):
 
     def damage(self, chunk: bytes) -> bytes: ...
 
-    def acted(self, computer: Computer, run_folder: str, epoch: int | None, verb: str) -> None:
+    def acted(self, computer: Computer, run_folder: str, verb: str) -> None:
         """A call that changes something on the computer has taken effect."""
         ...
 
@@ -118,7 +118,7 @@ class SimulatedHost:
                 return json.dumps(agent.have(call.root, agent.wanted_from_json(b"".join(chunks)))).encode()
             agent.claim(call.run_folder, call.epoch)
             count = agent.accept(call.root, self._incoming(chunks), self._computer.clocks)
-            self._passages.acted(self._computer, str(call.root), None, verb)
+            self._passages.acted(self._computer, str(call.run_folder), verb)
             return str(count).encode()
         folder: Path = call.run_folder
         match verb:
@@ -131,7 +131,7 @@ class SimulatedHost:
                 existed = folder.exists()
                 agent.forget(folder, call.epoch)
                 if existed:
-                    self._passages.acted(self._computer, str(folder), call.epoch, verb)
+                    self._passages.acted(self._computer, str(folder), verb)
                 return b""
             case "saved":
                 contact.saved(folder, json.loads(call.manifests))
@@ -176,7 +176,7 @@ class SimulatedHost:
         if current.supervisor_pid is None and current.ended != "done":
             self._computer.write_or_fail()
             self._computer.start(folder, epoch)
-        self._passages.acted(self._computer, str(folder), epoch, "start")
+        self._passages.acted(self._computer, str(folder), "start")
 
     def _stop(self, folder: Path, epoch: int, *, now: bool) -> None:
         agent.claim(folder, epoch)
@@ -188,7 +188,7 @@ class SimulatedHost:
                 stage.end(-9)
         elif process is not None:
             process.terminate()
-        self._passages.acted(self._computer, str(folder), epoch, "stop")
+        self._passages.acted(self._computer, str(folder), "stop")
 
     # ---- streams ---------------------------------------------------------------------------------------------------
 

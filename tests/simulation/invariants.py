@@ -33,7 +33,6 @@ class Invariant(Enum):
 
 BEYOND_TODAY = frozenset(
     {
-        Invariant.STALE_DRIVER_SENDS_NOTHING,
         Invariant.LEASE,
         Invariant.CEILING,
         Invariant.LATECOMERS,

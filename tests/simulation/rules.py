@@ -63,15 +63,14 @@ class Rules:
                     f"{len(computer.living())} supervisors and {len(computer.stages())} stages on {computer.name}",
                 )
 
-    def after_call(self, computer: Computer, run_folder: str, epoch: int | None, verb: str) -> None:
-        """A call has changed something on a computer; `epoch` None: it carries none."""
+    def after_call(self, computer: Computer, run_folder: str, verb: str) -> None:
+        """A call of the driver at work has changed something on a computer."""
         own = self._world.drivers[-1].epoch
-        highest = max(own, computer.epochs.get(run_folder, 0))
-        if epoch is not None:  # the call has shown it to the host
-            computer.epochs[run_folder] = highest
+        highest = computer.epochs[run_folder] = max(own, computer.epochs.get(run_folder, 0))
         self.after_event()
         if own < self._world.run().driver_epoch and own < highest:
-            rule = Invariant.STALE_DRIVER_SENDS_NOTHING if epoch is None else Invariant.STALE_DRIVER_STARTS_NOTHING
+            sends = verb == "accept"
+            rule = Invariant.STALE_DRIVER_SENDS_NOTHING if sends else Invariant.STALE_DRIVER_STARTS_NOTHING
             self.violate(rule, f"`{verb}` by epoch {own} on {computer.name}, which has seen {highest}")
 
     def trainer_started(self, step: int) -> None:

@@ -318,8 +318,8 @@ class World:
     def damage(self, chunk: bytes) -> bytes:
         return self.misfortune.damage(chunk)
 
-    def acted(self, computer: Computer, run_folder: str, epoch: int | None, verb: str) -> None:
-        self.rules.after_call(computer, run_folder, epoch, verb)
+    def acted(self, computer: Computer, run_folder: str, verb: str) -> None:
+        self.rules.after_call(computer, run_folder, verb)
 
     def overtake(self, *, spares_folder: bool) -> None:
         """Another process takes the run over, in the middle of a call of this one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from remote_trainer import wire
 from tests.simulation.computer import Computer
 from tests.simulation.host import SimulatedHost
 from tests.simulation.invariants import ENABLED, Invariant, Violation
-from tests.simulation.kinds import TODAY, WorldFault
+from tests.simulation.kinds import TODAY, Kind, WorldFault
 from tests.simulation.schedule import draw
 from tests.simulation.seams import WatchedLedger, WatchedProvider
 from tests.simulation.trainer import WEIGHTS
@@ -70,6 +70,11 @@ def test_every_kind_of_fault_takes_effect(kind: CloudFault | WorldFault) -> None
 
 ON_STANDING_MACHINES = frozenset({Invariant.ENDED_RUN_HAS_NO_PROCESS, Invariant.STALE_DRIVER_STARTS_NOTHING})
 """What only a machine that outlives its run can show: the other schedules need not be played for it."""
+ONLY_AFTER: dict[Invariant, Kind] = {
+    Invariant.STALE_DRIVER_STARTS_NOTHING: WorldFault.TWO_DRIVERS,
+    Invariant.STALE_DRIVER_SENDS_NOTHING: WorldFault.TWO_DRIVERS,
+}
+"""What cannot be without this fault: likewise."""
 
 
 def _found(world_type: type[World], invariant: Invariant) -> int:
@@ -77,6 +82,8 @@ def _found(world_type: type[World], invariant: Invariant) -> int:
     for seed in range(1, WITHIN_SEEDS):
         schedule = draw(seed)
         if invariant in ON_STANDING_MACHINES and not schedule.standing:
+            continue
+        if invariant in ONLY_AFTER and ONLY_AFTER[invariant] not in {fault.kind for fault in schedule.faults}:
             continue
         world = world_type(schedule, enabled=frozenset({invariant}))
         try:
@@ -208,6 +215,21 @@ class ForgetsEpochs(World):
         return _ForgetsEpochs(computer, self)
 
 
+class _TakesFromAnybody(SimulatedHost):
+    """An agent that unpacks what it is sent, whoever sends it."""
+
+    def _do(self, verb: str, argv: Sequence[str], chunks: Iterable[bytes]) -> bytes:
+        if verb == "accept":
+            for epoch in self._computer.disk.glob("*/runs/*/driver-epoch"):
+                epoch.unlink()
+        return super()._do(verb, argv, chunks)
+
+
+class TakesFromAnybody(World):
+    def make_host(self, computer: Computer) -> Host:
+        return _TakesFromAnybody(computer, self)
+
+
 class _FollowsFromTheStart(SimulatedHost):
     def _follow(self, folder: Path, offset: int) -> Iterator[bytes]:
         return super()._follow(folder, 0)
@@ -244,6 +266,7 @@ PLANTED_AT_SEAMS: list[tuple[type[World], Invariant]] = [
     (TrainsAnotherWay, Invariant.WEIGHTS),
     (RecordsFirst, Invariant.ARTIFACTS),
     (ForgetsEpochs, Invariant.STALE_DRIVER_STARTS_NOTHING),
+    (TakesFromAnybody, Invariant.STALE_DRIVER_SENDS_NOTHING),
     (FollowsFromTheStart, Invariant.MIRROR),
 ]
 
