@@ -18,7 +18,7 @@ from typing import Any, Optional
 
 from . import run_folder as folders
 from . import wire
-from .upload import LOCK_FILE
+from .upload import LOCK_FILE, newest_artifact
 from .upload_grant import grant_file, held_grant
 from .upload_ring import in_store
 
@@ -162,19 +162,18 @@ class StoreUploads:
             self._pipe = None
         self._child = None
         if child.returncode == 0:
+            self._saved |= in_store(self._folder)  # also what one that was killed brought and could not say
             self._wanted.clear()  # what is older than what it brought need not follow
-            self._try_again_for_newer()
+            self._want_what_is_newer()
         else:
             self._not_before_s = self._clock() + self._retry_s
 
-    def _try_again_for_newer(self) -> None:
-        """What was committed while it was at its end is wanted still."""
-        for checkpoint in folders.committed_checkpoints(self._folder)[-1:]:
-            output = folders.committed(self._folder, wire.OUTPUT_FOLDER)
-            newest = output or checkpoint
-            if newest.manifest_sha256 not in self._saved:
-                self._wanted[newest.manifest_sha256] = self._clock()
-                self._try_anew()
+    def _want_what_is_newer(self) -> None:
+        """What was committed while the uploader was at its end."""
+        newest = newest_artifact(self._folder)
+        if newest is not None and newest.manifest_sha256 not in self._saved:
+            self._wanted[newest.manifest_sha256] = self._clock()
+            self._try_anew()
 
 
 def _end(child: subprocess.Popen[Any]) -> None:

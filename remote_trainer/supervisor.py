@@ -24,8 +24,10 @@ from . import run_folder as folders
 from . import wire
 from .deadline import Allowance
 from .oversight import DISK_FULL, Silence, StageView, Urge, ending_without_word, urge, worth_starting_again
+from .store_uploads import StoreUploads
 from .tenancy import Tenancy
-from .uploads import NoUploads, Uploads
+from .upload_grant import held_grant
+from .uploads import Uploads
 
 HEARTBEAT_S = 15.0
 POLL_S = 0.5
@@ -34,6 +36,8 @@ LAST_WORD_PATIENCE_S = 20.0
 """How long an ended run waits for room to write down how it ended."""
 PREPARED_FILE = "environment.json"
 STAGES = ("prepare", "train")
+STORAGE_STAGE = "storage"
+"""First of all where uploads were lent for: a store out of reach must not be found out after training."""
 
 
 def supervise(run_folder: Path, epoch: int, start_fd: Optional[int] = None) -> int:
@@ -50,7 +54,7 @@ def supervise(run_folder: Path, epoch: int, start_fd: Optional[int] = None) -> i
         if epoch <= folders.read_number(run_folder / folders.CLOSED_FILE):
             print(f"driver epoch {epoch} was closed before this supervisor began", file=sys.stderr)
             return 1
-        supervisor = _Supervisor(run_folder, epoch, NoUploads())
+        supervisor = _Supervisor(run_folder, epoch, StoreUploads(run_folder))
         if start_fd is not None:
             os.close(start_fd)
         supervisor.run()
@@ -85,6 +89,7 @@ class _Supervisor:
         if self._tenancy is not None and self._ended is not None:
             self._see_uploads_out(self._tenancy)
             self._tenancy.end(self._ended)
+        self._uploads.close()
         give_up_at = time.monotonic() + LAST_WORD_PATIENCE_S
         while not self._log.write_out() and time.monotonic() < give_up_at:
             time.sleep(POLL_S)
@@ -101,7 +106,8 @@ class _Supervisor:
         if not self._previous_stage_is_gone():
             self._say(wire.Failed("internal", "an earlier trainer of this run does not end"))
             return
-        for stage in STAGES:
+        stages = STAGES if held_grant(self._folder) is None else (STORAGE_STAGE, *STAGES)
+        for stage in stages:
             if stage == STAGES[-1]:
                 tenancy.say_what_is_proven()
             exit_code = self._run_to_an_end(stage, job, tenancy)
@@ -144,9 +150,15 @@ class _Supervisor:
         self._stop_requested = False
         while self._uploads.busy() and tenancy.may_wait and not self._stop_requested:
             time.sleep(POLL_S)
+            self._tell_of_uploads()
             if time.monotonic() - beat_at >= HEARTBEAT_S:
                 beat_at = time.monotonic()
                 self._say(wire.Heartbeat(round(tenancy.beat(), 1), trainer_alive=False))
+        self._tell_of_uploads()
+
+    def _tell_of_uploads(self) -> None:
+        for event in self._uploads.news():
+            self._say(event)
 
     def _previous_stage_is_gone(self) -> bool:
         """Waits for a stage whose supervisor died (its leash is cut), then kills it."""
@@ -188,7 +200,7 @@ class _Supervisor:
 
     def _stage_argv(self, stage: str, events_fd: int, lock_fd: int) -> list[str]:
         python = sys.executable
-        if stage != "prepare":
+        if stage == "train":
             prepared = folders.read_json(self._folder / PREPARED_FILE) or {}
             python = str(prepared.get("python", sys.executable))
         return [
@@ -231,6 +243,7 @@ class _Supervisor:
                 _kill_group(child.pid, signal.SIGUSR1)
             elif action is Urge.KILL:
                 _kill_group(child.pid, signal.SIGKILL)
+            self._tell_of_uploads()
             if now - beat_at >= HEARTBEAT_S:
                 beat_at = now
                 self._say(wire.Heartbeat(round(tenancy.beat(), 1), trainer_alive=child.poll() is None))

@@ -42,7 +42,7 @@ def bring_up_to_date(run_folder: Path, emit: Emit, connect: Connect = LentObject
     Emits `uploaded` for what it brought there, and a warning for what it could not. Never raises for the store.
     """
     while True:
-        artifact = _newest(run_folder)
+        artifact = newest_artifact(run_folder)
         if artifact is None or artifact.manifest_sha256 in in_store(run_folder):
             return True
         held = held_grant(run_folder)
@@ -53,7 +53,7 @@ def bring_up_to_date(run_folder: Path, emit: Emit, connect: Connect = LentObject
                 if not _upload(run_folder, held, artifact, opened, emit, connect):
                     return False
         except FileNotFoundError:  # pruned before it was opened: there is a newer one
-            after = _newest(run_folder)
+            after = newest_artifact(run_folder)
             if after == artifact:
                 emit(wire.Warned(f"{artifact.folder} is incomplete on the machine's disk and was not uploaded"))
                 return False
@@ -85,7 +85,9 @@ def require_reachable_store(run_folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Artifact:
+class Artifact:
+    """A committed folder, as far as an upload needs to know it."""
+
     kind: str
     step: int
     folder: str
@@ -96,17 +98,18 @@ class _Artifact:
         return "the model" if self.kind == "output" else f"the checkpoint of step {self.step}"
 
 
-def _newest(run_folder: Path) -> Optional[_Artifact]:
+def newest_artifact(run_folder: Path) -> Optional[Artifact]:
+    """What counts: the output, or before there is one the newest checkpoint."""
     output = folders.committed(run_folder, wire.OUTPUT_FOLDER)
     if output is not None:
-        return _Artifact("output", output.step, output.folder, output.manifest_sha256)
+        return Artifact("output", output.step, output.folder, output.manifest_sha256)
     for checkpoint in folders.committed_checkpoints(run_folder)[-1:]:
-        return _Artifact("checkpoint", checkpoint.step, checkpoint.folder, checkpoint.manifest_sha256)
+        return Artifact("checkpoint", checkpoint.step, checkpoint.folder, checkpoint.manifest_sha256)
     return None
 
 
 def _upload(
-    run_folder: Path, held: HeldGrant, artifact: _Artifact, opened: contextlib.ExitStack, emit: Emit, connect: Connect
+    run_folder: Path, held: HeldGrant, artifact: Artifact, opened: contextlib.ExitStack, emit: Emit, connect: Connect
 ) -> bool:
     """Raises FileNotFoundError when a file of the artifact is gone already."""
     grant = held.grant
@@ -151,7 +154,7 @@ def _upload(
     return True
 
 
-def _warning(artifact: _Artifact, why: str) -> wire.Warned:
+def _warning(artifact: Artifact, why: str) -> wire.Warned:
     return wire.Warned(
         f"{artifact.name} was not uploaded: {why}; {STAYS}",
         "`cloudbooth attach RUN` brings it home and lends anew",

@@ -10,10 +10,15 @@ from . import wire
 class Uploads(Protocol):
     """Works beside the supervisor; no method blocks."""
 
-    active: bool
-    """Whether anything is sent away at all."""
-    longest_s: Optional[float]
-    """From `begin` until the folder was verified in the store, the longest so far; None before the first."""
+    @property
+    def active(self) -> bool:
+        """Whether anything is sent away at all: so long as the laptop has lent nothing, it is not."""
+        ...
+
+    @property
+    def longest_s(self) -> Optional[float]:
+        """From `begin` until the folder was verified in the store, the longest so far; None before the first."""
+        ...
 
     def begin(self, folder: wire.CommittedFolder) -> None:
         """A folder has been committed, or was found committed at the supervisor's start. Twice is safe."""
@@ -27,17 +32,10 @@ class Uploads(Protocol):
         """Whether something that was begun may still arrive: false once it is saved or given up."""
         ...
 
+    def news(self) -> list[wire.Event]:
+        """What there is to say since the last call. To be asked for every second or so: that moves it on."""
+        ...
 
-class NoUploads:
-    """A run without object storage."""
-
-    active = False
-    longest_s: Optional[float] = None
-
-    def begin(self, folder: wire.CommittedFolder) -> None: ...
-
-    def saved(self) -> frozenset[str]:
-        return frozenset()
-
-    def busy(self) -> bool:
-        return False
+    def close(self) -> None:
+        """Ends what is at work; the next supervisor goes on with it. Twice is safe."""
+        ...

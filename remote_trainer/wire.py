@@ -367,7 +367,7 @@ class Hello:
 class PhaseStarted:
     TYPE: ClassVar[str] = "phase"
     name: str
-    """environment, load, class-images, encode, train, evaluate, checkpoint, validate, export, verify."""
+    """storage, environment, load, class-images, encode, train, evaluate, checkpoint, validate, export, verify."""
     detail: str = ""
 
 

@@ -92,7 +92,7 @@ def ssh_access(sshd: Sshd, isolated_home: Path) -> SshAccess:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """One that checks signatures, with a bucket `bucket`."""
-    with running_s3("rclone", tmp_path_factory.mktemp("s3")) as server:
+    with running_s3("nanio", tmp_path_factory.mktemp("s3")) as server:
         yield server
 
 
