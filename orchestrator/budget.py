@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from orchestrator.ledger import MachineRecord
+from orchestrator.lifecycle import Trouble
 
 
 def spent_usd(machines: Iterable[MachineRecord], now: float) -> float:
@@ -18,7 +20,10 @@ def spent_usd(machines: Iterable[MachineRecord], now: float) -> float:
         if machine.machine_id is None and machine.absent_at is not None:
             continue  # nothing came of the intent
         until = machine.absent_at if machine.absent_at is not None else now
-        total += max(0.0, until - machine.bills_since) / 3600 * machine.price_per_hour_usd
+        changes = [(machine.bills_since, machine.price_per_hour_usd)]
+        changes += [(rate.at, rate.usd_per_hour) for rate in machine.rates]
+        ends = [at for at, _ in changes[1:]] + [until]
+        total += sum(max(0.0, end - at) / 3600 * usd for (at, usd), end in zip(changes, ends, strict=True))
     return total
 
 
@@ -29,6 +34,10 @@ def may_bill(machines: Iterable[MachineRecord]) -> list[MachineRecord]:
 
 MAX_MACHINES = 12
 """Of one attempt: a bound on losses that no ceiling in dollars would notice soon."""
+MAX_BROKEN = 4
+"""Of one attempt: machines that never answered, or without a GPU that works. More of them are not bad luck."""
+REVIVAL_S = 600.0
+"""What is kept back for starting a stopped machine once more and bringing home what it holds."""
 WORTH_RENTING_S = 600.0
 """Less time than this on a machine is spent on booting and shipping alone."""
 RESERVE_SHARE = 0.1
@@ -36,18 +45,41 @@ RESERVE_LIMITS_S = (60.0, 900.0)
 """Kept back from a machine's time for the way home of what it made: a tenth, within these bounds."""
 
 
+def rescue_usd(price_per_hour_usd: float, disk_per_day_usd: float, rescue_hours: float) -> float:
+    """What a machine costs that is stopped with the only copy, kept to the last hour and started once more."""
+    return disk_per_day_usd * rescue_hours / 24 + price_per_hour_usd * REVIVAL_S / 3600
+
+
 def seconds_left(
-    max_cost_usd: float, price_per_hour_usd: float, machines: Iterable[MachineRecord], now: float
+    max_cost_usd: float,
+    price_per_hour_usd: float,
+    machines: Iterable[MachineRecord],
+    now: float,
+    kept_back_usd: float = 0.0,
 ) -> float:
-    """How long a machine at this price can be paid for from `now` on, all attempts counted. Infinite at no price."""
+    """How long a machine at this price can be paid for from `now` on, all attempts counted. Infinite at no price.
+
+    `kept_back_usd` is inside the ceiling and not spent on this: the machine's `rescue_usd`. Negative when the ceiling
+    is broken already.
+    """
     if price_per_hour_usd <= 0:
         return math.inf
-    return (max_cost_usd - spent_usd(machines, now)) / price_per_hour_usd * 3600
+    return (max_cost_usd - kept_back_usd - spent_usd(machines, now)) / price_per_hour_usd * 3600
+
+
+def used_before_s(machine: MachineRecord, machines: Iterable[MachineRecord], now: float) -> float:
+    """How long the attempt has held other machines than this one: `limits.max_hours` spans them all."""
+    return sum(
+        max(0.0, (now if other.absent_at is None else other.absent_at) - other.bills_since)
+        for other in machines
+        if other.attempt == machine.attempt and other.tag != machine.tag and other.machine_id is not None
+    )
 
 
 def may_rent_again(max_cost_usd: float, attempt: int, machines: list[MachineRecord], now: float) -> bool:
     """Whether another machine at the price of the last is worth taking; `machines` are those of all attempts."""
-    if sum(machine.attempt == attempt for machine in machines) >= MAX_MACHINES:
+    of_attempt = [machine for machine in machines if machine.attempt == attempt and machine.machine_id is not None]
+    if len(of_attempt) >= MAX_MACHINES or sum(m.trouble is Trouble.BROKEN for m in of_attempt) >= MAX_BROKEN:
         return False
     price = machines[-1].price_per_hour_usd if machines else 0.0
     return seconds_left(max_cost_usd, price, machines, now) >= WORTH_RENTING_S
@@ -59,20 +91,46 @@ def reserve_s(left_s: float) -> float:
     return min(high, max(low, RESERVE_SHARE * left_s))
 
 
+@dataclass(frozen=True)
+class TimeLimits:
+    """How long one machine may be at work, in seconds from the first start of its supervisor."""
+
+    hours_left_s: float | None
+    """What the user's own limit leaves for training; None without one."""
+    limit_s: float | None
+    """When the machine itself must have ended, its money being gone; None where nobody pays."""
+    reserve_s: float
+    """How long before `limit_s` training has to end, so that its result comes home; as planned."""
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When training must have ended; None where neither money nor the user sets a limit."""
+        limits = [] if self.limit_s is None else [max(0.0, self.limit_s - self.reserve_s)]
+        return min([*limits, *([] if self.hours_left_s is None else [self.hours_left_s])], default=None)
+
+
+def time_limits(
+    max_cost_usd: float,
+    price_per_hour_usd: float,
+    max_hours: float | None,
+    machines: list[MachineRecord],
+    now: float,
+    kept_back_usd: float = 0.0,
+    used_s: float = 0.0,
+) -> TimeLimits:
+    """What the ceiling and the user's own limit leave. `used_s` of `max_hours` went to earlier machines."""
+    left_s = seconds_left(max_cost_usd, price_per_hour_usd, machines, now, kept_back_usd)
+    hours_left_s = None if max_hours is None else max(0.0, max_hours * 3600 - used_s)
+    return TimeLimits(hours_left_s, None if math.isinf(left_s) else max(0.0, left_s), reserve_s(left_s))
+
+
 def training_deadline_s(
     max_cost_usd: float,
     price_per_hour_usd: float,
     max_hours: float | None,
     machines: list[MachineRecord],
     now: float,
+    kept_back_usd: float = 0.0,
 ) -> float | None:
-    """Seconds after which the supervisor must have ended; None where neither money nor the user sets a limit.
-
-    From what is left a reserve is kept back, in which the result comes home while the machine still bills.
-    """
-    left_s = seconds_left(max_cost_usd, price_per_hour_usd, machines, now)
-    if not math.isinf(left_s):
-        left_s = max(0.0, left_s - reserve_s(left_s))
-    limits = [limit for limit in (left_s, None if max_hours is None else max_hours * 3600) if limit is not None]
-    limits = [limit for limit in limits if not math.isinf(limit)]
-    return min(limits) if limits else None
+    """`TimeLimits.deadline_s` alone, for a plan."""
+    return time_limits(max_cost_usd, price_per_hour_usd, max_hours, machines, now, kept_back_usd).deadline_s

@@ -12,6 +12,7 @@ to write, whatever the busy timeout. No network call is ever made inside a trans
 from __future__ import annotations
 
 import difflib
+import itertools
 import sqlite3
 import threading
 import uuid
@@ -22,41 +23,12 @@ from pathlib import Path
 
 from orchestrator.clock import Clock
 from orchestrator.errors import RunConflict, StaleDriver, UsageError
-from orchestrator.lifecycle import MOVES, EndReason, Standing, State, Wish
-from providers.api import MachineId
+from orchestrator.ledger_schema import MIGRATIONS
+from orchestrator.lifecycle import MOVES, EndReason, Keeps, Standing, State, Trouble, Wish
+from providers.api import MachineId, Market, Offer
 
 BUSY_TIMEOUT_S = 30.0
 _MOVE_STATE = "export CLOUDBOOTH_HOME=~/.cloudbooth"
-
-_MIGRATIONS: tuple[tuple[str, str], ...] = (
-    (
-        "0001-runs-machines-moves",
-        """
-        CREATE TABLE runs (
-            name TEXT PRIMARY KEY, created_at REAL NOT NULL, provider TEXT NOT NULL,
-            spec_json TEXT NOT NULL, plan_json TEXT NOT NULL,
-            state TEXT NOT NULL, wish TEXT NOT NULL, reason TEXT, attempt INTEGER NOT NULL,
-            driver_epoch INTEGER NOT NULL, ended_at REAL
-        ) STRICT;
-        CREATE TABLE machines (
-            tag TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs(name), attempt INTEGER NOT NULL,
-            provider TEXT NOT NULL, offer_id TEXT NOT NULL, price_per_hour_usd REAL NOT NULL,
-            intent_at REAL NOT NULL, machine_id TEXT, created_at REAL, absent_at REAL
-        ) STRICT;
-        CREATE TABLE moves (
-            id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs(name), at REAL NOT NULL,
-            epoch INTEGER NOT NULL, from_state TEXT NOT NULL, to_state TEXT NOT NULL, why TEXT NOT NULL
-        ) STRICT;
-        CREATE TABLE artifacts (
-            run TEXT NOT NULL REFERENCES runs(name), kind TEXT NOT NULL, step INTEGER NOT NULL,
-            folder TEXT NOT NULL, manifest_sha256 TEXT NOT NULL, at REAL NOT NULL,
-            PRIMARY KEY (run, kind, step, manifest_sha256)
-        ) STRICT;
-        CREATE TABLE installation (id TEXT NOT NULL) STRICT;
-        """,
-    ),
-)
-"""Applied in order, once each; never edited after a release."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +47,16 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """What a machine bills from a moment on."""
+
+    at: float
+    usd_per_hour: float
+    stopped: bool
+    """Only its disk is billed."""
+
+
+@dataclass(frozen=True)
 class MachineRecord:
     tag: str
     run: str
@@ -82,10 +64,38 @@ class MachineRecord:
     provider: str
     offer_id: str
     price_per_hour_usd: float
+    """As it was offered; see `rate_usd` for what it bills now."""
     intent_at: float
     machine_id: MachineId | None
     created_at: float | None
     absent_at: float | None
+    market: Market = Market.ON_DEMAND
+    disk_per_day_usd: float = 0.0
+    """Of its disk while it is stopped."""
+    rescue_usd: float = 0.0
+    """Kept back within the ceiling, so that it may be stopped with the only copy and started once more."""
+    trouble: Trouble | None = None
+    """Why the run could not use it any more, the last time that this happened."""
+    trouble_why: str = ""
+    keeps: Keeps = Keeps.NOTHING
+    """What its disk holds that lies nowhere else, as was found when the machine was lost."""
+    keeps_since: float | None = None
+    rates: tuple[Rate, ...] = ()
+    """After the offered price, oldest first."""
+
+    @property
+    def rate_usd(self) -> float:
+        """Per hour, now."""
+        return self.rates[-1].usd_per_hour if self.rates else self.price_per_hour_usd
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.rates) and self.rates[-1].stopped
+
+    @property
+    def starts(self) -> int:
+        """How often it was started again after a stop."""
+        return sum(before.stopped and not after.stopped for before, after in itertools.pairwise(self.rates))
 
     @property
     def bills_since(self) -> float:
@@ -243,14 +253,18 @@ class Ledger:
 
     # -- machines
 
-    def record_intent(self, run: RunRecord, epoch: int, tag: str, offer_id: str, price_per_hour_usd: float) -> None:
+    def record_intent(self, run: RunRecord, epoch: int, tag: str, offer: Offer, rescue_usd: float = 0.0) -> None:
         """Written before `create` is called: from here on a machine may exist."""
         with self._transaction():
             self._require_epoch(run.name, epoch)
             self._db.execute(
-                "INSERT INTO machines VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
-                (tag, run.name, run.attempt, run.provider, offer_id, price_per_hour_usd, self._clock.now()),
-            )
+                "INSERT INTO machines (tag, run, attempt, provider, offer_id, price_per_hour_usd, intent_at, market, "
+                "disk_per_day_usd, rescue_usd) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    tag, run.name, run.attempt, offer.provider, offer.id, offer.price_per_hour_usd, self._clock.now(),
+                    offer.market.value, offer.stopped_disk_per_day_usd, rescue_usd,
+                ),
+            )  # fmt: skip
 
     def record_created(self, run: str, epoch: int, tag: str, machine_id: MachineId, *, adopted: bool = False) -> None:
         """`adopted`: found later, so that it may have billed since its intent."""
@@ -261,31 +275,69 @@ class Ledger:
                 (machine_id, None if adopted else self._clock.now(), tag),
             )
 
+    def record_rate(self, run: str, epoch: int, tag: str, usd_per_hour: float, since: float | None = None) -> None:
+        """What the running machine bills, from now on or `since` a moment; nothing changes when that is known."""
+        with self._transaction():
+            self._require_epoch(run, epoch)
+            self._note_rate(tag, usd_per_hour, stopped=False, since=since)
+
+    def record_stopped(self, run: str, epoch: int, tag: str) -> None:
+        """From now on only the machine's disk is billed."""
+        with self._transaction():
+            self._require_epoch(run, epoch)
+            self._note_rate(tag, self._machine(tag).disk_per_day_usd / 24, stopped=True)
+
+    def record_trouble(
+        self, run: str, epoch: int, tag: str, trouble: Trouble, why: str, keeps: Keeps, *, stopped: bool
+    ) -> None:
+        """The run cannot use the machine as it is. One that is `stopped` bills its disk alone from now on.
+
+        What it `keeps` replaces what was believed before; the hours of a rescue count from the first time.
+        """
+        with self._transaction():
+            self._require_epoch(run, epoch)
+            self._db.execute(
+                "UPDATE machines SET trouble = ?, trouble_why = ?, keeps = ?, "
+                "keeps_since = CASE WHEN ? IS NULL THEN NULL ELSE coalesce(keeps_since, ?) END WHERE tag = ?",
+                (trouble.value, why, keeps.value, keeps.value or None, self._clock.now(), tag),
+            )
+            if stopped:
+                self._note_rate(tag, self._machine(tag).disk_per_day_usd / 24, stopped=True)
+
     def record_absent(self, run: str, epoch: int, tag: str) -> None:
         """The provider has confirmed that nothing of this intent exists."""
         with self._transaction():
             self._require_epoch(run, epoch)
             self._db.execute("UPDATE machines SET absent_at = ? WHERE tag = ?", (self._clock.now(), tag))
 
+    def reopen(self, tag: str, machine_id: MachineId) -> None:
+        """A machine that was believed absent exists: it is shown as billing until its absence is confirmed anew.
+
+        No epoch, since whoever sees it states a fact.
+        """
+        with self._transaction():
+            self._db.execute(
+                "UPDATE machines SET absent_at = NULL, machine_id = ?, created_at = coalesce(created_at, intent_at) "
+                "WHERE tag = ?",
+                (machine_id, tag),
+            )
+
     def machine(self, run: str, attempt: int) -> MachineRecord | None:
         """The newest machine of an attempt."""
-        row = self._db.execute(
-            "SELECT * FROM machines WHERE run = ? AND attempt = ? ORDER BY rowid DESC LIMIT 1", (run, attempt)
-        ).fetchone()
-        return _machine_record(row) if row else None
+        found = self._machines("WHERE run = ? AND attempt = ? ORDER BY rowid DESC LIMIT 1", run, attempt)
+        return found[0] if found else None
 
     def machines(self, run: str) -> list[MachineRecord]:
-        return [
-            _machine_record(r) for r in self._db.execute("SELECT * FROM machines WHERE run = ? ORDER BY rowid", (run,))
-        ]
+        """In the order of their intents."""
+        return self._machines("WHERE run = ? ORDER BY rowid", run)
 
     def every_machine(self) -> list[MachineRecord]:
         """Of all runs, in the order of their intents."""
-        return [_machine_record(r) for r in self._db.execute("SELECT * FROM machines ORDER BY rowid")]
+        return self._machines("ORDER BY rowid")
 
     def open_machines(self) -> list[MachineRecord]:
         """Everything that may still bill: no confirmed absence."""
-        return [_machine_record(r) for r in self._db.execute("SELECT * FROM machines WHERE absent_at IS NULL")]
+        return self._machines("WHERE absent_at IS NULL")
 
     # -- artifacts
 
@@ -303,6 +355,25 @@ class Ledger:
         return [ArtifactRecord(r["kind"], r["step"], r["folder"], r["manifest_sha256"]) for r in rows]
 
     # -- internals
+
+    def _machine(self, tag: str) -> MachineRecord:
+        return self._machines("WHERE tag = ?", tag)[0]
+
+    def _machines(self, which: str, *values: str | int) -> list[MachineRecord]:
+        rows = self._db.execute(f"SELECT * FROM machines {which}", values).fetchall()
+        rates: dict[str, list[Rate]] = {row["tag"]: [] for row in rows}
+        for rate in self._db.execute("SELECT * FROM rates ORDER BY id") if rows else ():
+            if rate["tag"] in rates:
+                rates[rate["tag"]].append(Rate(rate["at"], rate["usd_per_hour"], bool(rate["stopped"])))
+        return [_machine_record(row, tuple(rates[row["tag"]])) for row in rows]
+
+    def _note_rate(self, tag: str, usd_per_hour: float, *, stopped: bool, since: float | None = None) -> None:
+        known = self._machine(tag)
+        if (known.rate_usd, known.stopped) != (usd_per_hour, stopped):
+            self._db.execute(
+                "INSERT INTO rates (tag, at, usd_per_hour, stopped) VALUES (?, ?, ?, ?)",
+                (tag, self._clock.now() if since is None else since, usd_per_hour, stopped),
+            )
 
     def _require_epoch(self, name: str, epoch: int) -> None:
         row = self._db.execute("SELECT driver_epoch FROM runs WHERE name = ?", (name,)).fetchone()
@@ -336,7 +407,7 @@ class Ledger:
         with self._transaction():
             self._db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
             applied = {row["name"] for row in self._db.execute("SELECT name FROM migrations")}
-            for name, script in _MIGRATIONS:
+            for name, script in MIGRATIONS:
                 if name not in applied:
                     for statement in script.split(";"):
                         self._db.execute(statement)
@@ -353,9 +424,11 @@ def _run_record(row: sqlite3.Row) -> RunRecord:
     )  # fmt: skip
 
 
-def _machine_record(row: sqlite3.Row) -> MachineRecord:
+def _machine_record(row: sqlite3.Row, rates: tuple[Rate, ...]) -> MachineRecord:
     machine_id = MachineId(row["machine_id"]) if row["machine_id"] is not None else None
     return MachineRecord(
         row["tag"], row["run"], row["attempt"], row["provider"], row["offer_id"], row["price_per_hour_usd"],
-        row["intent_at"], machine_id, row["created_at"], row["absent_at"],
+        row["intent_at"], machine_id, row["created_at"], row["absent_at"], Market(row["market"]),
+        row["disk_per_day_usd"], row["rescue_usd"], Trouble(row["trouble"]) if row["trouble"] else None,
+        row["trouble_why"] or "", Keeps(row["keeps"] or ""), row["keeps_since"], rates,
     )  # fmt: skip

@@ -21,6 +21,8 @@ class State(Enum):
     SHIPPING = "shipping"
     TRAINING = "training"
     RETRIEVING = "retrieving"
+    RESCUING = "rescuing"
+    """The machine is stopped, or cannot be reached, and its disk holds what came home nowhere: it is started again."""
     RECOVERING = "recovering"
     """The machine was lost; the run goes on elsewhere from the newest checkpoint that came home."""
     RELEASING = "releasing"
@@ -42,12 +44,63 @@ class EndReason(Enum):
     """The last machine that could be paid for was pre-empted, vanished or never answered."""
 
 
+class Trouble(Enum):
+    """Why a run can no longer use its machine. Decides whether its offer is taken again."""
+
+    PREEMPTED = "pre-empted"
+    """A spot machine was taken away, as spot machines are."""
+    LOST = "lost"
+    """It is gone, stopped or silent, and nobody asked for that."""
+    BROKEN = "broken"
+    """It never answered, or its GPU cannot be used."""
+    TOO_DEAR = "too dear"
+    """It bills more than was offered."""
+    TOO_SLOW = "too slow"
+    """With it the run would break its ceiling, and with another it would not."""
+
+
+class Keeps(Enum):
+    """What a machine's disk holds that lies nowhere else, in ascending order of worth."""
+
+    NOTHING = ""
+    CHECKPOINT = "checkpoint"
+    """Newer than the newest that came home."""
+    UNKNOWN = "unknown"
+    """Perhaps the finished model: the machine had the time for it since it was last heard."""
+    MODEL = "model"
+    """It said that it was done."""
+
+    @property
+    def may_be_the_model(self) -> bool:
+        return self in (Keeps.UNKNOWN, Keeps.MODEL)
+
+    @property
+    def words(self) -> str:
+        match self:
+            case Keeps.NOTHING:
+                return "nothing of its own"
+            case Keeps.CHECKPOINT:
+                return "a checkpoint that came home nowhere"
+            case Keeps.UNKNOWN:
+                return "perhaps the finished model"
+            case Keeps.MODEL:
+                return "the finished model alone"
+        assert_never(self)
+
+
 class Wish(Enum):
     """What the user wants now; any process may change it, the driver obeys within a second."""
 
     RUN = "run"
     STOP = "stop"
     DOWN = "down"
+    ABANDON = "abandon"
+    """As DOWN, and a machine of one's own that cannot be reached is given up as it is."""
+
+    @property
+    def ends_now(self) -> bool:
+        """Nothing is waited for any more."""
+        return self in (Wish.DOWN, Wish.ABANDON)
 
 
 class Standing(Enum):
@@ -70,15 +123,17 @@ class Phase(Enum):
     SHIP = "ship"
     FOLLOW = "follow"
     RETRIEVE = "retrieve"
+    REVIVE = "revive"
     RELEASE = "release"
 
 
 MOVES: dict[State, frozenset[State]] = {
     State.PLANNED: frozenset({State.PROVISIONING, State.RELEASING}),
-    State.PROVISIONING: frozenset({State.SHIPPING, State.RECOVERING, State.RELEASING}),
-    State.SHIPPING: frozenset({State.TRAINING, State.RECOVERING, State.RELEASING}),
-    State.TRAINING: frozenset({State.SHIPPING, State.RETRIEVING, State.RECOVERING, State.RELEASING}),
-    State.RETRIEVING: frozenset({State.RECOVERING, State.RELEASING}),
+    State.PROVISIONING: frozenset({State.SHIPPING, State.RESCUING, State.RECOVERING, State.RELEASING}),
+    State.SHIPPING: frozenset({State.TRAINING, State.RESCUING, State.RECOVERING, State.RELEASING}),
+    State.TRAINING: frozenset({State.SHIPPING, State.RETRIEVING, State.RESCUING, State.RECOVERING, State.RELEASING}),
+    State.RETRIEVING: frozenset({State.RESCUING, State.RECOVERING, State.RELEASING}),
+    State.RESCUING: frozenset({State.PROVISIONING, State.RECOVERING, State.RELEASING}),
     State.RECOVERING: frozenset({State.PROVISIONING, State.RELEASING}),
     State.RELEASING: frozenset({State.ENDED}),
     State.ENDED: frozenset({State.PLANNED}),
@@ -101,7 +156,12 @@ RESUMABLE = frozenset(EndReason) - {EndReason.DONE}
 class Facts:
     """What this driver has learned since it started or since the last move."""
 
-    no_capacity: bool = False
+    no_machine: str = ""
+    """Why nothing can be rented; empty while it is still tried."""
+    refused: frozenset[str] = frozenset()
+    """Ids of the offers that turned out to be gone since the last pause."""
+    waited_s: float = 0.0
+    """How long this driver has waited for capacity in all."""
     reachable: bool = False
     shipped: bool = False
     host: HostStatus | None = None
@@ -110,6 +170,16 @@ class Facts:
     """Why the machine can no longer be used (pre-empted, gone, never answered); empty while it can."""
     unreachable_since_s: float | None = None
     """On the driver's monotonic clock: since when every phase has failed to reach a rented machine."""
+    heard_at_s: float | None = None
+    """On the same clock: when the host last answered this driver."""
+    keeps: Keeps = Keeps.NOTHING
+    """What the machine's disk is believed to hold alone; from the ledger. Looked at only when it was lost."""
+    rescue_over: bool = False
+    """Whether it has been kept for as long as the spec allows."""
+    revived: bool = False
+    """The stopped machine runs again."""
+    not_revived: str = ""
+    """Why it does not and is no longer waited for."""
     may_rent_again: bool = False
     """Whether money and attempts allow another machine. Looked at only when one was lost."""
     restarts: int = 0
@@ -117,6 +187,8 @@ class Facts:
 
 
 MAX_RESTARTS = 3
+BACK_FROM_A_STOP = (State.RESCUING, State.PROVISIONING)
+"""Where `stop` does not end the run at once: what the machine holds alone comes home first."""
 
 
 @dataclass(frozen=True)
@@ -143,16 +215,19 @@ Step = Do | Move | Finished
 def next_step(state: State, wish: Wish, reason: EndReason | None, standing: Standing, facts: Facts) -> Step:
     """What a driver does now. `reason` is that of an end which has begun. Pure: equal arguments, equal answer."""
     if state not in (State.RELEASING, State.ENDED):
-        if wish is Wish.DOWN:
+        if wish.ends_now:
             return Move(State.RELEASING, "`down` was asked for", EndReason.CANCELED)
         if facts.machine_lost and State.RECOVERING in MOVES[state] and standing is Standing.HELD:
+            if State.RESCUING in MOVES[state] and facts.keeps is not Keeps.NOTHING and not facts.rescue_over:
+                return Move(State.RESCUING, f"{facts.machine_lost}; its disk holds {facts.keeps.words}")
             if reason in (EndReason.STOPPED, EndReason.TRAINING_FAILED):
                 return Move(State.RELEASING, facts.machine_lost, reason)  # what came home is what there is
             return Move(State.RECOVERING, facts.machine_lost)
         if wish is Wish.STOP:
             if state is State.SHIPPING and standing is Standing.HELD:
                 return _stop_while_shipping(facts)
-            if state not in (State.TRAINING, State.RETRIEVING):
+            rescued = standing is Standing.HELD and facts.keeps is not Keeps.NOTHING
+            if state not in (State.TRAINING, State.RETRIEVING) and not (rescued and state in BACK_FROM_A_STOP):
                 return Move(State.RELEASING, "`stop` was asked for while nothing trained", EndReason.STOPPED)
     match state:
         case State.PLANNED:
@@ -169,6 +244,8 @@ def next_step(state: State, wish: Wish, reason: EndReason | None, standing: Stan
             if facts.retrieved:
                 return Move(State.RELEASING, "all files are here and verified")
             return Do(Phase.RETRIEVE)
+        case State.RESCUING:
+            return _rescuing(standing, facts)
         case State.RECOVERING:
             return _recovering(standing, facts)
         case State.RELEASING:
@@ -187,6 +264,19 @@ def _stop_while_shipping(facts: Facts) -> Step:
     if facts.host.started or facts.host.checkpoints:
         return Move(State.TRAINING, "something trains or has trained there: its checkpoint comes home first")
     return Move(State.RELEASING, "`stop` was asked for before training began", EndReason.STOPPED)
+
+
+def _rescuing(standing: Standing, facts: Facts) -> Step:
+    """Started again the machine is provisioned like any other, which leads to where the run was."""
+    if standing is not Standing.HELD:
+        return Move(State.RECOVERING, "the stopped machine is gone")
+    if facts.revived:
+        return Move(State.PROVISIONING, "the stopped machine runs again")
+    if facts.rescue_over:
+        return Move(State.RECOVERING, "limits.rescue_hours are over: the stopped disk is given up with what it holds")
+    if facts.not_revived:
+        return Move(State.RECOVERING, facts.not_revived)
+    return Do(Phase.REVIVE)
 
 
 def _recovering(standing: Standing, facts: Facts) -> Step:
@@ -209,7 +299,7 @@ def facts_after(move: Move, leaving: State, facts: Facts) -> Facts:
     """
     if leaving is State.TRAINING and move.to is State.SHIPPING:
         return replace(facts, shipped=False, host=None, restarts=facts.restarts + 1)
-    if leaving is State.RECOVERING:
+    if leaving in (State.RECOVERING, State.RESCUING) or move.to is State.RESCUING:
         return Facts(restarts=facts.restarts)
     return facts
 
@@ -217,8 +307,8 @@ def facts_after(move: Move, leaving: State, facts: Facts) -> Facts:
 def _provisioning(standing: Standing, facts: Facts) -> Step:
     match standing:
         case Standing.NONE | Standing.ABSENT:
-            if facts.no_capacity:
-                return Move(State.RELEASING, "nothing could be rented", EndReason.NO_MACHINE)
+            if facts.no_machine:
+                return Move(State.RELEASING, facts.no_machine, EndReason.NO_MACHINE)
             return Do(Phase.CREATE)
         case Standing.UNSETTLED:
             return Do(Phase.SETTLE)

@@ -11,8 +11,12 @@ from orchestrator.budget import may_bill, spent_usd
 from orchestrator.errors import RunConflict, StaleDriver, UsageError
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, Standing, State, Wish
-from providers.api import MachineId
+from providers.api import MachineId, Market, Offer
 from tests.unit.fake_clock import FakeClock
+
+
+def offer(price_usd: float) -> Offer:
+    return Offer("cloud", "offer", "GPU", 1, 24.0, Market.ON_DEMAND, price_usd)
 
 
 @pytest.fixture
@@ -57,10 +61,10 @@ def test_a_driver_with_an_old_epoch_can_write_nothing(ledger: Ledger) -> None:
     old = ledger.become_driver("dog")
     new = ledger.become_driver("dog")
     run = ledger.run("dog")
-    ledger.record_intent(run, new, "tag", "offer", 0.5)
+    ledger.record_intent(run, new, "tag", offer(0.5))
     for act in (
         lambda: ledger.move("dog", old, State.PLANNED, State.PROVISIONING, ""),
-        lambda: ledger.record_intent(run, old, "tag-2", "offer", 0.5),
+        lambda: ledger.record_intent(run, old, "tag-2", offer(0.5)),
         lambda: ledger.record_created("dog", old, "tag", MachineId("m")),
         lambda: ledger.record_absent("dog", old, "tag"),
         lambda: ledger.start_attempt("dog", old),
@@ -95,7 +99,7 @@ def test_a_wish_only_grows(ledger: Ledger) -> None:
 
 def test_everything_survives_the_process(ledger: Ledger, tmp_path: Path, clock: FakeClock) -> None:
     epoch = ledger.become_driver("dog")
-    ledger.record_intent(ledger.run("dog"), epoch, "tag", "offer", 0.5)
+    ledger.record_intent(ledger.run("dog"), epoch, "tag", offer(0.5))
     again = Ledger(tmp_path / "ledger.sqlite3", clock)
     assert again.run("dog") == ledger.run("dog")
     assert again.open_machines() == ledger.machines("dog")
@@ -127,7 +131,7 @@ def test_two_processes_cannot_both_make_the_same_move(tmp_path: Path, ledger: Le
 
 def test_money_counts_from_creation_to_confirmed_absence(ledger: Ledger, clock: FakeClock) -> None:
     epoch = ledger.become_driver("dog")
-    ledger.record_intent(ledger.run("dog"), epoch, "tag", "offer", 0.60)
+    ledger.record_intent(ledger.run("dog"), epoch, "tag", offer(0.60))
     clock.sleep(600)
     assert spent_usd(ledger.machines("dog"), clock.now()) == pytest.approx(0.10), "an unsettled intent may bill"
     ledger.record_created("dog", epoch, "tag", MachineId("m"))
@@ -141,7 +145,7 @@ def test_money_counts_from_creation_to_confirmed_absence(ledger: Ledger, clock: 
 
 def test_an_adopted_machine_has_billed_since_its_intent(ledger: Ledger, clock: FakeClock) -> None:
     epoch = ledger.become_driver("dog")
-    ledger.record_intent(ledger.run("dog"), epoch, "tag", "offer", 0.60)
+    ledger.record_intent(ledger.run("dog"), epoch, "tag", offer(0.60))
     clock.sleep(600)
     ledger.record_created("dog", epoch, "tag", MachineId("m"), adopted=True)
     clock.sleep(600)

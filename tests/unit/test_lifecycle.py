@@ -14,6 +14,7 @@ from orchestrator.lifecycle import (
     EndReason,
     Facts,
     Finished,
+    Keeps,
     Move,
     Phase,
     Standing,
@@ -32,13 +33,33 @@ def ended(how: str | None) -> HostStatus:
 
 
 EVERY_FACTS = [
-    Facts(no_capacity, reachable, shipped, host, retrieved, machine_lost, may_rent_again, restarts)
-    for no_capacity, reachable, shipped, retrieved, may_rent_again in itertools.product((False, True), repeat=5)
+    Facts(
+        no_machine=no_machine,
+        reachable=yes,
+        shipped=yes,
+        host=host,
+        retrieved=yes,
+        machine_lost=machine_lost,
+        keeps=keeps,
+        rescue_over=rescue_over,
+        revived=revived,
+        not_revived=not_revived,
+        may_rent_again=yes,
+        restarts=restarts,
+    )
+    for yes in (False, True)
     for host in (None, ALIVE, ended("done"), ended("failed"), ended("stopped"), ended(None))
-    for machine_lost in ("", "pre-empted")
+    for no_machine, machine_lost in (("", ""), ("none left", ""), ("", "pre-empted"))
+    for keeps, rescue_over, revived, not_revived in (
+        (Keeps.NOTHING, False, False, ""),
+        (Keeps.CHECKPOINT, False, False, "none left"),
+        (Keeps.UNKNOWN, False, False, ""),
+        (Keeps.MODEL, False, True, ""),
+        (Keeps.MODEL, True, False, ""),
+    )
     for restarts in (0, MAX_RESTARTS)
 ]
-EVERYTHING = list(itertools.product(State, Wish, (None, *EndReason), Standing, EVERY_FACTS))
+EVERYTHING = list(itertools.product(State, Wish, (None, EndReason.DONE, EndReason.STOPPED), Standing, EVERY_FACTS))
 
 
 def test_every_situation_has_an_answer_and_every_move_is_legal() -> None:
@@ -108,8 +129,8 @@ def test_a_model_lost_before_it_came_home_is_trained_again() -> None:
 
 def test_down_is_obeyed_in_every_state_before_the_release() -> None:
     for state, standing, facts in itertools.product(State, Standing, EVERY_FACTS):
-        if state not in (State.RELEASING, State.ENDED):
-            step = next_step(state, Wish.DOWN, None, standing, facts)
+        for wish in (Wish.DOWN, Wish.ABANDON) if state not in (State.RELEASING, State.ENDED) else ():
+            step = next_step(state, wish, None, standing, facts)
             assert step == Move(State.RELEASING, "`down` was asked for", EndReason.CANCELED)
 
 

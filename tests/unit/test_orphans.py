@@ -10,8 +10,12 @@ from orchestrator.cli.billing import billing_line, warn_of_bills
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, State
 from orchestrator.orphans import find_orphans, tag_prefix
-from providers.api import Machine, MachineId, MachineStatus
+from providers.api import Machine, MachineId, MachineStatus, Market, Offer
 from tests.unit.fake_clock import FakeClock
+
+
+def offer(price_usd: float) -> Offer:
+    return Offer("cloud", "offer", "GPU", 1, 24.0, Market.ON_DEMAND, price_usd)
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ def ledger(isolated_home: Path, clock: FakeClock) -> Ledger:
     ledger = Ledger(isolated_home / "cloudbooth" / "ledger.sqlite3", clock)
     ledger.add_run("dog", "cloud", "{}", "{}")
     epoch = ledger.become_driver("dog")
-    ledger.record_intent(ledger.run("dog"), epoch, "cb-x-dog", "offer", 0.60)
+    ledger.record_intent(ledger.run("dog"), epoch, "cb-x-dog", offer(0.60))
     ledger.record_created("dog", epoch, "cb-x-dog", MachineId("m1"))
     return ledger
 
@@ -78,7 +82,7 @@ def test_what_may_bill_is_said_under_every_command(ledger: Ledger, capsys: pytes
 
 
 def test_an_unanswered_create_may_bill_too(ledger: Ledger, clock: FakeClock) -> None:
-    ledger.record_intent(ledger.run("dog"), 1, "cb-x-dog-2", "offer", 1.0)
+    ledger.record_intent(ledger.run("dog"), 1, "cb-x-dog-2", offer(1.0))
     clock.sleep(7200)
     line = billing_line(ledger.open_machines()[-1], clock.now())
     assert line.startswith("perhaps billing: cb-x-dog-2 on cloud, $1.00/h for 2.0 h")

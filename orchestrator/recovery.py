@@ -1,0 +1,85 @@
+"""What is learned from machines that failed, and how long one waits for the next. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from orchestrator.budget import spent_usd
+from orchestrator.ledger import ArtifactRecord, MachineRecord
+from orchestrator.lifecycle import Keeps, Trouble
+from orchestrator.offers import OfferHistory
+from orchestrator.progress import Progress
+from providers.api import Market
+
+CAPACITY_FIRST_PAUSE_S = 15.0
+CAPACITY_LAST_PAUSE_S = 300.0
+CAPACITY_PATIENCE_S = 3600.0
+"""For so long in all a driver looks for a machine when none that fits is offered; nothing is billed meanwhile."""
+PRICE_TOLERANCE = 0.1
+"""How far a machine's price may lie above its offer: disk and rounding, not another price."""
+IN_CONTACT_S = 120.0
+"""A host that was heard this recently has told everything that matters."""
+
+
+def history_of(machines: Sequence[MachineRecord], max_cost_usd: float, now: float) -> OfferHistory:
+    """What choosing the next offer has to know, from the machines of all attempts."""
+    return OfferHistory(
+        interruptions=sum(machine.trouble is Trouble.PREEMPTED for machine in machines),
+        quarantined=frozenset(m.offer_id for m in machines if m.trouble is not None and is_the_hosts_fault(m.trouble)),
+        remaining_usd=max_cost_usd - spent_usd(machines, now) if machines else None,
+    )
+
+
+def is_the_hosts_fault(trouble: Trouble) -> bool:
+    """Whether the same offer would be likely to fail again."""
+    match trouble:
+        case Trouble.PREEMPTED:
+            return False
+        case Trouble.LOST | Trouble.BROKEN | Trouble.TOO_DEAR | Trouble.TOO_SLOW:
+            return True
+    assert_never(trouble)
+
+
+def taken_away(market: Market) -> Trouble:
+    """What it is called when a machine is gone or stopped and nobody of us asked for it."""
+    return Trouble.PREEMPTED if market is Market.SPOT else Trouble.LOST
+
+
+def capacity_pause_s(waited_s: float) -> float | None:
+    """How long to wait before offers are asked for again, as long as all pauses so far; None: no longer."""
+    if waited_s >= CAPACITY_PATIENCE_S:
+        return None
+    return min(CAPACITY_LAST_PAUSE_S, max(CAPACITY_FIRST_PAUSE_S, waited_s))
+
+
+def too_dear(offered_usd: float, billed_usd: float, max_price_usd: float | None) -> str:
+    """Why a machine is given back for its price per hour; empty when it may stay."""
+    if max_price_usd is not None and billed_usd > max_price_usd + 0.005:
+        return f"the machine bills ${billed_usd:.2f}/h, above the limit of ${max_price_usd:.2f}/h"
+    if billed_usd > offered_usd * (1 + PRICE_TOLERANCE) + 0.005:
+        return f"the machine bills ${billed_usd:.2f}/h, and ${offered_usd:.2f}/h was offered"
+    return ""
+
+
+def kept_alone(progress: Progress, artifacts: Sequence[ArtifactRecord], silence_s: float) -> Keeps:
+    """What the disk of a machine holds that came home nowhere, judged by its events and by what is on record.
+
+    `progress` is that of the machine's own log as far as it came home; it has been silent for `silence_s` since, in
+    which training may have gone on.
+    """
+    if progress.done is not None:
+        home = any(a.kind == "output" and a.manifest_sha256 == progress.done.manifest_sha256 for a in artifacts)
+        return Keeps.NOTHING if home else Keeps.MODEL
+    over = progress.failed is not None or progress.stopped is not None
+    if not over and _may_have_finished(progress, silence_s):
+        return Keeps.UNKNOWN
+    step_at_home = max((a.step for a in artifacts if a.kind == "checkpoint"), default=0)
+    newest = max((checkpoint.step for checkpoint in progress.checkpoints), default=0)
+    return Keeps.CHECKPOINT if newest > step_at_home else Keeps.NOTHING
+
+
+def _may_have_finished(progress: Progress, silence_s: float) -> bool:
+    if progress.eta_s is None:
+        return silence_s > IN_CONTACT_S
+    return progress.eta_s <= silence_s
