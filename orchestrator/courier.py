@@ -211,6 +211,7 @@ def _bring_alone(delivery: Delivery, remote: RemoteRun, progress: Progress, on_b
     delivery.ledger.record_artifact(delivery.run, "checkpoint", newest.step, target, newest.manifest_sha256)
     remote.saved([newest.manifest_sha256])
     reporter.arrived("checkpoint", str(target))
+    remote.saved([newest.manifest_sha256])
     _remove_old_checkpoints(home)
 
 

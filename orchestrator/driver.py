@@ -17,10 +17,23 @@ from pathlib import Path
 from orchestrator.budget import may_rent_again
 from orchestrator.errors import RunConflict
 from orchestrator.host import ConnectionLost, HostUnreachable
-from orchestrator.lifecycle import Do, EndReason, Facts, Finished, Move, Phase, Standing, facts_after, next_step
-from orchestrator.phases import follow, provision, release, retrieve, ship
+from orchestrator.ledger import MachineRecord
+from orchestrator.lifecycle import (
+    Do,
+    EndReason,
+    Facts,
+    Finished,
+    Keeps,
+    Move,
+    Phase,
+    Standing,
+    Trouble,
+    facts_after,
+    next_step,
+)
+from orchestrator.phases import follow, provision, release, rescue, retrieve, ship
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, loss_of_machine
+from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, Loss, declare_lost, loss_of_machine
 from providers.errors import MachineGone
 
 LOCK_PATIENCE_S = 1.0
@@ -34,8 +47,12 @@ PHASES: dict[Phase, Callable[[RunContext, Facts], Facts]] = {
     Phase.SHIP: ship.ship,
     Phase.FOLLOW: follow.follow,
     Phase.RETRIEVE: retrieve.retrieve,
+    Phase.REVIVE: rescue.revive,
     Phase.RELEASE: release.release,
 }
+
+TALKING = frozenset({Phase.LOOK, Phase.SHIP, Phase.RETRIEVE})
+"""Phases that have heard from the host when they return."""
 
 
 def drive(context: RunContext) -> EndReason:
@@ -49,7 +66,7 @@ def drive(context: RunContext) -> EndReason:
         context = replace(context, run=run)
         machine = context.machine()
         standing = machine.standing if machine else Standing.NONE
-        facts = replace(facts, may_rent_again=_may_rent_again(context))
+        facts = _with_what_the_ledger_knows(context, facts, machine)
         match next_step(run.state, run.wish, run.reason, standing, facts):
             case Finished():
                 assert run.reason is not None
@@ -69,11 +86,13 @@ def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:
     `UNREACHABLE_LIMIT_S`; for one that stands on its own the error is the owner's to read.
     """
     try:
-        return replace(PHASES[phase](context, facts), unreachable_since_s=None)
+        after = PHASES[phase](context, facts)
+        heard_at_s = context.clock.monotonic() if phase in TALKING else after.heard_at_s
+        return replace(after, unreachable_since_s=None, heard_at_s=heard_at_s)
     except (HostUnreachable, ConnectionLost, MachineGone) as error:
-        lost = loss_of_machine(context)
-        if lost:
-            return replace(facts, machine_lost=lost)
+        loss = loss_of_machine(context)
+        if loss is not None and not (loss.stopped and phase is Phase.REVIVE):
+            return declare_lost(context, facts, loss)
         if context.machine_stands:
             raise
         now = context.clock.monotonic()
@@ -81,16 +100,24 @@ def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:
         since = now if answered else facts.unreachable_since_s
         assert since is not None
         if now - since > UNREACHABLE_LIMIT_S:
-            return replace(facts, machine_lost=f"the machine cannot be reached: {error.message}")
+            why = f"the machine cannot be reached: {error.message}"
+            return declare_lost(context, facts, Loss(Trouble.LOST, why))
         context.reporter.note(f"{error.message}; trying again in {UNREACHABLE_PAUSE_S:.0f} s")
         context.clock.sleep(UNREACHABLE_PAUSE_S)
         context.require_driver()
         return replace(facts, unreachable_since_s=since)
 
 
-def _may_rent_again(context: RunContext) -> bool:
+def _with_what_the_ledger_knows(context: RunContext, facts: Facts, machine: MachineRecord | None) -> Facts:
+    limits, now = context.spec.limits, context.clock.now()
     machines = context.ledger.machines(context.run.name)
-    return may_rent_again(context.spec.limits.max_cost_usd, context.run.attempt, machines, context.clock.now())
+    since = machine.keeps_since if machine is not None else None
+    return replace(
+        facts,
+        may_rent_again=may_rent_again(limits.max_cost_usd, context.run.attempt, machines, now),
+        keeps=machine.keeps if machine is not None else Keeps.NOTHING,
+        rescue_over=since is not None and now - since > limits.rescue_hours * 3600,
+    )
 
 
 @contextmanager

@@ -61,6 +61,16 @@ class RunHome:
         return self.root / ".fetch.lock"
 
     @property
+    def machine_keys(self) -> Path:
+        """The key pairs of rented machines, one folder for each, until its absence is confirmed."""
+        return self.root / "machine-keys"
+
+    @property
+    def sent_job(self) -> Path:
+        """The job as the newest host has it."""
+        return self.root / "sent" / wire.JOB_FILE
+
+    @property
     def log_lock(self) -> Path:
         """Held while `train.log` comes: whoever wants to read it does not wait for a checkpoint."""
         return self.root / ".log.lock"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.clock import Clock
@@ -11,13 +11,14 @@ from orchestrator.code_bundle import trainer_code
 from orchestrator.courier import BackgroundCourier, Courier, Delivery
 from orchestrator.errors import RunConflict, StaleDriver
 from orchestrator.home import RunHome
-from orchestrator.host import Host
+from orchestrator.host import Host, HostUnreachable
 from orchestrator.ledger import Ledger, MachineRecord, RunRecord
 from orchestrator.lifecycle import Wish
 from orchestrator.remote_run import RemoteRun, probe, unpack_code
 from orchestrator.reporter import Reporter
 from orchestrator.spec import RunSpec
-from providers.api import Access, MachineProvider
+from orchestrator.ssh.machine_keys import forget_machine_keys, read_machine_keys
+from providers.api import Access, MachineProvider, SshAccess
 
 Connect = Callable[[Access], Host]
 
@@ -69,9 +70,25 @@ class RunContext:
 
     def access(self) -> Access | None:
         """Where the machine answers, asked anew at every connect. None while the provider does not know."""
-        machine_id = self.held_machine().machine_id
-        assert machine_id is not None
-        return self.provider.describe(machine_id).access
+        machine = self.held_machine()
+        assert machine.machine_id is not None
+        return self.as_ours(machine, self.provider.describe(machine.machine_id).access)
+
+    def as_ours(self, machine: MachineRecord, access: Access | None) -> Access | None:
+        """With the keys that were made for the machine, where the provider names none."""
+        keys = read_machine_keys(self.home.machine_keys, machine.tag) if isinstance(access, SshAccess) else None
+        if keys is None or not isinstance(access, SshAccess):
+            return access
+        return replace(
+            access,
+            identity_file=access.identity_file or str(keys.identity_file),
+            host_key=access.host_key or keys.host_key,
+        )
+
+    def settle_absent(self, tag: str) -> None:
+        """The provider has confirmed that nothing of this intent exists: its keys are of no use any more."""
+        self.ledger.record_absent(self.run.name, self.epoch, tag)
+        forget_machine_keys(self.home.machine_keys, tag)
 
     def delivery(self) -> Delivery:
         return Delivery(self.run.name, self.home, self.ledger, self.reporter, self.open_remote)
@@ -80,7 +97,7 @@ class RunContext:
         """Connects, makes sure our code is there, and returns the run's agent. The caller closes `remote.host`."""
         access = self.access()
         if access is None:
-            raise RunConflict("the provider does not know yet where the machine answers")
+            raise HostUnreachable("the provider does not know yet where the machine answers")
         host = self.connect(access)
         try:
             code = trainer_code()

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.host import ConnectionLost, HostUnreachable
-from orchestrator.lifecycle import Facts, Wish
+from orchestrator.lifecycle import Facts, Trouble, Wish
 from orchestrator.mirror import Mirror, forget_what_the_host_lost
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, loss_of_machine
+from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, Loss, declare_lost, loss_of_machine
 from orchestrator.phases.persistence import Pauses
 from orchestrator.remote_run import RemoteRun
-from remote_trainer.wire import HostStatus
+from providers.errors import MachineGone
+from remote_trainer.wire import FailureCode, HostStatus
 
 WISH_POLL_S = 0.5
+NO_GPU: FailureCode = "no-gpu"
+"""On a rented machine this is the machine's failure and not the run's."""
 
 
 def follow(context: RunContext, facts: Facts) -> Facts:
@@ -24,32 +27,59 @@ def follow(context: RunContext, facts: Facts) -> Facts:
     a rented one that has not answered for ten minutes, ends the following: with the connection's error or the fact.
     """
     pauses = Pauses(context)
-    answered_at = context.clock.monotonic()
+    contact = _Contact(context, facts.heard_at_s)
     while True:
         try:
             remote = context.open_remote()
             try:
                 status = remote.status()
                 pauses.reset()
-                answered_at = context.clock.monotonic()
-                ended = _follow_connected(context, remote, status)
+                contact.heard()
+                ended = _follow_connected(context, remote, status, contact)
             finally:
                 remote.host.close()
-            if ended is not None or context.wish() is Wish.DOWN:
+            facts = contact.added_to(facts)
+            if ended is not None and contact.broken_gpu and not context.machine_stands:
+                return declare_lost(context, facts, Loss(Trouble.BROKEN, contact.broken_gpu))
+            if ended is not None or context.wish().ends_now:
                 return replace(facts, host=ended)
-        except (ConnectionLost, HostUnreachable) as error:
-            if loss_of_machine(context):
-                raise
-            if not context.machine_stands and context.clock.monotonic() - answered_at > UNREACHABLE_LIMIT_S:
-                return replace(
-                    facts, machine_lost=f"the machine has not answered for {UNREACHABLE_LIMIT_S / 60:.0f} min"
-                )
+        except (ConnectionLost, HostUnreachable, MachineGone) as error:
+            facts = contact.added_to(facts)
+            if (loss := loss_of_machine(context)) is not None:
+                return declare_lost(context, facts, loss)
+            if not context.machine_stands and contact.silence_s > UNREACHABLE_LIMIT_S:
+                why = f"the machine has not answered for {UNREACHABLE_LIMIT_S / 60:.0f} min"
+                return declare_lost(context, facts, Loss(Trouble.LOST, why))
             context.reporter.note(f"{error.message}; the run goes on, trying again in {pauses.next_s:.0f} s")
             if pauses.wait(heed_down=True):
                 return replace(facts, host=None)
 
 
-def _follow_connected(context: RunContext, remote: RemoteRun, status: HostStatus) -> HostStatus | None:
+class _Contact:
+    """When the host was last heard, and what it said about itself."""
+
+    def __init__(self, context: RunContext, heard_at_s: float | None) -> None:
+        self._clock = context.clock
+        self._began_s = context.clock.monotonic()
+        self._heard_at_s = heard_at_s
+        self.broken_gpu = ""
+        """What the trainer says about a GPU that does not work; empty when it says nothing of the kind."""
+
+    def heard(self) -> None:
+        self._heard_at_s = self._clock.monotonic()
+
+    @property
+    def silence_s(self) -> float:
+        """Of this following: what was before it is not counted."""
+        return self._clock.monotonic() - max(self._began_s, self._heard_at_s or 0.0)
+
+    def added_to(self, facts: Facts) -> Facts:
+        return replace(facts, heard_at_s=self._heard_at_s)
+
+
+def _follow_connected(
+    context: RunContext, remote: RemoteRun, status: HostStatus, contact: _Contact
+) -> HostStatus | None:
     """Copies events until the stream ends; the status then, or None when a supervisor still lives."""
     forget_what_the_host_lost(context.home.events(status.incarnation), status.events_bytes)
     mirror = Mirror(context.home.events(status.incarnation))
@@ -62,19 +92,22 @@ def _follow_connected(context: RunContext, remote: RemoteRun, status: HostStatus
         ):
             courier.show(mirror.progress)
             for chunk in chunks:
+                contact.heard()
                 for envelope in mirror.feed(chunk):
                     context.reporter.event(envelope, mirror.progress)
                 courier.show(mirror.progress)
                 if context.clock.monotonic() - wish_read_at >= WISH_POLL_S:
                     wish_read_at = context.clock.monotonic()
                     wish = context.wish()
-                    if wish is Wish.DOWN:
+                    if wish.ends_now:
                         return None
                     if wish is Wish.STOP and not stop_sent:
                         context.reporter.note("asking the trainer for a checkpoint and its end")
                         remote.stop(now=False)
                         stop_sent = True
         after = remote.status()
+        failed = mirror.progress.failed
+        contact.broken_gpu = failed.message if failed is not None and failed.code == NO_GPU else ""
         return after if after.supervisor_pid is None else None
     finally:
         mirror.close()

@@ -11,6 +11,7 @@ from orchestrator.phases.context import RunContext
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 30.0
 WISH_POLL_S = 1.0
+LONG_WISH_POLL_S = 3.0
 
 
 class Pauses:
@@ -30,10 +31,20 @@ class Pauses:
         until = clock.monotonic() + self.next_s
         self.next_s = min(self.next_s * 2, LAST_PAUSE_S)
         while (left := until - clock.monotonic()) > 0:
-            if heed_down and self._context.wish() is Wish.DOWN:
+            if heed_down and self._context.wish().ends_now:
                 return True
             clock.sleep(min(WISH_POLL_S, left))
         return False
+
+
+def wait_while_wanted(context: RunContext, pause_s: float) -> None:
+    """Waits, but not for a run that its user wants to end. Raises StaleDriver."""
+    until = context.clock.monotonic() + pause_s
+    while (left := until - context.clock.monotonic()) > 0:
+        context.require_driver()
+        if context.wish() is not Wish.RUN:
+            return
+        context.clock.sleep(min(LONG_WISH_POLL_S, left))
 
 
 def until_down(context: RunContext, facts: Facts, work: Callable[[], Facts]) -> Facts:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.budget import MAX_MACHINES
-from orchestrator.host import ConnectionLost, HostUnreachable
-from orchestrator.lifecycle import Facts, Wish
-from orchestrator.offers import choose, gpu_requests
+from orchestrator.boot_plan import BOOT_DEADLINE_S, boot_plan
+from orchestrator.budget import MAX_MACHINES, WORTH_RENTING_S, rescue_usd, seconds_left, spent_usd
+from orchestrator.errors import StaleDriver
+from orchestrator.host import ConnectionLost, HostError, HostUnreachable
+from orchestrator.ledger import MachineRecord
+from orchestrator.lifecycle import Facts, Keeps, Trouble, Wish
+from orchestrator.offers import Choice, choose, gpu_requests
 from orchestrator.orphans import tag_prefix
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import AGREEMENT_S
-from providers.api import BootPlan
-from providers.errors import AuthRejected, Indeterminate, NoCapacity, QuotaExceeded, Transient
+from orchestrator.phases.loss import AGREEMENT_S, Loss, declare_lost, loss_of_machine
+from orchestrator.phases.persistence import wait_while_wanted
+from orchestrator.recovery import capacity_pause_s, history_of, too_dear
+from orchestrator.ssh.machine_keys import make_machine_keys
+from providers.api import BootPlan, HasLogs, HasStop, Machine, MachineId, MachineStatus, Offer
+from providers.errors import AuthRejected, CloudboothError, Indeterminate, NoCapacity, QuotaExceeded, Transient
 
 STANDING_TIMEOUT_S = 120.0
-BOOT_TIMEOUT_S = 600.0
 READY_POLL_S = 2.0
 SETTLE_AGE_S = 180.0
 """Providers have been seen to list a machine only minutes after it was made."""
@@ -24,35 +29,101 @@ SETTLE_AGE_S = 180.0
 def create(context: RunContext, facts: Facts) -> Facts:
     """Picks the best offer that fits now, writes the intent, then calls `create` once.
 
-    A lost answer leaves the intent unsettled: it may have made a machine. An attempt makes a bounded number of intents.
+    A lost answer leaves the intent unsettled: it may have made a machine. Where nothing is to be had, offers are asked
+    for again after longer and longer pauses, for `recovery.CAPACITY_PATIENCE_S` in all. An attempt rents a bounded
+    number of machines, and none that the ceiling does not pay for.
     """
     intents = context.ledger.machines(context.run.name)
-    if sum(intent.attempt == context.run.attempt for intent in intents) >= MAX_MACHINES:
-        context.reporter.note(f"{MAX_MACHINES} machines were asked for in vain")
-        return replace(facts, no_capacity=True)
+    of_attempt = [intent for intent in intents if intent.attempt == context.run.attempt]
+    if sum(intent.machine_id is not None for intent in of_attempt) >= MAX_MACHINES:
+        return replace(facts, no_machine=f"{MAX_MACHINES} machines were rented in vain")
+    try:
+        choice = _choose(context, facts, intents)
+    except NoCapacity as error:
+        return _wait_for_capacity(context, facts, error)
+    if choice.offer.id in facts.refused:
+        return _wait_for_capacity(context, facts, NoCapacity(f"no {choice.offer.gpu} is left"))
+    unaffordable = _unaffordable(context, choice.offer, intents)
+    if unaffordable:
+        context.reporter.note(unaffordable)
+        return replace(facts, no_machine=unaffordable)
+    return _rent(context, facts, choice, len(intents) + 1)
+
+
+def _choose(context: RunContext, facts: Facts, intents: list[MachineRecord]) -> Choice:
     offers = [offer for request in gpu_requests(context.spec) for offer in context.provider.offers(request)]
-    try:
-        offer = choose(context.spec, offers).offer
-    except NoCapacity as error:
+    history = history_of(intents, context.spec.limits.max_cost_usd, context.clock.now())
+    return choose(context.spec, offers, replace(history, quarantined=history.quarantined | facts.refused))
+
+
+def _wait_for_capacity(context: RunContext, facts: Facts, error: NoCapacity) -> Facts:
+    pause_s = capacity_pause_s(facts.waited_s)
+    if pause_s is None:
         context.reporter.note(error.message)
-        return replace(facts, no_capacity=True)
+        return replace(facts, no_machine=f"nothing could be rented: {error.message}")
+    context.reporter.note(f"{error.message}; asking again in {pause_s:.0f} s")
+    wait_while_wanted(context, pause_s)
+    return replace(facts, refused=frozenset(), waited_s=facts.waited_s + pause_s)
+
+
+def _unaffordable(context: RunContext, offer: Offer, intents: list[MachineRecord]) -> str:
+    """Why the ceiling does not pay for a machine of this offer; empty when it does."""
+    ceiling, now = context.spec.limits.max_cost_usd, context.clock.now()
+    left_s = seconds_left(ceiling, offer.price_per_hour_usd, intents, now, _kept_back_usd(context, offer))
+    if left_s >= WORTH_RENTING_S:
+        return ""
+    spent = spent_usd(intents, now)
+    return (
+        f"${spent:.2f} of limits.max_cost_usd = {ceiling:g} are spent, which leaves too little for a machine "
+        f"at ${offer.price_per_hour_usd:.2f}/h"
+    )
+
+
+def _kept_back_usd(context: RunContext, offer: Offer) -> float:
+    if not isinstance(context.provider, HasStop):
+        return 0.0
+    hours = context.spec.limits.rescue_hours
+    return rescue_usd(offer.price_per_hour_usd, offer.stopped_disk_per_day_usd, hours)
+
+
+def _rent(context: RunContext, facts: Facts, choice: Choice, number: int) -> Facts:
+    offer, run, epoch = choice.offer, context.run.name, context.epoch
     birth = int(context.clock.now())
-    tag = f"{tag_prefix(context.ledger.installation)}{context.run.name}-{len(intents) + 1}-{birth}"
-    context.ledger.record_intent(context.run, context.epoch, tag, offer.id, offer.price_per_hour_usd)
+    tag = f"{tag_prefix(context.ledger.installation)}{run}-{number}-{birth}"
+    boot = BootPlan()
+    if not context.machine_stands:
+        what = f"{offer.gpu}, {offer.market.value}, ${offer.price_per_hour_usd:.2f}/h"
+        context.reporter.note(f"renting {what}: {choice.why}")
+        keys = make_machine_keys(context.home.machine_keys, tag)
+        boot = boot_plan(offer, keys, context.provider.self_release(offer), context.spec.compute.disk_gb)
+    context.ledger.record_intent(context.run, epoch, tag, offer, _kept_back_usd(context, offer))
     try:
-        machine_id = context.provider.create(offer, BootPlan(), tag)
+        machine_id = context.provider.create(offer, boot, tag)
     except NoCapacity as error:
         context.reporter.note(error.message)
-        context.ledger.record_absent(context.run.name, context.epoch, tag)
-        return replace(facts, no_capacity=True)
+        context.settle_absent(tag)
+        return replace(facts, refused=facts.refused | {offer.id})
     except (AuthRejected, QuotaExceeded):
-        context.ledger.record_absent(context.run.name, context.epoch, tag)
+        context.settle_absent(tag)
         raise
     except (Indeterminate, Transient) as error:
         context.reporter.note(f"{error.message}; looking whether a machine came of it")
         return facts
-    context.ledger.record_created(context.run.name, context.epoch, tag, machine_id)
+    try:
+        context.ledger.record_created(run, epoch, tag, machine_id)
+    except StaleDriver:
+        _leave_to_the_living_driver(context, tag, machine_id)
+        raise
     return facts
+
+
+def _leave_to_the_living_driver(context: RunContext, tag: str, machine_id: MachineId) -> None:
+    """It finds the machine by its tag, unless it has stopped looking: then nobody else would give it back."""
+    record = next(machine for machine in context.ledger.machines(context.run.name) if machine.tag == tag)
+    if record.absent_at is not None:
+        context.ledger.reopen(tag, machine_id)
+        context.provider.release(machine_id)
+        context.reporter.note(f"{tag} was created too late for the run and is given back")
 
 
 def settle(context: RunContext, facts: Facts) -> Facts:
@@ -73,31 +144,95 @@ def settle(context: RunContext, facts: Facts) -> Facts:
             break  # its list is a folder on this machine
         context.clock.sleep(AGREEMENT_S)
         context.require_driver()
-    context.ledger.record_absent(context.run.name, context.epoch, machine.tag)
+    context.settle_absent(machine.tag)
     return facts
 
 
 def await_ready(context: RunContext, facts: Facts) -> Facts:
     """Waits until the machine answers and our code runs there, or until the user wants something else.
 
-    A rented machine that does not within ten minutes is lost; for one that stands on its own HostUnreachable is
-    raised after two, and a refused key or login at once.
+    A rented machine is looked at first: one that bills more than it should is lost, and so is one that does not let
+    us in until `BOOT_DEADLINE_S`, for whatever reason. Until then another host key or a refused login may be those of
+    an image that has not finished its start; nothing is sent to such a host. For a machine that stands on its own
+    HostUnreachable is raised after two minutes, and a refused key or login at once.
     """
-    deadline = context.clock.monotonic() + (STANDING_TIMEOUT_S if context.machine_stands else BOOT_TIMEOUT_S)
-    while context.wish() is Wish.RUN:
+    if context.machine_stands:
+        return _await_standing(context, facts)
+    deadline = context.clock.monotonic() + BOOT_DEADLINE_S
+    record = context.held_machine()
+    assert record.machine_id is not None
+    said = ""
+    while _is_wanted(context, record):
+        machine = context.provider.describe(record.machine_id)
+        dear = _check_price(context, record, machine)
+        if dear:
+            return declare_lost(context, facts, Loss(Trouble.TOO_DEAR, dear))
+        if machine.status is MachineStatus.STOPPED and (loss := loss_of_machine(context)):
+            return declare_lost(context, facts, loss)
         try:
-            if context.access() is not None:
+            if machine.access is not None:
                 context.open_remote().host.close()
-                return replace(facts, reachable=True)
-        except (HostUnreachable, ConnectionLost) as error:
-            if context.machine_stands and context.clock.monotonic() >= deadline:
-                raise
-            context.reporter.note(f"waiting for the machine: {error.message}")
+                return replace(facts, reachable=True, heard_at_s=context.clock.monotonic())
+        except HostError as error:
+            if error.message != said:
+                context.reporter.note(f"waiting for the machine: {error.message}")
+            said = error.message
         if context.clock.monotonic() >= deadline:
-            return replace(facts, machine_lost=f"the machine did not answer within {BOOT_TIMEOUT_S / 60:.0f} min")
+            _keep_boot_log(context, record)
+            last = f": {said}" if said else ""
+            why = f"the machine did not answer within {BOOT_DEADLINE_S / 60:.0f} min{last}"
+            return declare_lost(context, facts, Loss(Trouble.BROKEN, why))
         context.require_driver()
         context.clock.sleep(READY_POLL_S)
     return facts
+
+
+def _await_standing(context: RunContext, facts: Facts) -> Facts:
+    deadline = context.clock.monotonic() + STANDING_TIMEOUT_S
+    while context.wish() is Wish.RUN:
+        try:
+            context.open_remote().host.close()
+            return replace(facts, reachable=True)
+        except (HostUnreachable, ConnectionLost) as error:
+            if context.clock.monotonic() >= deadline:
+                raise
+            context.reporter.note(f"waiting for the machine: {error.message}")
+        context.require_driver()
+        context.clock.sleep(READY_POLL_S)
+    return facts
+
+
+def _is_wanted(context: RunContext, record: MachineRecord) -> bool:
+    """One with something of its own is waited for by those, too, who only want to have that."""
+    wish = context.wish()
+    return wish is Wish.RUN or (wish is Wish.STOP and record.keeps is not Keeps.NOTHING)
+
+
+def _check_price(context: RunContext, record: MachineRecord, machine: Machine) -> str:
+    """Writes down what it bills, if that is not what was offered, and says what is wrong with it."""
+    billed = machine.price_per_hour_usd
+    if machine.status is MachineStatus.STOPPED or billed <= 0:
+        return ""
+    if billed > record.rate_usd:
+        since = None if record.rates else record.bills_since
+        context.ledger.record_rate(context.run.name, context.epoch, record.tag, billed, since)
+    return too_dear(record.price_per_hour_usd, billed, context.spec.compute.max_price_per_hour)
+
+
+def _keep_boot_log(context: RunContext, record: MachineRecord) -> None:
+    """What the provider can show of a boot that failed; the machine is about to be given back."""
+    if not isinstance(context.provider, HasLogs):
+        return
+    assert record.machine_id is not None
+    try:
+        text = context.provider.logs(record.machine_id)
+    except CloudboothError as error:
+        context.reporter.note(f"its boot log cannot be read: {error.message}")
+        return
+    if text:
+        file = context.home.root / f"boot-{record.tag}.log"
+        file.write_text(text, "utf-8")
+        context.reporter.note(f"its boot log is in {file}")
 
 
 def look(context: RunContext, facts: Facts) -> Facts:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.lifecycle import EndReason, Facts
+from orchestrator.host import HostError
+from orchestrator.lifecycle import EndReason, Facts, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import AGREEMENT_S
 from orchestrator.phases.persistence import a_few_times
@@ -27,13 +28,24 @@ def _release_connected(context: RunContext, facts: Facts) -> Facts:
     machine = context.held_machine()
     assert machine.machine_id is not None
     if context.machine_stands and _exists(context, machine.machine_id):
-        _end_processes(context)
+        _end_processes_or_give_up(context)
     context.provider.release(machine.machine_id)  # also one that seems gone: a single answer may be wrong
     while not _is_absent(context, machine.machine_id):
         context.require_driver()
         context.clock.sleep(CONFIRM_POLL_S)
-    context.ledger.record_absent(context.run.name, context.epoch, machine.tag)
+    context.settle_absent(machine.tag)
     return facts
+
+
+def _end_processes_or_give_up(context: RunContext) -> None:
+    """A person may say that the machine is gone for good, and only a person."""
+    try:
+        _end_processes(context)
+    except HostError as error:
+        if context.wish() is not Wish.ABANDON:
+            hint = f"`cloudbooth down {context.run.name} --force` gives the machine up, whatever still runs there"
+            raise type(error)(error.message, f"{error.hint}; {hint}" if error.hint else hint) from None
+        context.reporter.note(f"{error.message}; given up as it is: what still runs there goes on, and its files stay")
 
 
 def _end_processes(context: RunContext) -> None:

@@ -8,7 +8,7 @@ from orchestrator.courier import bring
 from orchestrator.fetch import continues, disk_full_explained, fetch_folder, fetch_manifest
 from orchestrator.fetch_lock import fetching_alone
 from orchestrator.home import RunHome
-from orchestrator.lifecycle import EndReason, Facts, Wish
+from orchestrator.lifecycle import EndReason, Facts
 from orchestrator.mirror import Mirror, forget_what_the_host_lost, progress_of
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import until_down
@@ -67,7 +67,7 @@ class _Waiting:
         self._context, self._heed_down, self._told = context, heed_down, False
 
     def __call__(self) -> None:
-        if self._heed_down and self._context.wish() is Wish.DOWN:
+        if self._heed_down and self._context.wish().ends_now:
             raise _DownWhileWaiting
         if not self._told:
             self._told = True
@@ -140,3 +140,4 @@ def _fetch_output(context: RunContext, remote: RemoteRun, status: wire.HostStatu
     )
     remote.saved([output.manifest_sha256])
     context.reporter.arrived("model", str(context.output_folder))
+    remote.saved([output.manifest_sha256])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.base_model import LocalFolder, inspect_base, job_base
-from orchestrator.budget import training_deadline_s
+from orchestrator.budget import time_limits, used_before_s
 from orchestrator.checksum import sha256_of
 from orchestrator.courier import bring
 from orchestrator.errors import RunConflict
@@ -81,18 +81,23 @@ def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostSt
 def _with_deadline(context: RunContext, job: wire.Job) -> wire.Job:
     """With the seconds that this machine may be at work, drawn once for it: a second shipping grants no more."""
     machine = context.held_machine()
+    wait_s = context.spec.limits.wait_for_laptop_minutes * 60
+    job = replace(job, machine=machine.tag, wait_for_laptop_s=wait_s)
     with suppress(FileNotFoundError, wire.WireError):  # what cannot be read was never sent
-        before = wire.loads(wire.Job, (context.home.root / "sent" / wire.JOB_FILE).read_bytes())
+        before = wire.loads(wire.Job, context.home.sent_job.read_bytes())
         if before.machine == machine.tag:
-            return replace(job, machine=machine.tag, deadline_s=before.deadline_s)
-    deadline_s = training_deadline_s(
+            return replace(job, deadline_s=before.deadline_s, limit_s=before.limit_s, reserve_s=before.reserve_s)
+    machines, now = context.ledger.machines(context.run.name), context.clock.now()
+    allowed = time_limits(
         context.spec.limits.max_cost_usd,
-        machine.price_per_hour_usd,
+        machine.rate_usd,
         context.spec.limits.max_hours,
-        context.ledger.machines(context.run.name),
-        context.clock.now(),
+        machines,
+        now,
+        kept_back_usd=machine.rescue_usd,
+        used_s=used_before_s(machine, machines, now),
     )
-    return replace(job, machine=machine.tag, deadline_s=deadline_s)
+    return replace(job, deadline_s=allowed.hours_left_s, limit_s=allowed.limit_s, reserve_s=allowed.reserve_s)
 
 
 def _bring_base(context: RunContext, remote: RemoteRun, base: LocalFolder) -> str:
@@ -147,9 +152,9 @@ def _send_newest_checkpoint(context: RunContext, remote: RemoteRun, status: wire
 
 def _send_job(context: RunContext, remote: RemoteRun, job: wire.Job) -> None:
     """As this host needs it: a base that traveled has its path there."""
-    folder = context.home.root / "sent"
+    folder = context.home.sent_job.parent
     folder.mkdir(exist_ok=True)
-    write_atomically(folder / wire.JOB_FILE, wire.dumps(job))
+    write_atomically(context.home.sent_job, wire.dumps(job))
     _send(context, remote, "job", remote.folder, folder, [_entry(folder, wire.JOB_FILE)])
 
 

@@ -245,7 +245,7 @@ class FollowsFromTheStart(World):
 class _ForgetsIntents(WatchedLedger):
     """The machine's row comes after `create`: a kill between the two leaves a machine that nobody knows."""
 
-    def record_intent(self, run: RunRecord, epoch: int, tag: str, offer_id: str, price_per_hour_usd: float) -> None:
+    def record_intent(self, run: RunRecord, epoch: int, tag: str, offer: Offer, rescue_usd: float = 0.0) -> None:
         return None
 
 
@@ -296,7 +296,7 @@ def _ships_no_checkpoint(context: RunContext, facts: Facts) -> Facts:
 
 def _crashes_at_a_lost_connection(context: RunContext, facts: Facts) -> Facts:
     try:
-        return _FOLLOW(context, facts)
+        return _SHIP(context, facts)
     except Exception as error:
         raise KeyError("a bug in the handling of an error") from error
 
@@ -305,12 +305,12 @@ def _never_gives_back(_context: RunContext, _facts: Facts) -> Facts:
     raise CloudboothError("the machine cannot be given back")
 
 
-_SHIP, _FOLLOW = PHASES[Phase.SHIP], PHASES[Phase.FOLLOW]
+_SHIP = PHASES[Phase.SHIP]
 
 
 PLANTED_IN_PHASES: list[tuple[Phase, Mutant, Invariant]] = [
     (Phase.SHIP, _ships_no_checkpoint, Invariant.NO_LOST_WORK),
-    (Phase.FOLLOW, _crashes_at_a_lost_connection, Invariant.NO_CRASH),
+    (Phase.SHIP, _crashes_at_a_lost_connection, Invariant.NO_CRASH),
     (Phase.RELEASE, _never_gives_back, Invariant.IT_ENDS),
 ]
 

@@ -1,0 +1,26 @@
+"""How a rented machine comes up, composed here alone: its offer, its keys, and the way it gives itself back. Pure."""
+
+from __future__ import annotations
+
+from orchestrator.boot_script import GuardSettings, start_command
+from orchestrator.ssh.machine_keys import MachineKeys
+from providers.api import BootPlan, Offer, SelfRelease
+
+BOOT_DEADLINE_S = 600.0
+"""A rented machine that has not let us in after this long is given back: a cold image takes minutes on a good host."""
+FIRST_LEASE_S = BOOT_DEADLINE_S + 900.0
+"""From the machine's boot until somebody must have renewed: the boot and, with a margin, the first login."""
+
+
+def boot_plan(offer: Offer, keys: MachineKeys, self_release: SelfRelease | None, disk_gb: float | None) -> BootPlan:
+    """`disk_gb` as the run needs it; None leaves it to the provider.
+
+    Raises CloudboothError when the provider's calls for self-release are too long for a start command.
+    """
+    command = start_command(
+        self_release,
+        GuardSettings(workdir=offer.workdir, first_lease_s=int(FIRST_LEASE_S)),
+        authorized_key=keys.authorized_key,
+        host_key_private=keys.host_key_private.reveal(),
+    )
+    return BootPlan(start_command=command, authorized_key=keys.authorized_key, disk_gb=disk_gb or 0.0)

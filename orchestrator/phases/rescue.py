@@ -1,0 +1,103 @@
+"""Starting a stopped machine again, because its disk holds what lies nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NoReturn
+
+from orchestrator.budget import REVIVAL_S, seconds_left
+from orchestrator.ledger import MachineRecord
+from orchestrator.lifecycle import Facts, Keeps
+from orchestrator.phases.context import RunContext
+from providers.api import HasStop, MachineId, MachineStatus
+from providers.errors import CloudboothError, NoCapacity
+
+PATIENCE_S = {Keeps.MODEL: 1800.0, Keeps.UNKNOWN: 1800.0, Keeps.CHECKPOINT: 300.0, Keeps.NOTHING: 0.0}
+"""For so long a driver asks a stopped machine's host for its GPU. A checkpoint is worth less than the time it took."""
+ASK_AGAIN_S = 30.0
+LOOK_AGAIN_S = 5.0
+STATUS_PATIENCE_S = 180.0
+"""How long a stop or a start may take to show."""
+MAX_STARTS = {Keeps.MODEL: 3, Keeps.UNKNOWN: 1, Keeps.CHECKPOINT: 1, Keeps.NOTHING: 0}
+"""Of one machine: each that leads nowhere costs a whole boot."""
+
+NEVER_ANSWERED = "the machine was started again and never answered"
+
+
+def revive(context: RunContext, facts: Facts) -> Facts:
+    """Asks the provider to start the machine again, within time and money; one that runs unreached is stopped first.
+
+    Where it cannot be had, a mere checkpoint is given up (`not_revived`). A model is not, nor what may be one: it is
+    left stopped, and NoCapacity is raised, which says what its disk costs and until when. A machine that was started
+    again and again and let nobody in is dead, with whatever it holds. Ends early when the user wants all down. Raises
+    MachineGone.
+    """
+    machine = context.held_machine()
+    assert machine.machine_id is not None
+    assert isinstance(context.provider, HasStop)
+    if not machine.stopped:
+        context.provider.stop(machine.machine_id)
+        _await_status(context, machine.machine_id, stopped=True)
+        context.ledger.record_stopped(context.run.name, context.epoch, machine.tag)
+    obstacle = _obstacle(context, machine)
+    if obstacle:
+        return _not_now(context, facts, machine, obstacle)
+    began = context.clock.monotonic()
+    while not context.wish().ends_now:
+        try:
+            context.provider.start(machine.machine_id)
+        except NoCapacity as error:
+            if context.clock.monotonic() - began >= PATIENCE_S[machine.keeps]:
+                return _not_now(context, facts, machine, error.message)
+            context.reporter.note(f"{error.message}; asking again in {ASK_AGAIN_S:.0f} s")
+            context.require_driver()
+            context.clock.sleep(ASK_AGAIN_S)
+            continue
+        context.ledger.record_rate(context.run.name, context.epoch, machine.tag, machine.price_per_hour_usd)
+        _await_status(context, machine.machine_id, stopped=False)
+        return replace(facts, revived=True)
+    return facts
+
+
+def _obstacle(context: RunContext, machine: MachineRecord) -> str:
+    """Why it is not even tried; empty when nothing speaks against it."""
+    if machine.starts >= MAX_STARTS[machine.keeps]:
+        return NEVER_ANSWERED
+    ceiling = context.spec.limits.max_cost_usd
+    machines = context.ledger.machines(context.run.name)
+    left_s = seconds_left(ceiling, machine.price_per_hour_usd, machines, context.clock.now())
+    if left_s < REVIVAL_S / 2:
+        return f"limits.max_cost_usd = {ceiling:g} does not pay for another start"
+    return ""
+
+
+def _not_now(context: RunContext, facts: Facts, machine: MachineRecord, obstacle: str) -> Facts:
+    if machine.keeps.may_be_the_model and obstacle != NEVER_ANSWERED:
+        _leave_stopped(context, machine, obstacle)
+    return replace(facts, not_revived=f"{obstacle}; the run goes on from the newest checkpoint that came home")
+
+
+def _leave_stopped(context: RunContext, machine: MachineRecord, obstacle: str) -> NoReturn:
+    since = machine.keeps_since if machine.keeps_since is not None else context.clock.now()
+    left_h = max(0.0, context.spec.limits.rescue_hours - (context.clock.now() - since) / 3600)
+    run = context.run.name
+    raise NoCapacity(
+        f"the stopped machine {machine.tag} holds {machine.keeps.words}, and {obstacle}; its disk is kept for "
+        f"{left_h:.0f} h more at ${machine.disk_per_day_usd:.2f} a day",
+        f"`cloudbooth attach {run}` tries again, `cloudbooth down {run}` gives the disk up",
+    )
+
+
+def _await_status(context: RunContext, machine_id: MachineId, *, stopped: bool) -> None:
+    """Until the provider says so, or for `STATUS_PATIENCE_S`: what comes next finds out by itself."""
+    until = context.clock.monotonic() + STATUS_PATIENCE_S
+    while (context.provider.describe(machine_id).status is MachineStatus.STOPPED) is not stopped:
+        context.require_driver()
+        if context.clock.monotonic() >= until:
+            if stopped:
+                raise CloudboothError(
+                    f"the provider does not stop the machine {machine_id}",
+                    f"`cloudbooth attach {context.run.name}` tries again, `cloudbooth down {context.run.name}` ends it",
+                )
+            return
+        context.clock.sleep(LOOK_AGAIN_S)
