@@ -13,6 +13,8 @@ CONTAINER_DISK_GB = 20
 """For what the image's layers do not hold: packages, caches. All that matters lies on the volume."""
 MIN_VOLUME_GB = 10
 """The service rents no smaller one."""
+USUAL_VOLUME_GB = 40
+"""Where the run leaves it open: a base of the SD kind, checkpoints of all its weights and their exports."""
 
 _RUNNING_USD_PER_GB_MONTH = 0.10
 _STOPPED_USD_PER_GB_MONTH = 0.20
@@ -20,7 +22,9 @@ _HOURS_A_MONTH = 30 * 24
 
 
 def volume_gb(wanted_gb: float) -> int:
-    """What is rented for it: whole gigabytes, and not fewer than the service lets."""
+    """What is rented for it: whole gigabytes, and not fewer than the service lets. Zero: the usual."""
+    if wanted_gb <= 0:
+        return USUAL_VOLUME_GB
     return max(MIN_VOLUME_GB, math.ceil(wanted_gb))
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -92,8 +93,7 @@ class MachineProviderContract:
 
     def test_offers_stay_below_the_highest_price(self, provider: MachineProvider) -> None:
         limit = provider.offers(self.want)[0].price_per_hour_usd
-        want = GpuRequest(max_price_per_hour_usd=limit, market=self.want.market)
-        offers = provider.offers(want)
+        offers = provider.offers(replace(self.want, max_price_per_hour_usd=limit))
         assert offers
         assert all(offer.price_per_hour_usd <= limit for offer in offers)
 

@@ -82,6 +82,7 @@ def needs_the_vendors_package() -> None:
 
 class TestRunPod(MachineProviderContract):
     secrets = (ACCOUNT_KEY,)
+    want = GpuRequest(disk_gb=10)  # as much as `boot` asks for
 
     @pytest.fixture
     def provider(self, runpod: FakeRunPod, tmp_path: Path) -> RunPodProvider:
@@ -164,6 +165,11 @@ def test_the_price_of_an_offer_holds_its_disks(provider: RunPodProvider) -> None
 def test_stock_and_place_are_shown(provider: RunPodProvider) -> None:
     [offer] = provider.offers(GpuRequest(gpus=("A40",)))
     assert (offer.stock, offer.region) == ("medium", "EU-SE-1")
+
+
+def test_a_run_that_leaves_its_disk_open_gets_the_usual_one(runpod: FakeRunPod, provider: RunPodProvider) -> None:
+    provider.create(provider.offers(GpuRequest())[0], BootPlan(), "cb-x")
+    assert creation(runpod)["mounts"]["persistent"]["size"] == 40
 
 
 # ---- create ----------------------------------------------------------------------------------------------------------
