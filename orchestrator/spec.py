@@ -152,12 +152,18 @@ class Compute(_Section):
     disk_gb: Annotated[float, Field(gt=0)] | None = None
     trust: Literal["any", "secure"] = "any"
     allow_cpu: bool = False
+    machine: Annotated[str, Field(pattern=r"\S")] | None = None
+    """Id of a machine at the provider that somebody keeps: it is used as it stands and left running."""
     ssh: Ssh | None = None
 
     @model_validator(mode="after")
     def _ssh_has_a_host(self) -> Self:
         if self.provider == "ssh" and self.ssh is None:
             raise RuleBroken('provider "ssh" needs a host, compute.ssh.host', "--host me@gpu-box")
+        if self.machine is not None and self.provider in ("local", "ssh", "any"):
+            raise RuleBroken(
+                f'compute.machine is an id at a provider that rents, not at "{self.provider}"', "--on runpod:POD_ID"
+            )
         return self
 
 

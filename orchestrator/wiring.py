@@ -14,7 +14,8 @@ from orchestrator.ledger import Ledger
 from orchestrator.phases.context import Connect, RunContext
 from orchestrator.reporter import Reporter
 from orchestrator.spec import RunSpec, spec_from_json
-from providers.api import Access, HasStandingMachine, MachineProvider, SshAccess, ThisMachine
+from providers.adopted import AdoptedMachine
+from providers.api import Access, HasStandingMachine, MachineId, MachineProvider, SshAccess, ThisMachine
 from providers.combined import CombinedProvider
 from providers.registry import ProviderContext, load_provider
 from providers.retrying import RetryingProvider
@@ -32,7 +33,10 @@ class Wiring:
     def provider(self, spec: RunSpec) -> MachineProvider:
         """Raises CloudboothError for a name that is not installed and for missing options."""
         context = replace(self.provider_context(spec.compute.provider), options=_provider_options(spec))
-        return load_provider(spec.compute.provider, context)
+        provider = load_provider(spec.compute.provider, context)
+        if spec.compute.machine is None:
+            return provider
+        return AdoptedMachine(provider, MachineId(spec.compute.machine), context.state_folder)
 
     def provider_context(self, name: str) -> ProviderContext:
         """What a provider gets that no spec has options for."""
@@ -43,13 +47,15 @@ class Wiring:
 
         Raises CloudboothError for a name that is not installed, and for what is not set up.
         """
-        return load_provider(name, ProviderContext(self.home.providers_folder / name, dict(os.environ), {}))
+        return load_provider(name, self.provider_context(name))
 
     def providers_in_use(self) -> list[tuple[str, MachineProvider]]:
         """One for every provider and set of options that a run of this installation has used."""
         specs = [spec_from_json(run.spec_json) for run in self.ledger.runs()]
-        distinct = {(spec.compute.provider, repr(_provider_options(spec))): spec for spec in specs}
-        return [(name, self.provider(spec)) for (name, _), spec in distinct.items()]
+        distinct = {
+            (spec.compute.provider, repr(_provider_options(spec)), spec.compute.machine): spec for spec in specs
+        }
+        return [(name, self.provider(spec)) for (name, _, _), spec in distinct.items()]
 
     def cost_usd(self, run_name: str) -> float:
         """Of all machines of the run, up to now."""

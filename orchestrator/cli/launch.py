@@ -42,6 +42,12 @@ def _spec_options(function: Any) -> Any:
                 "--host", metavar="[USER@]HOST", help="Train there, over SSH; an alias of ~/.ssh/config will do."
             ),
             click.option(
+                "--on",
+                "standing",
+                metavar="PROVIDER:ID",
+                help="Use this rented machine of yours as it stands, and leave it running.",
+            ),
+            click.option(
                 "--steps", type=int, metavar="N", help="How many steps to train; 1000 when nothing says otherwise."
             ),
             click.option(
@@ -124,6 +130,7 @@ def _spec(
     name: str | None,
     provider: str | None,
     host: str | None,
+    standing: str | None,
     steps: int | None,
     gpus: tuple[str, ...],
     market: str | None,
@@ -135,9 +142,11 @@ def _spec(
     """Flags are `--set` in other words; a `--set` of the same key wins."""
     if host and provider not in (None, "ssh"):
         raise UsageError(f"--host is for the provider ssh, not for {provider}", "leave out one of the two")
+    on_provider, machine = _standing(standing, provider, host)
     short: dict[str, str | float | tuple[str, ...] | None] = {
         "name": name,
-        "compute.provider": provider or ("ssh" if host else None),
+        "compute.provider": provider or on_provider or ("ssh" if host else None),
+        "compute.machine": machine,
         "compute.ssh.host": host,
         "compute.gpu": gpus or None,
         "compute.market": market,
@@ -149,6 +158,18 @@ def _spec(
     flags = [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     all_overrides = (*flags, *overrides)
     return spec_from_photos(what, subject, all_overrides) if subject else load_spec(what, all_overrides)
+
+
+def _standing(standing: str | None, provider: str | None, host: str | None) -> tuple[str | None, str | None]:
+    """Provider and id of `--on`."""
+    if standing is None:
+        return None, None
+    name, colon, machine = standing.partition(":")
+    if not colon or not name or not machine:
+        raise UsageError(f'--on takes a provider and an id, is "{standing}"', "--on runpod:POD_ID")
+    if host or provider not in (None, name):
+        raise UsageError("--on names provider and machine by itself", "leave out --host and --provider")
+    return name, machine
 
 
 def _only_plan(wiring: Wiring, spec: RunSpec, as_json: bool) -> int:

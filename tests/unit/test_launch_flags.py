@@ -36,3 +36,20 @@ def test_spot_is_asked_of_the_provider(spec: Path, capsys: pytest.CaptureFixture
     assert run(["plan", str(spec), "--spot"]) == ExitCode.USAGE
     assert "local does not rent on the spot market" in capsys.readouterr().err
     assert run(["plan", str(spec), "--spot", "--on-demand"]) == 0, "the last one counts"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--on", "abc123"], "--on takes a provider and an id"),
+        (["--on", "runpod:abc123", "--host", "me@box"], "--on names provider and machine by itself"),
+        (["--on", "local:abc123"], "compute.machine is an id at a provider that rents"),
+    ],
+)
+def test_a_machine_of_ones_own_is_named_by_provider_and_id(
+    spec: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    assert run(["plan", str(spec), *flags]) == ExitCode.USAGE
+    told = capsys.readouterr().err
+    assert said in told
+    assert "hint:" in told
