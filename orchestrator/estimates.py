@@ -42,6 +42,8 @@ STATED_MBPS_SHARE = Range(1.0, 0.5, 0.15)
 """Of a stated bandwidth, what a download from the hub gets."""
 LAPTOP_MBPS = Range(200, 40, 8)
 """Between machine and laptop, either way."""
+STORE_MBPS = 200.0
+"""From a machine into object storage."""
 LOAD_S = Range(8, 20, 60)
 """Imports and weights from disk into memory, once per machine."""
 DISK_GB_PER_S = Range(2.0, 0.7, 0.15)
@@ -107,7 +109,7 @@ def quote(
     speed = gpu_speed(offer.gpu)
     per_step, is_measured = seconds_per_step(work, offer.gpu, measured or {})
     checkpoint_s = _checkpoint_s(work, speed)
-    lag_s = work.checkpoint_gb * 8000 / LAPTOP_MBPS.expected
+    lag_s = work.checkpoint_gb * 8000 / (STORE_MBPS if work.stored else LAPTOP_MBPS.expected)
     best, reason = _interval(work, per_step.expected, checkpoint_s, lag_s, rate)
     every = min(work.train.checkpoint_every or best, work.train.steps)
     before = _before_training(work, offer, speed)
@@ -188,8 +190,8 @@ def _checkpoint_s(work: Workload, speed: GpuSpeed) -> float:
 def _interval(
     work: Workload, step_s: float, checkpoint_s: float, lag_s: float, rate: InterruptionRate
 ) -> tuple[int, str]:
-    """The best interval in round steps, and why: no shorter than a checkpoint takes to come home, since only there it
-    counts, and no longer than leaves a run LEAST_CHECKPOINTS.
+    """The best interval in round steps, and why: no shorter than a checkpoint takes to leave the machine, since only
+    then it counts, and no longer than leaves a run LEAST_CHECKPOINTS.
     """
     steps = work.train.steps
     if rate.per_hour <= 0:
@@ -201,7 +203,10 @@ def _interval(
     )
     best_s = best_interval_s(checkpoint_s, rate.per_hour)
     if lag_s > best_s:
-        best_s, reason = lag_s, f"a checkpoint of {work.checkpoint_gb:.2g} GB takes {duration(lag_s)} to come home"
+        best_s, reason = (
+            lag_s,
+            f"a checkpoint of {work.checkpoint_gb:.2g} GB takes {duration(lag_s)} to leave the machine",
+        )
     best, longest = best_s / step_s, max(DEFAULT_CHECKPOINT_EVERY, steps // LEAST_CHECKPOINTS)
     if best > longest:
         best, reason = longest, f"a few in every run; the risk alone would allow {_round(best)}: {reason}"

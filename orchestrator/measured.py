@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +22,7 @@ _LEAST_STEPS = 5
 def measured_speeds(spec: RunSpec, runs: Iterable[RunRecord], home: Home) -> dict[str, float]:
     """Pictures a second by GPU, or by the label of a machine that stands, in runs of the same kind as `spec`.
 
-    The same kind: family, method and resolution. Newer runs win. Reads the last 64 KiB of one event log a run; what
+    The same kind: family, method, resolution and batch size. Newer runs win. Reads the last 64 KiB of one event log a run; what
     cannot be read counts for nothing.
     """
     speeds = {}
@@ -30,9 +30,7 @@ def measured_speeds(spec: RunSpec, runs: Iterable[RunRecord], home: Home) -> dic
         try:
             plan = json.loads(run.plan_json)
             where = plan["offer"]["gpu"] or plan["machine"]["label"]
-            same = _kind(plan["base_for_job"], plan["train"]["method"], plan["train"]["resolution"]) == _kind(
-                spec.model.base, spec.train.method, spec.train.resolution
-            )
+            same = _kind(plan["base_for_job"], plan["train"]) == _kind(spec.model.base, vars(spec.train))
         except (ValueError, KeyError, TypeError):
             continue  # written by another version
         logs = home.run(run.name).event_logs()
@@ -42,8 +40,8 @@ def measured_speeds(spec: RunSpec, runs: Iterable[RunRecord], home: Home) -> dic
     return speeds
 
 
-def _kind(base: str, method: str, resolution: int) -> tuple[Any, ...]:
-    return family_of(base).name, method, resolution
+def _kind(base: str, train: Mapping[str, Any]) -> tuple[Any, ...]:
+    return family_of(base).name, train["method"], train["resolution"], train["batch_size"]
 
 
 def _speeds_in(log: Path) -> list[float]:

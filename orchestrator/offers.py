@@ -5,6 +5,7 @@ spec + offers + what became of earlier machines of the run  ->  Choice(offer, wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ MAX_SPOT_INTERRUPTIONS = 3
 SAME_VRAM = 0.95
 """A card of 24 GB may be offered with 23.9, and estimates of need are no sharper than this."""
 
+_TERMS = re.compile(r"(/\d+(\.\d+)?)+$")
 _MARKETS = {
     "on-demand": (Market.ON_DEMAND,),
     "spot": (Market.SPOT,),
@@ -52,11 +54,13 @@ class Choice:
     """One sentence without a final period, for the plan and for the log of a recovery."""
 
 
-def gpu_requests(spec: RunSpec, markets: Sequence[Market] = ()) -> tuple[GpuRequest, ...]:
+def gpu_requests(spec: RunSpec, markets: Sequence[Market] = (), *, capped: bool = True) -> tuple[GpuRequest, ...]:
     """What to ask the provider for, in order of preference: two for `spot-then-on-demand`, else one.
 
     Memory and disk are what the spec says, else what the run is estimated to need; who names GPUs is not second-guessed
-    about their memory. `markets` replace those of the spec, to compare with.
+    about their memory. The highest price goes along for spot alone, where a provider bids up to it; elsewhere an offer
+    that is too dear makes a better error than none at all, as it does without `capped`. `markets` replace those of the
+    spec, to compare with.
     """
     compute = spec.compute
     return tuple(
@@ -65,7 +69,7 @@ def gpu_requests(spec: RunSpec, markets: Sequence[Market] = ()) -> tuple[GpuRequ
             min_vram_gb=least_vram_gb(spec),
             disk_gb=machine_disk_gb(spec),
             market=market,
-            max_price_per_hour_usd=None,  # an offer that is too dear makes a better error than none at all
+            max_price_per_hour_usd=compute.max_price_per_hour if capped and market is Market.SPOT else None,
             secure_only=compute.trust == "secure",
         )
         for market in markets or markets_of(spec)
@@ -92,7 +96,14 @@ def work_of(spec: RunSpec, steps_done: int = 0) -> Workload:
     source = spec.data.class_images
     generate = source.count if isinstance(source, GeneratedClassImages) else 0
     class_images = generate or (20 if isinstance(source, ClassFolder) else 0)
-    return workload(spec.model.base, train, spec.output.formats, class_images=class_images, generate=generate)
+    return workload(
+        spec.model.base,
+        train,
+        spec.output.formats,
+        class_images=class_images,
+        generate=generate,
+        stored=spec.storage.url is not None,
+    )
 
 
 def choose(
@@ -110,7 +121,8 @@ def choose(
     NoCapacity, with the nearest thing that could be had as its hint.
     """
     fitting = fitting_offers(spec, offers)
-    sound = [offer for offer in fitting if offer.id not in history.quarantined]
+    failed = {_without_terms(offer_id) for offer_id in history.quarantined}
+    sound = [offer for offer in fitting if _without_terms(offer.id) not in failed]
     left = sound or fitting
     again = "" if sound else "; every offer that fits has failed in this run, this one is tried again"
     work = work or work_of(spec, history.steps_done)
@@ -210,6 +222,11 @@ def _market(spec: RunSpec, best: Mapping[Market, Quote], history: OfferHistory) 
                 f"no longer pay the rest on demand (about {usd(on_demand_usd)})"
             )
     return spot, f"spot is expected to cost {usd(spot_usd)}, interruptions included, on-demand {usd(on_demand_usd)}"
+
+
+def _without_terms(offer_id: str) -> str:
+    """Of the same host, or kind of machine, at any price: see `Offer.id`."""
+    return _TERMS.sub("", offer_id)
 
 
 def _preference(wanted: Sequence[str], gpu: str) -> int:

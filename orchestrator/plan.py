@@ -141,6 +141,7 @@ def make_plan(
         class_images=planned_class.count if planned_class else 0,
         generate=planned_class.generate if planned_class else 0,
         carried_gb=base.total_bytes / 1e9 if isinstance(base, LocalFolder) else 0.0,
+        stored=spec.storage.url is not None,
     )
     choice = choose(spec, offers, work=work, measured=measured)
     offer = choice.offer

@@ -41,6 +41,8 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     if isinstance(provider, CombinedProvider):
         provider.told = left_out.append
     offers = [offer for request in gpu_requests(spec) for offer in provider.offers(request)]
+    if not offers:  # what is too dear makes a better error than nothing
+        offers = [offer for request in gpu_requests(spec, capped=False) for offer in provider.offers(request)]
     offers += _offers_to_compare(spec, provider)
     needed_bytes = base.total_bytes if isinstance(base, LocalFolder) else 0
     machine = look_at_machine(provider, wiring.connect, needed_bytes)

@@ -92,7 +92,7 @@ def plan_rental(
         ceiling_usd=limits.max_cost_usd,
         reserve_s=reserve_s(seconds_left(limits.max_cost_usd, offer.price_per_hour_usd, [], 0.0)),
         rescue_usd=offer.stopped_disk_per_day_usd * limits.rescue_hours / 24,
-        afterwards=what_happens_afterwards(offer, limits, terms),
+        afterwards=what_happens_afterwards(offer, limits, terms, spec.storage.url),
     )
 
 
@@ -108,12 +108,19 @@ def rental_decisions(spec: RunSpec, rental: Rental, work: Workload) -> list[Deci
     return decisions
 
 
-def what_happens_afterwards(offer: Offer, limits: Limits, terms: ProviderTerms) -> tuple[tuple[str, str], ...]:
-    """On finish, on error, and while the laptop is away."""
+def what_happens_afterwards(
+    offer: Offer, limits: Limits, terms: ProviderTerms, store: str | None
+) -> tuple[tuple[str, str], ...]:
+    """On finish, on error, and while the laptop is away; `store` is the address of the object storage, if any."""
     per_day = f"${offer.price_per_hour_usd * 24:.2f} a day"
     disk = f"${offer.stopped_disk_per_day_usd:.2f} a day"
     wait = f"waits {limits.wait_for_laptop_minutes:g} min for this laptop"
-    if terms.stops_itself:
+    left = "what was trained since the last checkpoint that came home: none leaves while it is away"
+    if store is not None:
+        left = f"what was trained since the last checkpoint that reached {store}"
+    if store is not None and terms.ends_itself:
+        away = f"trains on, puts the model into {store}, and the machine ends itself"
+    elif terms.stops_itself:
         away = f"trains on; at its end the machine {wait}, then stops and keeps the only copy on its disk for {disk}"
     elif terms.ends_itself:
         away = f"trains on; at its end the machine {wait}, and ends itself at the latest when the ceiling is reached"
@@ -123,7 +130,7 @@ def what_happens_afterwards(offer: Offer, limits: Limits, terms: ProviderTerms) 
         ("finished", "the model comes home and is verified, then the machine is given back"),
         ("failed", "the newest checkpoint comes home, then the machine is given back"),
         ("laptop away", away),
-        ("at risk then", "what was trained since the last checkpoint that came home: none leaves while it is away"),
+        ("at risk then", left),
         ("at worst", _at_worst(limits, terms, per_day)),
     )
 

@@ -71,6 +71,8 @@ class Workload:
     """Class images that the base makes."""
     carried_gb: float = 0.0
     """A base that travels from the laptop, once per machine."""
+    stored: bool = False
+    """The machine uploads checkpoints to object storage by itself."""
 
     @property
     def area(self) -> float:
@@ -157,7 +159,8 @@ def workload(
     class_images: int = 0,
     generate: int = 0,
     carried_gb: float = 0.0,
+    stored: bool = False,
 ) -> Workload:
     """`base` as in the spec; empty `formats`: the first that the method yields."""
     chosen: tuple[ExportFormat, ...] = tuple(formats) or (("diffusers",) if train.method == "full" else ("lora",))
-    return Workload(family_of(base), train, chosen, photos, class_images, generate, carried_gb)
+    return Workload(family_of(base), train, chosen, photos, class_images, generate, carried_gb, stored)

@@ -47,7 +47,11 @@ class GpuRequest:
 
 @dataclass(frozen=True)
 class Offer:
-    """Something that can be rented now. `id` means something to its provider only."""
+    """Something that can be rented now.
+
+    `id` means something to its provider only, but for this: numbers behind slashes at its end (`4711/0.22`) are terms
+    that may differ at the next look, and what stands before them is the same host or kind of machine.
+    """
 
     provider: str
     id: str

@@ -138,8 +138,16 @@ def test_a_short_run_on_spot_still_has_a_few_checkpoints() -> None:
     assert priced.interval_reason.startswith("a few in every run; the risk alone would allow 2000: one interruption")
 
 
-def test_a_checkpoint_has_the_time_to_come_home_before_the_next() -> None:
+def test_object_storage_lets_checkpoints_leave_sooner_and_so_more_often() -> None:
+    home, stored = (
+        quote(workload(BASE, TrainSpec(method="full", steps=200_000), (), stored=each), SPOT) for each in (False, True)
+    )
+    assert stored.checkpoint_every < home.checkpoint_every
+    assert stored.restart_s < home.restart_s
+
+
+def test_a_checkpoint_has_the_time_to_leave_before_the_next() -> None:
     priced = quote(work("full", steps=200_000), SPOT)
     way_home_s = 10.314 * 8000 / 40
-    assert priced.interval_reason == "a checkpoint of 10 GB takes 34 min to come home"
+    assert priced.interval_reason == "a checkpoint of 10 GB takes 34 min to leave the machine"
     assert priced.checkpoint_every * priced.seconds_per_step.expected >= 0.95 * way_home_s

@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.offers import MAX_SPOT_INTERRUPTIONS, OfferHistory, choose, gpu_requests
 from orchestrator.spec import RunSpec
@@ -58,6 +60,29 @@ def test_strangers_machines_are_left_out_when_trust_is_secure() -> None:
     assert choose(spec(), [community]).offer == community
     with pytest.raises(NoCapacity):
         choose(spec("compute.trust=secure"), [community])
+
+
+def test_the_highest_price_goes_along_where_a_provider_bids_up_to_it() -> None:
+    wanted = spec(EITHER, "compute.max_price_per_hour=0.6")
+    assert [request.max_price_per_hour_usd for request in gpu_requests(wanted)] == [0.6, None]
+    assert [request.max_price_per_hour_usd for request in gpu_requests(wanted, capped=False)] == [None, None]
+
+
+def test_a_host_stays_quarantined_when_its_price_changes() -> None:
+    before, now = (dataclasses.replace(RTX_4090, id=f"4711/{price}") for price in ("0.22", "0.2/0.6"))
+    dear = dataclasses.replace(RTX_4090, id="4712/0.9", price_per_hour_usd=0.9)
+    assert choose(spec(), [now, dear], OfferHistory(quarantined=frozenset({before.id}))).offer == dear
+
+
+@given(st.lists(st.floats(0.05, 5), min_size=2, max_size=6, unique=True), st.floats(1, 10))
+def test_what_others_cost_more_changes_no_choice(prices: list[float], factor: float) -> None:
+    offers = [dataclasses.replace(RTX_4090, id=str(n), price_per_hour_usd=price) for n, price in enumerate(prices)]
+    chosen = choose(spec(), offers).offer
+    dearer = [
+        each if each == chosen else dataclasses.replace(each, price_per_hour_usd=each.price_per_hour_usd * factor)
+        for each in offers
+    ]
+    assert choose(spec(), dearer).offer == chosen
 
 
 def test_a_quarantined_offer_is_the_last_resort() -> None:

@@ -266,6 +266,17 @@ def test_a_stopped_disk_that_may_vanish_is_warned_about() -> None:
     assert "may be lost" not in warned(rented(ProviderTerms(True, True, False)))
 
 
+def test_object_storage_changes_what_an_absent_laptop_risks() -> None:
+    made = make_plan(
+        spec("storage.url=s3://bucket/dog"), scan(), None, HUB, [RENTED],
+        terms_of=lambda _offer: ProviderTerms(ends_itself=True),
+    )  # fmt: skip
+    assert made.rental is not None
+    told = dict(made.rental.afterwards)
+    assert told["laptop away"] == "trains on, puts the model into s3://bucket/dog, and the machine ends itself"
+    assert told["at risk then"] == "what was trained since the last checkpoint that reached s3://bucket/dog"
+
+
 def test_a_run_above_its_ceiling_or_beyond_its_time_says_so_before_it_starts() -> None:
     assert "above the ceiling of $0.01" in warned(plan("limits.max_cost_usd=0.01", offer=RENTED))
     assert "the run ends after 0.1 h" in warned(plan("limits.max_hours=0.1", offer=RENTED))
