@@ -22,8 +22,8 @@ _LEAST_STEPS = 5
 def measured_speeds(spec: RunSpec, runs: Iterable[RunRecord], home: Home) -> dict[str, float]:
     """Pictures a second by GPU, or by the label of a machine that stands, in runs of the same kind as `spec`.
 
-    The same kind: family, method, resolution and batch size. Newer runs win. Reads the last 64 KiB of one event log a run; what
-    cannot be read counts for nothing.
+    The same kind: family, method, resolution and batch size. Newer runs win. Reads the last 64 KiB of one event log a
+    run; what cannot be read counts for nothing.
     """
     speeds = {}
     for run in sorted(runs, key=lambda run: run.created_at):

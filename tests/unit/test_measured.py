@@ -23,9 +23,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path)
 
 
-def run(
-    home: Home, name: str, *speeds: float, gpu: str = "RTX 4090", created_at: float = 0.0, **train: object
-) -> RunRecord:
+def run(home: Home, name: str, *speeds: float, gpu: str = "RTX 4090", created_at: float = 0.0) -> RunRecord:
     plan = {
         "offer": {"gpu": gpu},
         "machine": None if gpu else {"label": "me@gpu-box"},
