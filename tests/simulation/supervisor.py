@@ -15,9 +15,10 @@ from remote_trainer import oversight, supervisor, wire
 from remote_trainer import run_folder as folders
 from remote_trainer.deadline import Allowance
 from remote_trainer.tenancy import Tenancy
-from remote_trainer.uploads import NoUploads, Uploads
+from remote_trainer.uploads import Uploads
 from tests.simulation.schedule import Occasion
 from tests.simulation.trainer import Stage
+from tests.simulation.uploads import NoUploads
 
 if TYPE_CHECKING:
     from tests.simulation.computer import Computer
