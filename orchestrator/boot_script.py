@@ -152,4 +152,4 @@ def _start_guard(program: str) -> str:
 {program}{_HEREDOC}
 done 2>/dev/null
 s=$(command -v setsid)
-nohup $s sh "$d/guard.sh" </dev/null >/dev/null 2>&1 &"""
+$s sh "$d/guard.sh" </dev/null >/dev/null 2>&1 &"""

@@ -45,9 +45,11 @@ log() {
 
 variable() {
   case $1 in '' | [0-9]* | *[!A-Za-z0-9_]*) return ;; esac
-  value=$(printenv "$1")
-  [ "$value" ] || value=$(tr '\0' '\n' 2>/dev/null </proc/1/environ | sed -n "s/^$1=//p")
-  printf %s "$value" | tr -d '\r\n'
+  for process in $$ 1; do
+    value=$(tr '\0' '\n' 2>/dev/null </proc/$process/environ | sed -n "/^$1=/{s///p;q;}" | tr -d '\r')
+    [ -z "$value" ] || break
+  done
+  printf %s "$value"
 }
 
 fill() {
@@ -137,10 +139,9 @@ act() {
 }
 
 mkdir -p "$state" 2>/dev/null
-# One guard at a time. The lock lasts as long as this shell: below, `9>&-` keeps it from what the loop starts. Where
-# there is no flock two guards may live: then the calls, which are safe to repeat, are made twice.
-exec 9>"$memory/lock"
-! command -v flock >/dev/null || flock -n 9 || exit 0
+# One guard at a time: the first that lives, and of two that begin at once the one that `pid` names in the end.
+number "$memory/pid" && tr '\0' '\n' 2>/dev/null <"/proc/$n/cmdline" | grep -qxF "$0" && exit 0
+put pid $$
 clock
 limit= end= before=wait probes=8 probe_at=0
 if [ "${CLOUDBOOTH_GUARD_AGAIN-}" ]; then
@@ -166,4 +167,5 @@ while :; do
   put beat "$now"
   probe
   sleep "$CLOUDBOOTH_GUARD_POLL_S"
-done 9>&-
+  number "$memory/pid" && [ "$n" -ne $$ ] && exit 0
+done

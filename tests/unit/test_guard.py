@@ -43,9 +43,9 @@ class Machine:
             (self.memory / name).write_text(f"{int(boot_clock() + left_s)}\n")
 
     @contextlib.contextmanager
-    def guard(self, *, again: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    def guard(self, *, again: bool = False, shell: tuple[str, ...] = ("sh",)) -> Iterator[subprocess.Popen[bytes]]:
         environment = {**self.environment, **({"CLOUDBOOTH_GUARD_AGAIN": "yes"} if again else {})}
-        with subprocess.Popen(["sh", str(self.script)], env=environment, cwd="/", start_new_session=True) as process:
+        with subprocess.Popen([*shell, str(self.script)], env=environment, cwd="/", start_new_session=True) as process:
             try:
                 yield process
             finally:
@@ -103,6 +103,21 @@ def test_a_machine_that_nobody_logs_in_to_gives_itself_back(tmp_path: Path, serv
     with Machine(tmp_path, service, first_lease_s=1).guard():
         [asked] = service.wait_for("terminate")
     assert (asked.method, asked.path, asked.authorization) == ("DELETE", "/machines/m/terminate", f"Bearer {KEY}")
+
+
+SHELLS = [shell for shell in (("dash",), ("bash", "--posix"), ("busybox", "ash")) if shutil.which(shell[0])]
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_whatever_the_image_calls_sh_will_do(
+    tmp_path: Path, service: SelfReleaseService, shell: tuple[str, ...]
+) -> None:
+    machine = Machine(tmp_path, service, first_lease_s=0)
+    machine.files.set_on_lapse("stop")
+    with machine.guard(shell=shell):
+        [asked] = service.wait_for("stop")
+        service.wait_for("probe")
+    assert (asked.authorization, asked.body) == (f"Bearer {KEY}", '{"state": "stopped"}')
 
 
 def test_a_call_answered_well_is_made_once(tmp_path: Path, service: SelfReleaseService) -> None:
@@ -208,7 +223,7 @@ def test_the_key_stands_in_no_argument_and_in_no_file(tmp_path: Path, with_curl:
 def _path_without_curl(folder: Path) -> Path:
     folder.mkdir()
     (folder / "python3").symlink_to(os.path.realpath(sys.executable))
-    for name in ("sh", "sed", "tr", "date", "mv", "rm", "mkdir", "sleep", "printenv", "flock"):
+    for name in ("sh", "sed", "tr", "date", "mv", "rm", "mkdir", "sleep", "grep"):
         found = shutil.which(name)
         assert found is not None, name
         (folder / name).symlink_to(found)
@@ -276,6 +291,16 @@ def test_a_second_guard_leaves_at_once_and_a_dead_one_is_replaced_at_once(
         first.wait(10)
         with machine.guard(again=True) as third, pytest.raises(subprocess.TimeoutExpired):
             third.wait(0.5)
+
+
+def test_of_two_guards_that_begin_at_once_one_stays(tmp_path: Path, service: SelfReleaseService) -> None:
+    machine = Machine(tmp_path, service)
+    with machine.guard() as one:
+        service.wait_for("probe")
+        (machine.memory / "pid").unlink()  # the other looked before this one was written
+        with machine.guard() as other:
+            assert one.wait(10) == 0
+            assert other.poll() is None
 
 
 def test_a_guard_started_again_keeps_lease_and_proof(tmp_path: Path, service: SelfReleaseService) -> None:
