@@ -207,7 +207,7 @@ def _bring_alone(delivery: Delivery, remote: RemoteRun, progress: Progress, on_b
         on_bytes(count)
         meter(count)
 
-    fetch_folder(remote, newest.folder, manifest, target, counted)
+    fetch_folder(remote, newest.folder, manifest, target, counted, meter.found)
     delivery.ledger.record_artifact(delivery.run, "checkpoint", newest.step, target, newest.manifest_sha256)
     remote.saved([newest.manifest_sha256])
     reporter.arrived("checkpoint", str(target))

@@ -1,6 +1,6 @@
 """Brings files of a run home: resumable, verified, under their final name only when they are right.
 
-A file grows as `NAME.part`, whose length is where a later attempt goes on; it is renamed when its sha256 agrees. A
+A file grows as `NAME.part` and is renamed when its sha256 agrees; `orchestrator.transfer.receiving` moves the bytes. A
 folder is assembled beside its place and renamed last, so that whoever sees the folder sees all of it.
 """
 
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shlex
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.checksum import sha256_of
 from orchestrator.host import HostError
 from orchestrator.remote_run import OnBytes, RemoteRun
+from orchestrator.transfer.chunks import CHUNK_BYTES
+from orchestrator.transfer.receiving import Arriving
 from orchestrator.understanding import understood
 from orchestrator.whole_file import sync_folder, write_atomically
 from providers.errors import CloudboothError
@@ -28,7 +30,7 @@ class DamagedTransfer(HostError):
 
 def fetch_manifest(remote: RemoteRun, folder: str, expected_sha256: str) -> wire.Manifest:
     """The manifest of a folder on the host. Raises DamagedTransfer when it is not the one that was announced."""
-    with remote.read([(f"{folder}/{wire.MANIFEST_NAME}", 0)]) as chunks:
+    with remote.read(f"{folder}/{wire.MANIFEST_NAME}") as chunks:
         raw = b"".join(chunks)
     if hashlib.sha256(raw).hexdigest() != expected_sha256:
         raise DamagedTransfer(
@@ -39,7 +41,15 @@ def fetch_manifest(remote: RemoteRun, folder: str, expected_sha256: str) -> wire
         return wire.Manifest.from_bytes(raw)
 
 
-def fetch_folder(remote: RemoteRun, folder: str, manifest: wire.Manifest, target: Path, on_bytes: OnBytes) -> None:
+def fetch_folder(
+    remote: RemoteRun,
+    folder: str,
+    manifest: wire.Manifest,
+    target: Path,
+    on_bytes: OnBytes,
+    on_found: OnBytes = lambda _count: None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> None:
     """Makes `target` an exact copy of a committed folder, on the disk when this returns: the machine with the only
     other copy may be given back the next second. Twice is safe, at once is not; an interrupted call is continued.
 
@@ -56,7 +66,7 @@ def fetch_folder(remote: RemoteRun, folder: str, manifest: wire.Manifest, target
     partial = partial_folder(target)
     with disk_full_explained(target, continues(remote.run)):
         partial.mkdir(parents=True, exist_ok=True)
-        fetch_files(remote, folder, manifest.files, partial, on_bytes)
+        fetch_files(remote, folder, manifest.files, partial, on_bytes, on_found, chunk_bytes)
         write_atomically(partial / wire.MANIFEST_NAME, manifest.to_bytes())
         partial.rename(target)
         sync_folder(target.parent)
@@ -73,23 +83,39 @@ def continues(run: str) -> str:
 
 
 def fetch_files(
-    remote: RemoteRun, folder: str, entries: Sequence[wire.FileEntry], target: Path, on_bytes: OnBytes
+    remote: RemoteRun,
+    folder: str,
+    entries: Sequence[wire.FileEntry],
+    target: Path,
+    on_bytes: OnBytes,
+    on_found: OnBytes = lambda _count: None,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> None:
-    """Fetches what is not in `target` yet, in one stream; a damaged file is fetched once more from its start."""
+    """Fetches what is not in `target` yet; of a file that arrived damaged, the damaged chunks once more.
+
+    `on_found` counts what an earlier call has left. Raises CloudboothError, before anything is fetched, when the disk
+    has no room for the rest.
+    """
+    arriving = Arriving(remote, folder, target, chunk_bytes)
+    wrong = [entry for entry in entries if not _matches(target / entry.path, entry)]
+    on_found(sum(entry.bytes for entry in entries) - sum(entry.bytes for entry in wrong))
     for round_ in range(2):
-        wanted = [entry for entry in entries if not _matches(target / entry.path, entry)]
-        if not wanted:
+        chunks = arriving.missing(wrong)
+        count = sum(chunk.length for chunk in chunks)
+        if round_ == 0:
+            on_found(sum(entry.bytes for entry in wrong) - count)
+            _require_room(target, count)
+        else:
+            on_bytes(-count)
+        arriving.bring(chunks, on_bytes)
+        wrong = arriving.name(wrong)
+        if not wrong:
             break
-        if round_ == 1:
-            for entry in wanted:
-                _discard(_part(target / entry.path), on_bytes)
-        _fetch_once(remote, folder, wanted, target, on_bytes)
     for inside in {inside for entry in entries for inside in _between(target, target / entry.path)}:
         sync_folder(inside)
-    wrong = [entry.path for entry in entries if not _matches(target / entry.path, entry)]
     if wrong:
         raise DamagedTransfer(
-            f"{wrong[0]} arrived damaged twice",
+            f"{wrong[0].path} arrived damaged twice",
             f"check the disks of both sides, then `cloudbooth pull {remote.run}`",
         )
 
@@ -123,48 +149,15 @@ class disk_full_explained:  # noqa: N801  # reads as a clause: `with disk_full_e
             ) from error
 
 
-def _fetch_once(
-    remote: RemoteRun, folder: str, wanted: Sequence[wire.FileEntry], target: Path, on_bytes: OnBytes
-) -> None:
-    offsets: list[int] = []
-    for entry in wanted:
-        part = _part(target / entry.path)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        if part.exists() and part.stat().st_size > entry.bytes:
-            part.unlink()
-        offsets.append(part.stat().st_size if part.exists() else 0)
-    requests = [(f"{folder}/{entry.path}", offset) for entry, offset in zip(wanted, offsets, strict=True)]
-    with remote.read(requests) as chunks:
-        stream = _Stream(chunks)
-        for entry, offset in zip(wanted, offsets, strict=True):
-            path = target / entry.path
-            with _part(path).open("ab") as handle:
-                for piece in stream.take(entry.bytes - offset):
-                    handle.write(piece)
-                    on_bytes(len(piece))
-                handle.flush()
-                os.fsync(handle.fileno())
-            if sha256_of(_part(path)) == entry.sha256:
-                _part(path).rename(path)
-
-
-class _Stream:
-    """Cuts concatenated files out of a stream of chunks."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def take(self, count: int) -> Iterator[bytes]:
-        """Pieces that add up to `count` bytes; fewer when the stream ends early."""
-        while count > 0:
-            if not self._rest:
-                self._rest = next(self._chunks, b"")
-                if not self._rest:
-                    return
-            piece, self._rest = self._rest[:count], self._rest[count:]
-            count -= len(piece)
-            yield piece
+def _require_room(target: Path, needed_bytes: int) -> None:
+    standing = next(folder for folder in (target, *target.parents) if folder.exists())
+    free_bytes = shutil.disk_usage(standing).free
+    if needed_bytes > free_bytes:
+        raise CloudboothError(
+            f"this machine's disk is full: {needed_bytes / 1e9:.2f} GB are to come, "
+            f"{free_bytes / 1e9:.2f} GB are free in {target.parent}",
+            "free some space, then the same command again",
+        )
 
 
 def _between(root: Path, path: Path) -> list[Path]:
@@ -172,15 +165,5 @@ def _between(root: Path, path: Path) -> list[Path]:
     return [root, *(folder for folder in path.parents if root in folder.parents)]
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
-
-
 def _matches(path: Path, entry: wire.FileEntry) -> bool:
     return path.is_file() and path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
-
-
-def _discard(part: Path, on_bytes: OnBytes) -> None:
-    if part.exists():
-        on_bytes(-part.stat().st_size)
-        part.unlink()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from providers.errors import CloudboothError
 
@@ -71,4 +71,21 @@ class Host(Protocol):
 
     def close(self) -> None:
         """Ends the connection. Twice is safe; the next call connects again."""
+        ...
+
+
+@runtime_checkable
+class HasTwins(Host, Protocol):
+    """A host to which further connections can be made, each used from a thread of its own."""
+
+    def twin(self) -> HasTwins:
+        """The same machine over another connection, made at its first use. It is the caller's to close."""
+        ...
+
+    def round_trip_s(self) -> float:
+        """The shortest time seen between a question and its answer. Connects when there is no connection."""
+        ...
+
+    def abort(self) -> None:
+        """From any thread: who is blocked in a call gets ConnectionLost. The next call connects again."""
         ...

@@ -6,18 +6,18 @@ host's connection does.
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from orchestrator.code_bundle import CodeBundle
 from orchestrator.errors import StaleDriver
 from orchestrator.host import Completed, Host, HostError
+from orchestrator.transfer.chunks import Range
 from orchestrator.understanding import understood
 from providers.api import Access
 from remote_trainer import wire
@@ -27,10 +27,11 @@ STALE_EPOCH_EXIT = 75
 START_TIMEOUT_S = 60.0
 STREAM_IDLE_S = 20.0
 """The agent's `follow` shows a sign of life every second; this much silence is a dead link."""
-TAR_CHUNK = 1 << 20
+STALL_S = 30.0
+"""A transfer that has not moved for so long goes on over a new connection. A disk may be busy for seconds."""
 
 OnBytes = Callable[[int], None]
-"""Called with the bytes that crossed (negative when a damaged part is thrown away); raising ends the transfer."""
+"""Called with the bytes that crossed (negative when some are thrown away); raising ends the transfer."""
 
 _PROBE = """
 import json, os, shutil, sys
@@ -169,10 +170,29 @@ class RemoteRun:
             idle_timeout_s=STREAM_IDLE_S,
         )
 
-    def read(self, requests: Sequence[tuple[str, int]]) -> AbstractContextManager[Iterator[bytes]]:
-        """The rest of each (path relative to the run's folder, offset), concatenated."""
-        files = json.dumps([list(request) for request in requests])
-        return self.host.receive([*self._agent, "read", "--root", self.folder, "--files", files])
+    def over(self, host: Host) -> RemoteRun:
+        """The same run over another connection to its machine."""
+        twin = copy.copy(self)
+        twin.host = host
+        return twin
+
+    def read(self, path: str) -> AbstractContextManager[Iterator[bytes]]:
+        """All of a file, by its path relative to the run's folder."""
+        return self._read([[path, 0, None]])
+
+    def read_ranges(self, folder: str, ranges: Sequence[Range]) -> AbstractContextManager[Iterator[bytes]]:
+        """The ranges of files below `folder` (relative to the run's folder), concatenated."""
+        return self._read([[f"{folder}/{wanted.path}", wanted.offset, wanted.length] for wanted in ranges])
+
+    def _read(self, ranges: Sequence[Sequence[object]]) -> AbstractContextManager[Iterator[bytes]]:
+        argv = [*self._agent, "read", "--root", self.folder, "--files", json.dumps(ranges)]
+        return self.host.receive(argv, idle_timeout_s=STALL_S)
+
+    def digests(self, root: str, ranges: Sequence[Range], chunk_bytes: int) -> list[str | None]:
+        """The sha256 of each `chunk_bytes` of each range of files below `root`; None where a file ends before."""
+        files = json.dumps([[wanted.path, wanted.offset, wanted.length] for wanted in ranges])
+        argv = [*self._agent, "digest", "--root", root, "--files", files, "--chunk", str(chunk_bytes)]
+        return [None if line == b"-" else line.decode() for line in self._lines(argv)]
 
     def missing(self, root: str, wanted: Sequence[wire.FileEntry]) -> list[wire.FileEntry]:
         """Which of the files do not lie below `root` on the host with equal size and hash."""
@@ -181,14 +201,23 @@ class RemoteRun:
         present = set(json.loads(self._checked(done, "have").stdout))
         return [entry for entry in wanted if entry.path not in present]
 
-    def upload(self, root: str, source: Path, entries: Sequence[wire.FileEntry], on_bytes: OnBytes) -> None:
-        """Sends files that lie below `source` on the laptop as one tar stream; a torn one leaves whole files only.
+    def accept(self, root: str, tar: Iterable[bytes], needed_bytes: int) -> list[str]:
+        """Has the host unpack a tar stream below `root`; returns the whole files in it that arrived damaged.
 
-        Raises StaleDriver for an old epoch. `on_bytes` counts what the connection took, ahead of the wire by what it
-        buffers; what it raises is raised.
+        Raises StaleDriver for an old epoch and, before anything is taken, HostError when less than `needed_bytes` are
+        free there.
         """
-        call = [*self._agent, "accept", "--root", root, "--run-folder", self.folder, *self._epoch]
-        self._checked(self.host.send(call, _tar_stream(source, entries, on_bytes)), "accept")
+        argv = [*self._agent, "accept", "--root", root, "--run-folder", self.folder, *self._epoch]
+        argv += ["--needed-bytes", str(needed_bytes)]
+        done = self._checked(self.host.send(argv, tar, idle_timeout_s=STALL_S), "accept")
+        damaged: list[str] = json.loads(done.stdout)
+        return damaged
+
+    def finish(self, root: str, entries: Sequence[wire.FileEntry]) -> list[bool]:
+        """Has the host name each file that has arrived in ranges, if it is complete and right."""
+        question = json.dumps([wire.encode(entry) for entry in entries])
+        argv = [*self._agent, "finish", "--root", root, "--entries", question]
+        return [bool(json.loads(line)) for line in self._lines(argv)]
 
     def saved(self, manifests: Sequence[str]) -> None:
         """Tells that these committed folders, named by manifest hash, are here, every file verified.
@@ -204,6 +233,11 @@ class RemoteRun:
         done = self._checked(self.host.run(call, stdin=program.encode(), timeout_s=START_TIMEOUT_S), "guard")
         with understood(f"the answer of {self.host.label}"):
             return wire.loads(wire.GuardStatus, done.stdout)
+
+    def _lines(self, argv: Sequence[str]) -> list[bytes]:
+        """Of an answer that takes its time; empty ones are signs of life."""
+        with self.host.receive(argv, idle_timeout_s=STALL_S) as chunks:
+            return b"".join(chunks).split()
 
     def _ask(self, *call: str) -> wire.HostStatus:
         done = self._checked(self.host.run([*self._agent, *call], timeout_s=START_TIMEOUT_S), call[0])
@@ -223,29 +257,13 @@ def require_success(done: Completed, host: Host, what: str, hint: str, then: str
     if done.exit_code == 0:
         return
     reason = _last_line(done)
-    if "No space left on device" in reason:
-        raise HostError(f"the disk of {host.label} is full", f"free some space there, then {then}")
+    full, _, room = reason.partition("No space left on device")
+    if room or full != reason:
+        known = f" ({room.lstrip(': ')})" if " GB needed" in room else ""
+        raise HostError(f"the disk of {host.label} is full{known}", f"free some space there, then {then}")
     raise HostError(f"{host.label}: {what}: {reason or f'exit code {done.exit_code}'}", hint)
 
 
 def _last_line(done: Completed) -> str:
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
-
-
-def _tar_stream(source: Path, entries: Sequence[wire.FileEntry], on_bytes: OnBytes) -> Iterator[bytes]:
-    """A tar of plain files, produced piece by piece: memory stays at one chunk."""
-    for entry in entries:
-        member = tarfile.TarInfo(entry.path)
-        member.size = entry.bytes
-        yield member.tobuf(tarfile.PAX_FORMAT)
-        sent = 0
-        with (source / entry.path).open("rb") as handle:
-            while chunk := handle.read(TAR_CHUNK):
-                sent += len(chunk)
-                yield chunk
-                on_bytes(len(chunk))
-        if sent != entry.bytes:
-            raise HostError(f"{source / entry.path} changed while it was being sent", "start again")
-        yield b"\0" * (-entry.bytes % tarfile.BLOCKSIZE)
-    yield b"\0" * (2 * tarfile.BLOCKSIZE)

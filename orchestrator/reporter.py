@@ -43,3 +43,7 @@ class Meter:
     def __call__(self, change_bytes: int) -> None:
         self._done_bytes += change_bytes
         self._reporter.transfer(self._what, self._done_bytes, self._total_bytes)
+
+    def found(self, here_bytes: int) -> None:
+        """Bytes that need not travel, for an earlier attempt has moved them: they leave the total."""
+        self._total_bytes -= here_bytes

@@ -1,7 +1,7 @@
 """What can be asked of the trainer package on a host: `python -m remote_trainer VERB …`. A few calls each.
 
-The agent's verbs (start, status, stop, forget, follow, read, have, accept, saved, guard) answer the laptop and print
-JSON or bytes; `supervise` and the stages `prepare` and `train` are started by them.
+The agent's verbs (start, status, stop, forget, follow, saved, guard) and those of `files` (read, digest, have, accept,
+finish) answer the laptop and print JSON or bytes; `supervise` and the stages `prepare` and `train` are started by them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import agent, contact, stage, supervisor, wire
+from . import agent, contact, files, stage, supervisor, wire
 from .run_folder import write_atomically
 
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     except agent.StaleEpoch as error:
         print(error, file=sys.stderr)
         return agent.STALE_EPOCH_EXIT
-    except (agent.AgentError, wire.WireError, OSError) as error:
+    except (agent.AgentError, files.Refused, wire.WireError, OSError) as error:
         print(f"{error}", file=sys.stderr)
         return 1
 
@@ -51,17 +51,26 @@ def _follow(call: argparse.Namespace) -> None:
 
 
 def _read(call: argparse.Namespace) -> None:
-    agent.read(call.root, [(path, offset) for path, offset in json.loads(call.files)], sys.stdout.buffer)
+    files.read(call.root, files.ranges_from_json(call.files), sys.stdout.buffer)
+
+
+def _digest(call: argparse.Namespace) -> None:
+    files.digest(call.root, files.ranges_from_json(call.files), call.chunk, sys.stdout.buffer)
 
 
 def _have(call: argparse.Namespace) -> None:
-    wanted = agent.wanted_from_json(sys.stdin.buffer.read())
-    sys.stdout.write(json.dumps(agent.have(call.root, wanted)) + "\n")
+    wanted = files.wanted_from_json(sys.stdin.buffer.read())
+    sys.stdout.write(json.dumps(files.have(call.root, wanted)) + "\n")
 
 
 def _accept(call: argparse.Namespace) -> None:
     agent.claim(call.run_folder, call.epoch)
-    sys.stdout.write(json.dumps(agent.accept(call.root, sys.stdin.buffer)) + "\n")
+    damaged = files.accept(call.root, sys.stdin.buffer, call.needed_bytes)
+    sys.stdout.write(json.dumps(damaged) + "\n")
+
+
+def _finish(call: argparse.Namespace) -> None:
+    files.finish(call.root, files.wanted_from_json(call.entries.encode()), sys.stdout.buffer)
 
 
 def _grant(call: argparse.Namespace) -> None:
@@ -153,15 +162,17 @@ def _reply(value: object) -> None:
 
 VERBS = {
     "status": _status, "start": _start, "stop": _stop, "forget": _forget, "follow": _follow, "read": _read,
-    "have": _have, "accept": _accept, "saved": _saved, "guard": _guard, "grant": _grant,
+    "digest": _digest, "have": _have, "accept": _accept, "finish": _finish, "saved": _saved, "guard": _guard,
+    "grant": _grant,
     "supervise": _supervise, "prepare": _prepare, "train": _train, "storage": _storage, "upload": _upload,
 }  # fmt: skip
 FROM_THE_LAPTOP = frozenset(VERBS) - {"supervise", "prepare", "train", "storage", "upload"}
 
 _TAKES: dict[str, list[str]] = {
     "status": ["run"], "start": ["run", "epoch"], "stop": ["run", "epoch", "now"], "forget": ["run", "epoch"],
-    "follow": ["run", "offset"], "read": ["root", "files"], "have": ["root"],
-    "accept": ["root", "run", "epoch"], "saved": ["run", "manifests"], "guard": ["workdir"],
+    "follow": ["run", "offset"], "read": ["root", "files"], "digest": ["root", "files", "chunk"], "have": ["root"],
+    "accept": ["root", "run", "epoch", "needed"], "finish": ["root", "entries"],
+    "saved": ["run", "manifests"], "guard": ["workdir"],
     "supervise": ["run", "epoch", "start"], "prepare": ["run", "fd"], "train": ["run", "fd"],
     "grant": ["run", "epoch"], "storage": ["run", "fd"], "upload": ["run", "fd"],
 }  # fmt: skip
@@ -181,7 +192,13 @@ def _parser() -> argparse.ArgumentParser:
         if "offset" in takes:
             verb.add_argument("--offset", type=int, default=0)
         if "files" in takes:
-            verb.add_argument("--files", required=True, help='JSON: [["path", offset], …]')
+            verb.add_argument("--files", required=True, help='JSON: [["path", offset, length or null], …]')
+        if "chunk" in takes:
+            verb.add_argument("--chunk", type=int, required=True)
+        if "needed" in takes:
+            verb.add_argument("--needed-bytes", type=int, default=0)
+        if "entries" in takes:
+            verb.add_argument("--entries", required=True, help="JSON: [{path, bytes, sha256}, …]")
         if "manifests" in takes:
             verb.add_argument("--manifests", required=True, help="JSON: sha256 of each manifest")
         if "workdir" in takes:

@@ -1,6 +1,6 @@
 """Answers the laptop on the host: one function for each of its calls. Standard library only, 3.9.
 
-Every call is one short process (`follow` and `read` end with their connection), safe to repeat, and says what it
+Every call is one short process (`follow` ends with its connection), safe to repeat, and says what it
 found rather than what it remembers. Calls that change something carry the driver's epoch: a laptop that wakes from
 sleep after another process took the run over is refused.
 """
@@ -8,23 +8,19 @@ sleep after another process took the run over is refused.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import select
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, BinaryIO, Optional
+from typing import BinaryIO, Optional
 
 from . import only_copy, wire
 from . import run_folder as folders
-from .contact import CONTACT_EVERY_S, Renewing, contact
+from .contact import CONTACT_EVERY_S, contact
 from .deadline import HERE, Clocks
 from .lease import GuardFiles
 from .upload_grant import drop_grant
@@ -35,9 +31,6 @@ FOLLOW_POLL_S = 0.1
 SIGN_OF_LIFE_S = 1.0
 START_TIMEOUT_S = 20.0
 STOP_NOW_TIMEOUT_S = 20.0
-COPY_CHUNK = 1 << 20
-HANDLES_AT_ONCE = 256
-"""Well below the 1024 descriptors that a login may have."""
 ROOM_TO_START_BYTES = 1 << 16
 NAMELESS = "a supervisor lives but has not said which process it is"
 
@@ -245,67 +238,6 @@ def follow(run_folder: Path, offset: int, out: BinaryIO, leash: int) -> None:
             return
 
 
-def read(root: Path, requests: Sequence[tuple[str, int]], out: BinaryIO, clocks: Clocks = HERE) -> None:
-    """Concatenates the rest of each (path, offset): the caller knows the sizes and cuts the stream.
-
-    Files are opened ahead of the first byte (HANDLES_AT_ONCE of them): a checkpoint that is pruned during a slow
-    transfer arrives whole all the same.
-    """
-    renewing = Renewing(root, clocks)
-    for first in range(0, len(requests), HANDLES_AT_ONCE):
-        with contextlib.ExitStack() as opened:
-            batch = requests[first : first + HANDLES_AT_ONCE]
-            handles = [opened.enter_context(open(_inside(root, path), "rb")) for path, _ in batch]
-            for handle, (_, offset) in zip(handles, batch):
-                handle.seek(offset)
-                _copy(handle, out, renewing)
-    out.flush()
-
-
-def have(root: Path, wanted: Sequence[wire.FileEntry]) -> list[str]:
-    """Which of the wanted files lie below `root` with equal size and hash."""
-    return [entry.path for entry in wanted if _matches(_inside(root, entry.path), entry)]
-
-
-def accept(root: Path, stream: BinaryIO, clocks: Clocks = HERE) -> int:
-    """Unpacks a tar stream of plain files below `root`, each by temporary name and rename. Returns their number."""
-    count = 0
-    renewing = Renewing(root, clocks)
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for member in archive:
-            source = archive.extractfile(member) if member.isfile() else None
-            if source is None:
-                raise AgentError(f"the stream holds something that is no plain file: {member.name}")
-            target = _inside(root, member.name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.part")
-            with open(partial, "wb") as handle:
-                _copy(source, handle, renewing)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(partial, target)
-            count += 1
-    return count
-
-
-def _copy(source: IO[bytes], target: IO[bytes], after_each: Callable[[], None]) -> None:
-    for chunk in iter(lambda: source.read(COPY_CHUNK), b""):
-        target.write(chunk)
-        after_each()
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        for chunk in iter(lambda: handle.read(COPY_CHUNK), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def wanted_from_json(raw: bytes) -> list[wire.FileEntry]:
-    return [wire.decode(wire.FileEntry, item) for item in json.loads(raw)]
-
-
 def _whole_lines(path: Path, offset: int) -> bytes:
     try:
         with open(path, "rb") as handle:
@@ -333,15 +265,3 @@ def _end_stage(run_folder: Path) -> None:
 def _signal(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _matches(path: Path, entry: wire.FileEntry) -> bool:
-    return path.is_file() and path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
-
-
-def _inside(root: Path, name: str) -> Path:
-    """Raises AgentError for a name that would leave `root`."""
-    target = Path(os.path.normpath(root / name))
-    if Path(os.path.normpath(root)) not in target.parents:
-        raise AgentError(f"{name!r} lies outside the folder")
-    return target

@@ -221,6 +221,17 @@ class Manifest:
         return manifest
 
 
+def partial_name(path: str) -> str:
+    """Where a file grows on a host until it is complete and right: `unet/.weights.part` for `unet/weights`."""
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}.{name}.part"
+
+
+TAR_OFFSET, TAR_SHA256 = "CLOUDBOOTH.offset", "CLOUDBOOTH.sha256"
+"""Extended headers of a tar stream to a host: where in its file a member belongs (it is a range then, and no file by
+itself), and the hash of a member that is a whole file."""
+
+
 @dataclass(frozen=True)
 class CommittedFolder:
     """A checkpoint or export that stands complete on the host's disk."""

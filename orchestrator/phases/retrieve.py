@@ -102,7 +102,7 @@ def fetch_log(remote: RemoteRun, home: RunHome) -> None:
     """
     arriving = home.trainer_log.with_suffix(".part")
     with fetching_alone(home.log_lock):
-        with remote.read([(wire.LOG_FILE, 0)]) as chunks, arriving.open("wb") as handle:
+        with remote.read(wire.LOG_FILE) as chunks, arriving.open("wb") as handle:
             for chunk in chunks:
                 handle.write(chunk)
         arriving.replace(home.trainer_log)
@@ -134,7 +134,7 @@ def _fetch_output(context: RunContext, remote: RemoteRun, status: wire.HostStatu
     manifest = fetch_manifest(remote, output.folder, output.manifest_sha256)
     meter = Meter(context.reporter, "model", manifest.total_bytes)
     with fetching_alone(context.home.fetch_lock, waiting):
-        fetch_folder(remote, output.folder, manifest, context.output_folder, meter)
+        fetch_folder(remote, output.folder, manifest, context.output_folder, meter, meter.found)
     context.ledger.record_artifact(
         context.run.name, "output", output.step, context.output_folder, output.manifest_sha256
     )

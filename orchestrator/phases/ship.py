@@ -19,6 +19,7 @@ from orchestrator.progress import Progress
 from orchestrator.remote_run import RemoteRun
 from orchestrator.reporter import Meter
 from orchestrator.staging import read_staged_job, staged_files
+from orchestrator.transfer.sending import upload
 from orchestrator.whole_file import write_atomically
 from providers.api import ThisMachine
 from remote_trainer import wire
@@ -128,7 +129,7 @@ def _send(
                 if context.wish() is not Wish.RUN:
                     raise _EndWished
 
-        remote.upload(root, source, missing, on_bytes)
+        upload(remote, root, source, missing, on_bytes, meter.found)
 
 
 def _send_newest_checkpoint(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -45,6 +47,9 @@ class Connection:
 
     transport: Any
     proxy: subprocess.Popen[bytes] | None = None
+    round_trip_s: float = math.inf
+    """The shortest time that the other end took to answer the opening of a channel, which is one round trip and a
+    little work of the server's; infinite before the first."""
 
     @property
     def alive(self) -> bool:
@@ -53,9 +58,12 @@ class Connection:
 
     def open_channel(self, timeout_s: float) -> Any:
         """A session channel. Raises SSHException, EOFError or OSError when the link is broken."""
-        return self.transport.open_session(
+        asked_at = time.monotonic()
+        channel = self.transport.open_session(
             window_size=WINDOW_BYTES, max_packet_size=MAX_PACKET_BYTES, timeout=timeout_s
         )
+        self.round_trip_s = min(self.round_trip_s, time.monotonic() - asked_at)
+        return channel
 
     def close(self) -> None:
         """Ends link and proxy; blocked readers and writers return. Twice is safe."""

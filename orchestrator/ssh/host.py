@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -77,6 +78,24 @@ class SshHost:
         if connection is not None:
             connection.close()
 
+    def twin(self) -> SshHost:
+        return SshHost(
+            self.access,
+            self._known_hosts,
+            config_file=self._config_file,
+            connect_timeout_s=self._connect_timeout_s,
+        )
+
+    def round_trip_s(self) -> float:
+        if math.isinf(self.connect().round_trip_s):
+            self._open(OPEN_TIMEOUT_S).close()
+        return self.connect().round_trip_s
+
+    def abort(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.close()
+
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Completed:
         return self._exchange(argv, [stdin], timeout_s, total=True)
 
@@ -88,7 +107,7 @@ class SshHost:
         channel = self._open(idle_timeout_s)
         stderr = Tail(STDERR_TAIL_BYTES)
         try:
-            with Watchdog(idle_timeout_s, self._abort) as watchdog:
+            with Watchdog(idle_timeout_s, self.abort) as watchdog:
                 self._execute(channel, argv, watchdog)
                 watchdog.disarm()
                 drain = _Drain(channel.recv_stderr, stderr.add)
@@ -110,7 +129,7 @@ class SshHost:
         stderr: list[bytes] = []
         channel = self._open(timeout_s)
         try:
-            with Watchdog(timeout_s, self._abort) as watchdog:
+            with Watchdog(timeout_s, self.abort) as watchdog:
                 self._execute(channel, argv, watchdog)
 
                 def into(parts: list[bytes]) -> Callable[[bytes], None]:
@@ -219,12 +238,6 @@ class SshHost:
     def _lost(self, reason: str) -> tuple[str, str]:
         port = "" if self.access.port is None else f"-p {self.access.port} "
         return f"lost the connection to {self.label}: {reason}", f"ssh {port}{self.label} true"
-
-    def _abort(self) -> None:
-        """Called from the watchdog's thread: wakes whoever is blocked; the owner's thread then cleans up."""
-        connection = self._connection
-        if connection is not None:
-            connection.close()
 
 
 class _Drain(threading.Thread):

@@ -18,7 +18,7 @@ from typing import Protocol
 from orchestrator import remote_run
 from orchestrator.host import Completed, ConnectionLost, HostError, HostUnreachable
 from remote_trainer import __main__ as trainer_main
-from remote_trainer import agent, contact, wire
+from remote_trainer import agent, contact, files, wire
 from tests.simulation.computer import Computer
 
 LATENCY_S = 0.2
@@ -100,7 +100,7 @@ class SimulatedHost:
             return Completed(0, self._do(verb, argv, chunks), b"")
         except agent.StaleEpoch as error:
             return Completed(agent.STALE_EPOCH_EXIT, b"", str(error).encode())
-        except (agent.AgentError, wire.WireError, OSError) as error:
+        except (agent.AgentError, files.Refused, wire.WireError, OSError) as error:
             return Completed(1, b"", str(error).encode())
 
     def _do(self, verb: str, argv: Sequence[str], chunks: Iterable[bytes]) -> bytes:
@@ -115,11 +115,11 @@ class SimulatedHost:
         self._contact(call)
         if verb in ("have", "accept"):
             if verb == "have":
-                return json.dumps(agent.have(call.root, agent.wanted_from_json(b"".join(chunks)))).encode()
+                return json.dumps(files.have(call.root, files.wanted_from_json(b"".join(chunks)))).encode()
             agent.claim(call.run_folder, call.epoch)
-            count = agent.accept(call.root, self._incoming(chunks), self._computer.clocks)
+            damaged = files.accept(call.root, self._incoming(chunks), call.needed_bytes, self._computer.clocks)
             self._passages.acted(self._computer, str(call.run_folder), verb)
-            return str(count).encode()
+            return json.dumps(damaged).encode()
         folder: Path = call.run_folder
         match verb:
             case "start":
@@ -213,10 +213,8 @@ class SimulatedHost:
         out = io.BytesIO()
         failure: Exception | None = None
         try:
-            agent.read(
-                call.root, [(path, offset) for path, offset in json.loads(call.files)], out, self._computer.clocks
-            )
-        except (agent.AgentError, OSError) as error:
+            files.read(call.root, files.ranges_from_json(call.files), out, self._computer.clocks)
+        except (files.Refused, OSError) as error:
             failure = error
         content = out.getvalue()
         for begin in range(0, len(content), CHUNK):

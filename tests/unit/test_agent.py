@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
@@ -96,7 +92,7 @@ def test_committed_checkpoints_are_listed_oldest_first_and_torn_ones_are_not(tmp
     assert [checkpoint.step for checkpoint in agent.status(tmp_path).checkpoints] == [10, 20]
 
 
-# ---- follow and read -------------------------------------------------------------------------------------------------
+# ---- follow --------------------------------------------------------------------------------------------------------
 
 
 class Recorder(io.BytesIO):
@@ -154,108 +150,6 @@ def test_following_a_living_supervisor_ends_with_the_leash(tmp_path: Path) -> No
     os.close(read_end)
     assert not following.is_alive()
     assert out.getvalue() == content
-
-
-def test_reading_concatenates_the_rest_of_each_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"0123456789")
-    (tmp_path / "b").write_bytes(b"abcdef")
-    out = io.BytesIO()
-    agent.read(tmp_path, [("a", 7), ("b", 0), ("a", 10)], out)
-    assert out.getvalue() == b"789abcdef"
-
-
-def test_reading_outside_the_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(agent.AgentError, match="lies outside the folder"):
-        agent.read(tmp_path / "run", [("../secret", 0)], io.BytesIO())
-
-
-class RemovesAtFirstByte(io.BytesIO):
-    """A slow reader: while the first bytes are on their way, the folder is pruned."""
-
-    def __init__(self, doomed: Path) -> None:
-        super().__init__()
-        self._doomed = doomed
-
-    def write(self, data: object) -> int:
-        shutil.rmtree(self._doomed, ignore_errors=True)
-        return super().write(data)  # type: ignore[arg-type]
-
-
-def test_a_checkpoint_pruned_while_it_is_read_arrives_whole(tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoint-000010"
-    folder.mkdir()
-    names = ("a", "b", "c")
-    for name in names:
-        (folder / name).write_bytes(name.encode() * 3)
-    out = RemovesAtFirstByte(folder)
-    agent.read(tmp_path, [(f"{folder.name}/{name}", 0) for name in names], out)
-    assert not folder.exists()
-    assert out.getvalue() == b"aaabbbccc"
-
-
-def test_more_files_than_a_login_may_open_are_read(tmp_path: Path) -> None:
-    count = 2 * agent.HANDLES_AT_ONCE + 1
-    for number in range(count):
-        (tmp_path / str(number)).write_bytes(b"x")
-    out = io.BytesIO()
-    agent.read(tmp_path, [(str(number), 0) for number in range(count)], out)
-    assert out.getvalue() == b"x" * count
-
-
-# ---- have and accept -------------------------------------------------------------------------------------------------
-
-
-def entry(path: str, content: bytes) -> wire.FileEntry:
-    return wire.FileEntry(path, len(content), hashlib.sha256(content).hexdigest())
-
-
-def tar(*members: tuple[tarfile.TarInfo, bytes]) -> BinaryIO:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for member, content in members:
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    buffer.seek(0)
-    return buffer
-
-
-def test_a_file_counts_as_present_only_with_equal_size_and_hash(tmp_path: Path) -> None:
-    for name, content in (("same", b"1234"), ("other", b"1235"), ("longer", b"12345")):
-        (tmp_path / name).write_bytes(content)
-    wanted = [entry(name, b"1234") for name in ("same", "other", "longer", "absent")]
-    assert agent.have(tmp_path, wanted) == ["same"]
-
-
-def test_accepted_files_stand_under_their_names_and_replace_older_ones(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.png").write_bytes(b"old")
-    stream = tar((tarfile.TarInfo("photos/a.png"), b"new"), (tarfile.TarInfo("job.json"), b"{}"))
-    assert agent.accept(tmp_path, stream) == 2
-    assert (tmp_path / "photos" / "a.png").read_bytes() == b"new"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "job.json", "photos"]
-
-
-@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "photos/../../outside", "."])
-def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(agent.AgentError, match="lies outside the folder"):
-        agent.accept(tmp_path / "run", tar((tarfile.TarInfo(name), b"x")))
-    assert not (tmp_path / "outside").exists()
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
-def test_what_is_no_plain_file_is_refused(tmp_path: Path, kind: bytes) -> None:
-    member = tarfile.TarInfo("link")
-    member.type, member.linkname = kind, "/etc/passwd"
-    with pytest.raises(agent.AgentError, match="no plain file: link"):
-        agent.accept(tmp_path, tar((member, b"")))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_stream_that_breaks_leaves_no_file_under_its_name(tmp_path: Path) -> None:
-    whole = tar((tarfile.TarInfo("weights"), b"x" * 100_000)).read()
-    with pytest.raises(tarfile.ReadError):
-        agent.accept(tmp_path, io.BytesIO(whole[:50_000]))
-    assert not (tmp_path / "weights").exists()
 
 
 # ---- stop ------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from remote_trainer.commit import commit_folder, preparing
 from tests.fakes.lock_holder import holding
 
 FOLDER = "output"
-SMALL, BIG = b"a small file", bytes(range(256)) * 8192
+CHUNK = 1 << 18
+SMALL, BIG = b"a small file", b"".join(bytes([n % 251]) * 8192 for n in range(256))
 
 
 class Arrived:
@@ -81,37 +82,91 @@ def test_a_second_fetch_asks_for_nothing(remote: RemoteRun, manifest: wire.Manif
     assert arrived.bytes == 0
 
 
-def test_a_part_that_is_here_is_continued_and_not_fetched_again(
+def begin_part(tmp_path: Path, content: bytes) -> None:
+    part = tmp_path / ".model.part" / "unet" / "weights.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(content)
+
+
+def test_whole_chunks_that_are_here_are_not_fetched_again(
     remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path
 ) -> None:
-    part = tmp_path / ".model.part" / "unet" / "weights.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(BIG[:1_000_000])
+    begin_part(tmp_path, BIG[: 3 * CHUNK + 1])
+    arrived, found = Arrived(), Arrived()
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", arrived, found, CHUNK)
+    assert (tmp_path / "model" / "unet" / "weights").read_bytes() == BIG
+    assert found.bytes == 3 * CHUNK
+    assert arrived.bytes == len(SMALL) + len(BIG) - found.bytes
+
+
+def test_chunks_are_found_wherever_they_lie(remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path) -> None:
+    begin_part(tmp_path, bytes(CHUNK) + BIG[CHUNK : 2 * CHUNK] + bytes(CHUNK) + BIG[3 * CHUNK : 4 * CHUNK])
+    found = Arrived()
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", Arrived(), found, CHUNK)
+    assert (tmp_path / "model" / "unet" / "weights").read_bytes() == BIG
+    assert found.bytes == 2 * CHUNK
+
+
+def test_a_complete_part_is_only_verified(remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path) -> None:
+    begin_part(tmp_path, BIG)
+    on_host(remote, "unet/weights").unlink()
     arrived = Arrived()
     fetch_folder(remote, FOLDER, manifest, tmp_path / "model", arrived)
+    assert arrived.bytes == len(SMALL)
+
+
+def test_a_damaged_chunk_of_a_part_is_fetched_anew_and_only_that(
+    remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path
+) -> None:
+    damaged = bytearray(BIG)
+    damaged[5 * CHUNK + 7] ^= 1
+    begin_part(tmp_path, bytes(damaged))
+    arrived = Arrived()
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", arrived, chunk_bytes=CHUNK)
     assert (tmp_path / "model" / "unet" / "weights").read_bytes() == BIG
-    assert arrived.bytes == len(SMALL) + len(BIG) - 1_000_000
+    assert arrived.bytes == len(SMALL) + CHUNK
 
 
-@pytest.mark.parametrize("length", [1_000_000, len(BIG)])
-def test_a_damaged_part_is_fetched_anew_once(
-    remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path, length: int
+class DamagesOnArrival(Arrived):
+    """A disk that changes a byte of a part which has been written already."""
+
+    def __init__(self, part: Path, at: int) -> None:
+        super().__init__()
+        self._part, self._at = part, at
+
+    def __call__(self, count: int) -> None:
+        super().__call__(count)
+        if self._at >= 0 and self._part.exists() and self._part.stat().st_size > self._at:
+            with self._part.open("r+b") as handle:
+                handle.seek(self._at)
+                handle.write(b"\xff")
+            self._at = -1
+
+
+@pytest.mark.parametrize("chunk", [1 << 18, 1 << 23])
+def test_a_chunk_damaged_on_the_disk_while_others_arrive_is_found_and_fetched_again(
+    remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path, chunk: int
 ) -> None:
     part = tmp_path / ".model.part" / "unet" / "weights.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(b"\xff" * length)
-    arrived = Arrived()
-    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", arrived)
+    arrived = DamagesOnArrival(part, at=100)
+    fetch_folder(remote, FOLDER, manifest, tmp_path / "model", arrived, chunk_bytes=chunk)
     assert (tmp_path / "model" / "unet" / "weights").read_bytes() == BIG
-    assert arrived.bytes == len(SMALL) + len(BIG) - length, "what was thrown away is taken off again"
+    assert arrived.bytes == len(SMALL) + len(BIG), "what was thrown away is taken off again"
 
 
-def test_a_part_longer_than_the_file_is_begun_again(remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path) -> None:
+def test_a_part_longer_than_the_file_is_cut(remote: RemoteRun, manifest: wire.Manifest, tmp_path: Path) -> None:
     part = tmp_path / ".model.part" / "config.json.part"
     part.parent.mkdir(parents=True)
-    part.write_bytes(SMALL + b"and more")
+    part.write_bytes(b"x" + SMALL + b"and more")
     fetch_folder(remote, FOLDER, manifest, tmp_path / "model", Arrived())
     assert (tmp_path / "model" / "config.json").read_bytes() == SMALL
+
+
+def test_no_byte_is_fetched_onto_a_disk_without_room(remote: RemoteRun, tmp_path: Path) -> None:
+    huge = wire.FileEntry("unet/weights", 10**15, "0" * 64)
+    with pytest.raises(CloudboothError, match=r"this machine's disk is full: 1000000\.00 GB are to come, "):
+        fetch_folder(remote, FOLDER, wire.Manifest(7, (huge,)), tmp_path / "model", Arrived(), chunk_bytes=10**15)
+    assert list(tmp_path.rglob("weights.part")) == []
 
 
 def test_a_file_damaged_at_its_source_is_refused_and_nothing_gets_its_name(
@@ -156,7 +211,14 @@ def test_other_errors_of_the_system_pass_as_they_are(tmp_path: Path) -> None:
 
 def test_a_full_disk_on_the_host_is_named_as_such() -> None:
     said = Completed(1, b"", b"Traceback\nOSError: [Errno 28] No space left on device: 'x'\n")
-    with pytest.raises(HostError, match="the disk of this machine is full"):
+    with pytest.raises(HostError, match=r"the disk of this machine is full$"):
+        require_success(said, LocalHost(), "`accept` failed", "look there")
+
+
+def test_a_host_without_room_is_named_with_its_figures() -> None:
+    said = Completed(1, b"", b"No space left on device: 6.94 GB needed, 1.20 GB free in /work\n")
+    figures = r"the disk of this machine is full \(6\.94 GB needed, 1\.20 GB free in /work\)$"
+    with pytest.raises(HostError, match=figures):
         require_success(said, LocalHost(), "`accept` failed", "look there")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import pytest
 
 from orchestrator.code_bundle import trainer_code
 from orchestrator.host import HostError
-from orchestrator.remote_run import TAR_CHUNK, RemoteRun, probe, unpack_code
+from orchestrator.remote_run import RemoteRun, probe, unpack_code
 from orchestrator.this_machine import LocalHost
 from providers.api import ThisMachine
-from remote_trainer import wire
 
 
 def python_behind(folder: Path, before: str) -> str:
@@ -60,38 +58,3 @@ def test_a_refusal_of_the_agent_has_a_hint_with_the_name_of_the_run(remote: Remo
     with pytest.raises(HostError, match="`status` failed: it broke") as caught:
         remote.status()
     assert caught.value.hint == "`cloudbooth logs robot --trainer` shows what was said there"
-
-
-class _Enough(Exception):
-    pass
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> list[wire.FileEntry]:
-    """Below `tmp_path/base`: three chunks of weights, then a small file."""
-    (tmp_path / "base").mkdir()
-    entries = []
-    for name, content in (("weights", b"w" * (3 * TAR_CHUNK)), ("z.json", b"{}")):
-        (tmp_path / "base" / name).write_bytes(content)
-        entries.append(wire.FileEntry(name, len(content), hashlib.sha256(content).hexdigest()))
-    return entries
-
-
-def test_an_upload_is_counted_as_it_goes(remote: RemoteRun, base: list[wire.FileEntry], tmp_path: Path) -> None:
-    counts: list[int] = []
-    remote.upload(f"{remote.workdir}/bases/b", tmp_path / "base", base, counts.append)
-    assert counts == [TAR_CHUNK, TAR_CHUNK, TAR_CHUNK, 2]
-    assert remote.missing(f"{remote.workdir}/bases/b", base) == []
-
-
-def test_an_upload_ended_in_the_middle_leaves_no_half_file_under_its_name(
-    remote: RemoteRun, base: list[wire.FileEntry], tmp_path: Path
-) -> None:
-    def enough(_count: int) -> None:
-        raise _Enough
-
-    with pytest.raises(_Enough):
-        remote.upload(f"{remote.workdir}/bases/b", tmp_path / "base", base, enough)
-    assert remote.missing(f"{remote.workdir}/bases/b", base) == base
-    remote.upload(f"{remote.workdir}/bases/b", tmp_path / "base", base, lambda _count: None)
-    assert remote.missing(f"{remote.workdir}/bases/b", base) == []

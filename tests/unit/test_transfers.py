@@ -13,15 +13,15 @@ from orchestrator.phases.context import RunContext
 from orchestrator.phases.provision import create
 from orchestrator.phases.retrieve import retrieve
 from orchestrator.phases.ship import ship
-from orchestrator.remote_run import TAR_CHUNK
 from orchestrator.spec import RunSpec, spec_to_json
+from orchestrator.transfer.sending import PIECE_BYTES
 from orchestrator.wiring import wire_up
 from remote_trainer import wire
 from tests.fakes.lock_holder import holding
 from tests.fakes.told import Told
 from tests.unit.fake_clock import FakeClock
 
-PICTURE = b"p" * (3 * TAR_CHUNK)
+PICTURE = b"p" * (3 * PIECE_BYTES)
 
 
 class HastyClock(FakeClock):
@@ -66,7 +66,7 @@ def context(told: Told, tmp_path: Path) -> RunContext:
 def test_the_wish_to_end_is_heeded_in_the_middle_of_an_upload(context: RunContext, told: Told, wish: Wish) -> None:
     context.ledger.set_wish("robot", wish)
     assert ship(context, Facts()) == Facts(), "what to do now is not for this phase to decide"
-    assert told.transfers == [("photos", 0, len(PICTURE)), ("photos", TAR_CHUNK, len(PICTURE))]
+    assert told.transfers == [("photos", 0, len(PICTURE)), ("photos", PIECE_BYTES, len(PICTURE))]
     assert list(context.home.root.glob("sent/*")) == [], "the job goes last"
 
 
