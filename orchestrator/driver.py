@@ -27,6 +27,7 @@ from orchestrator.lifecycle import (
     Move,
     Phase,
     Standing,
+    State,
     Trouble,
     facts_after,
     next_step,
@@ -60,17 +61,26 @@ def drive(context: RunContext) -> EndReason:
 
     An error leaves the run in its state, to be driven again; StaleDriver means that somebody else does already.
     """
+    drive_until(context, State.ENDED)
+    reason = context.ledger.run(context.run.name).reason
+    assert reason is not None
+    return reason
+
+
+def drive_until(context: RunContext, state: State) -> bool:
+    """Drives until the run has entered `state`, and no further. False when it ended without. Errors as `drive`."""
     facts = Facts()
     while True:
         run = context.ledger.run(context.run.name)
+        if run.state is state:
+            return True
         context = replace(context, run=run)
         machine = context.machine()
         standing = machine.standing if machine else Standing.NONE
         facts = _with_what_the_ledger_knows(context, facts, machine)
         match next_step(run.state, run.wish, run.reason, standing, facts):
             case Finished():
-                assert run.reason is not None
-                return run.reason
+                return False
             case Move() as move:
                 context.ledger.move(run.name, context.epoch, run.state, move.to, move.why, move.reason)
                 context.reporter.moved(move.to, move.why)

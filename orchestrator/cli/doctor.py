@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -17,11 +18,16 @@ from rich.markup import escape
 from orchestrator import doctor as checks
 from orchestrator.base_model import DEFAULT_ENDPOINT
 from orchestrator.cli.options import json_option
+from orchestrator.cli.render.live import reporter_for
 from orchestrator.doctor import Finding, Verdict
-from orchestrator.errors import ExitCode
-from orchestrator.spec import RunSpec
+from orchestrator.driver import driver_lock
+from orchestrator.errors import ExitCode, UsageError
+from orchestrator.fire_drill import conduct, drill_spec, keep
+from orchestrator.spec import RunSpec, spec_to_json
 from orchestrator.spec_file import load_spec
 from orchestrator.wiring import Wiring, wire_up
+from providers.api import GpuRequest, HasStandingMachine
+from providers.errors import NoCapacity
 from providers.registry import installed_providers
 
 _SPEC = click.Path(path_type=Path)
@@ -30,13 +36,24 @@ _STYLES = {Verdict.GOOD: "green", Verdict.DOUBTFUL: "yellow", Verdict.BAD: "bold
 
 @click.command(epilog="Example: cloudbooth doctor my-dog.toml")
 @click.argument("spec_file", metavar="[SPEC]", required=False, type=_SPEC)
+@click.option("--fire-drill", "drilled", metavar="PROVIDER", help="Rent its cheapest machine and let that end itself.")
+@click.option(
+    "--max-cost", type=float, default=0.5, show_default=True, metavar="USD", help="The most a drill may cost."
+)
+@click.option("--yes", "-y", is_flag=True, help="Start the drill without asking.")
 @json_option
-def doctor(spec_file: Path | None, as_json: bool) -> int:
+def doctor(spec_file: Path | None, drilled: str | None, max_cost: float, yes: bool, as_json: bool) -> int:
     """Check everything a run needs, and rent nothing.
 
     Looks at this installation, the clock, the hub's token and every installed provider; with a SPEC only at
     the provider that it names. Exit code 2 when something is bad.
+
+    With --fire-drill it does rent, for a few minutes and cents: the cheapest machine of that provider, to prove that
+    it lets us in, shows the host key made for it, accepts its own key, gives itself back, and is gone. Exit code 5
+    when one of them fails.
     """
+    if drilled is not None:
+        return _drill(wire_up(), drilled, max_cost, yes, as_json)
     spec = None if spec_file is None else load_spec(spec_file)
     console = Console()
     bad = 0
@@ -49,6 +66,34 @@ def doctor(spec_file: Path | None, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"type": "summary", "bad": bad}))
     return int(ExitCode.USAGE) if bad else 0
+
+
+def _drill(wiring: Wiring, provider: str, max_cost_usd: float, yes: bool, as_json: bool) -> int:
+    built = wiring.provider_named(provider)
+    if isinstance(built, HasStandingMachine):
+        raise UsageError(f"{provider} rents nothing, so there is nothing to prove", "cloudbooth doctor")
+    offers = built.offers(GpuRequest(disk_gb=10.0))
+    if not offers:
+        raise NoCapacity(f"{provider} has nothing for rent right now", "try again later")
+    quote = f"{offers[0].gpu} at ${offers[0].price_per_hour_usd:.2f}/h for some minutes, ${max_cost_usd:.2f} at most"
+    if not as_json:
+        click.echo(quote)
+    if not (yes or as_json) and sys.stdin.isatty() and not click.confirm("Start?", default=True):
+        return 0
+    name = f"fire-drill-{provider}-{int(wiring.clock.now())}"
+    spec = drill_spec(provider, name, wiring.home.root, max_cost_usd)
+    wiring.ledger.add_run(name, provider, spec_to_json(spec), "{}")
+    with (
+        driver_lock(wiring.home.run(name).driver_lock, name),
+        reporter_for(as_json, lambda: wiring.cost_usd(name)) as told,
+    ):
+        drill = conduct(wiring.context(name, wiring.ledger.become_driver(name), told), told.note)
+    keep(drill, wiring.provider_context(provider).state_folder)
+    if as_json:
+        click.echo(json.dumps({"type": "summary", "run": name, **asdict(drill), "passed": drill.passed}))
+    else:
+        click.echo(f"{'passed' if drill.passed else 'FAILED'}; cost ${drill.cost_usd:.4f}")
+    return 0 if drill.passed else int(ExitCode.PROVIDER)
 
 
 def _findings(wiring: Wiring, spec: RunSpec | None) -> Iterator[Finding]:
