@@ -11,6 +11,7 @@ Systems 22(3), 2006. Both assume that interruptions come independently of each o
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from providers.api import Market, Offer
@@ -44,6 +45,21 @@ def assumed_rate(offer: Offer) -> InterruptionRate:
     if offer.market is Market.ON_DEMAND:
         return NONE
     return InterruptionRate(1 / _SPOT_MEAN_HOURS.get(offer.provider, _OTHER_SPOT_MEAN_HOURS), "assumed")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What spot machines of one provider have done so far."""
+
+    interruptions: int
+    hours: float
+    """How long they have lived in all."""
+
+
+def rate_of(offer: Offer, seen: Mapping[str, Seen]) -> InterruptionRate:
+    """Assumed, and corrected by what was `seen`, by provider."""
+    assumed, of_provider = assumed_rate(offer), seen.get(offer.provider)
+    return assumed if of_provider is None else observed_rate(assumed, of_provider.interruptions, of_provider.hours)
 
 
 def observed_rate(assumed: InterruptionRate, interruptions: int, hours: float) -> InterruptionRate:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from orchestrator.estimates import Measured, Quote, quote
-from orchestrator.interruptions import assumed_rate, observed_rate
+from orchestrator.interruptions import Seen, rate_of
 from orchestrator.ranges import usd
 from orchestrator.spec import ClassFolder, GeneratedClassImages, RunSpec
 from orchestrator.workload import Workload, workload
@@ -43,8 +43,11 @@ class OfferHistory:
     """What may still be spent on the run; None: nothing was spent yet."""
     steps_done: int = 0
     """Up to the newest checkpoint that can be resumed from."""
-    spot_hours: float = 0.0
-    """How long spot machines of this run have lived in all; 0: not known."""
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    """What spot machines have done, by provider: of this run, or of all that are remembered."""
+
+
+NOTHING_RENTED = OfferHistory()
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Choice:
     offer: Offer
     why: str
     """One sentence without a final period, for the plan and for the log of a recovery."""
+    quote: Quote
 
 
 def gpu_requests(spec: RunSpec, markets: Sequence[Market] = (), *, capped: bool = True) -> tuple[GpuRequest, ...]:
@@ -109,7 +113,7 @@ def work_of(spec: RunSpec, steps_done: int = 0) -> Workload:
 def choose(
     spec: RunSpec,
     offers: Sequence[Offer],
-    history: OfferHistory = OfferHistory(),
+    history: OfferHistory = NOTHING_RENTED,
     work: Workload | None = None,
     measured: Measured | None = None,
 ) -> Choice:
@@ -131,21 +135,20 @@ def choose(
         for market in {offer.market for offer in left}
     }
     chosen, why = _market(spec, best, history)
-    return Choice(chosen.offer, why + again)
+    return Choice(chosen.offer, why + again, chosen)
 
 
 def best_quote(
     spec: RunSpec,
     offers: Sequence[Offer],
     work: Workload,
-    history: OfferHistory = OfferHistory(),
+    history: OfferHistory = NOTHING_RENTED,
     measured: Measured | None = None,
 ) -> Quote:
     """The best of offers of one market, of which there is at least one."""
 
     def quoted(offer: Offer) -> Quote:
-        rate = observed_rate(assumed_rate(offer), history.interruptions, history.spot_hours)
-        return quote(work, offer, measured, rate)
+        return quote(work, offer, measured, rate_of(offer, history.seen))
 
     def rank(priced: Quote) -> tuple[int, float, float]:
         offer = priced.offer

@@ -28,7 +28,7 @@ from orchestrator.estimates import (
     Quote,
     seconds_per_step,
 )
-from orchestrator.offers import choose
+from orchestrator.offers import NOTHING_RENTED, OfferHistory, choose
 from orchestrator.plan_warnings import machine_warnings, rental_warnings, training_warnings
 from orchestrator.ranges import Range
 from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
@@ -123,12 +123,14 @@ def make_plan(
     machine: StandingMachine | None = None,
     terms_of: TermsOf = lambda _offer: ProviderTerms(),
     measured: Measured | None = None,
+    history: OfferHistory = NOTHING_RENTED,
 ) -> Plan:
     """Decides everything that is still open. Pure: equal arguments give equal plans.
 
     `class_images` is the scan of the folder that `data.regularization` names, None without one. `offers` answer
     `offers.gpu_requests(spec)`; those of other markets are only compared with. `machine` is what a look at one that
-    stands has told, `terms_of` what the provider says of an offer, `measured` the speeds that earlier runs have shown.
+    stands has told, `terms_of` what the provider says of an offer, `measured` the speeds that earlier runs have shown,
+    `history` how their spot machines fared.
     Raises UsageError for unusable photos and NoCapacity when no offer fits.
     """
     require_usable(*filter(None, (instance, class_images)))
@@ -143,11 +145,11 @@ def make_plan(
         carried_gb=base.total_bytes / 1e9 if isinstance(base, LocalFolder) else 0.0,
         stored=spec.storage.url is not None,
     )
-    choice = choose(spec, offers, work=work, measured=measured)
+    choice = choose(spec, offers, history, work, measured)
     offer = choice.offer
-    rental = (
-        plan_rental(spec, offers, choice, work, terms_of(offer), measured) if offer.price_per_hour_usd > 0 else None
-    )
+    rental = None
+    if offer.price_per_hour_usd > 0:
+        rental = plan_rental(spec, offers, choice, work, terms_of(offer), history, measured)
     train, decisions = _resolve_training(spec, base, None if rental is None else rental.quote)
     placements = place_photos(instance.photos, train)
     formats = spec.output.formats
@@ -168,7 +170,12 @@ def make_plan(
     ]
     buckets = Counter(placement.bucket for placement in placements)
     deadline_s = training_deadline_s(
-        spec.limits.max_cost_usd, offer.price_per_hour_usd, spec.limits.max_hours, machines=[], now=0.0
+        spec.limits.max_cost_usd,
+        offer.price_per_hour_usd,
+        spec.limits.max_hours,
+        machines=[],
+        now=0.0,
+        kept_back_usd=0.0 if rental is None else rental.rescue_usd,
     )
     seen = train.steps * train.batch_size * train.gradient_accumulation
     return Plan(

@@ -11,10 +11,11 @@ from orchestrator.driver import driver_lock
 from orchestrator.errors import RunConflict
 from orchestrator.fetch import disk_full_explained
 from orchestrator.measured import measured_speeds
-from orchestrator.offers import gpu_requests, markets_of
+from orchestrator.offers import OfferHistory, gpu_requests, markets_of
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plan_json import plan_to_data
 from orchestrator.preflight import check_output_folder, look_at_machine
+from orchestrator.recovery import spot_record
 from orchestrator.rental import terms_of
 from orchestrator.spec import ClassFolder, RunSpec, spec_to_json
 from orchestrator.staging import stage
@@ -55,6 +56,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         machine,
         lambda offer: terms_of(provider, offer),
         measured_speeds(spec, wiring.ledger.runs(), wiring.home),
+        OfferHistory(seen=spot_record(wiring.ledger.every_machine(), wiring.clock.now())),
     )
     told = tuple(
         Warned(text, "`cloudbooth gpus` shows what every provider answers") for text in dict.fromkeys(left_out)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 from orchestrator.budget import spent_usd
+from orchestrator.interruptions import Seen
 from orchestrator.ledger import ArtifactRecord, MachineRecord
 from orchestrator.lifecycle import Keeps, Trouble
 from orchestrator.offers import OfferHistory
@@ -28,7 +29,21 @@ def history_of(machines: Sequence[MachineRecord], max_cost_usd: float, now: floa
         interruptions=sum(machine.trouble is Trouble.PREEMPTED for machine in machines),
         quarantined=frozenset(m.offer_id for m in machines if m.trouble is not None and is_the_hosts_fault(m.trouble)),
         remaining_usd=max_cost_usd - spent_usd(machines, now) if machines else None,
+        seen=spot_record(machines, now),
     )
+
+
+def spot_record(machines: Iterable[MachineRecord], now: float) -> dict[str, Seen]:
+    """How often spot machines were taken away, and how long they lived, by provider."""
+    record: dict[str, Seen] = {}
+    for machine in machines:
+        if machine.market is Market.SPOT and machine.machine_id is not None:
+            before = record.get(machine.provider, Seen(0, 0.0))
+            until = now if machine.absent_at is None else machine.absent_at
+            hours = max(0.0, until - machine.bills_since) / 3600
+            taken = machine.trouble is Trouble.PREEMPTED
+            record[machine.provider] = Seen(before.interruptions + taken, before.hours + hours)
+    return record
 
 
 def is_the_hosts_fault(trouble: Trouble) -> bool:

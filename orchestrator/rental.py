@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.budget import reserve_s, seconds_left
-from orchestrator.estimates import Measured, Quote, quote
-from orchestrator.offers import Choice, best_quote, fitting_offers, machine_disk_gb
+from orchestrator.budget import rescue_usd, reserve_s, seconds_left
+from orchestrator.estimates import Measured, Quote
+from orchestrator.offers import Choice, OfferHistory, best_quote, fitting_offers, machine_disk_gb
 from orchestrator.spec import Limits, RunSpec
 from orchestrator.workload import Workload
 from providers.api import HasStop, MachineProvider, Market, Offer
@@ -25,6 +25,8 @@ class ProviderTerms:
     """The machine may give itself back with a key of its own."""
     stops_itself: bool = False
     """It may also stop and keep its disk."""
+    can_be_stopped: bool = False
+    """The laptop may stop and start it."""
     stopped_disk_may_vanish: bool = False
 
 
@@ -35,8 +37,12 @@ def terms_of(provider: MachineProvider, offer: Offer) -> ProviderTerms:
     """No exchange with anybody."""
     calls = provider.self_release(offer)
     keeper = provider.member_for(offer) if isinstance(provider, CombinedProvider) else provider
-    vanishing = isinstance(keeper, HasStop) and keeper.stopped_disk_may_vanish
-    return ProviderTerms(calls is not None, calls is not None and calls.stop is not None, vanishing)
+    return ProviderTerms(
+        ends_itself=calls is not None,
+        stops_itself=calls is not None and calls.stop is not None,
+        can_be_stopped=isinstance(provider, HasStop),
+        stopped_disk_may_vanish=isinstance(keeper, HasStop) and keeper.stopped_disk_may_vanish,
+    )
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Rental:
     reserve_s: float
     """Kept back from the time that the ceiling pays for, so that the result can come home."""
     rescue_usd: float
-    """What a stopped disk costs for `limits.rescue_hours`: part of the ceiling."""
+    """What a stopped disk costs for `limits.rescue_hours`, and one more start: kept back within the ceiling."""
     afterwards: tuple[tuple[str, str], ...]
     """(when, what happens), as sentences without a final period."""
 
@@ -73,25 +79,29 @@ def plan_rental(
     choice: Choice,
     work: Workload,
     terms: ProviderTerms,
+    history: OfferHistory,
     measured: Measured | None = None,
 ) -> Rental:
     """`offers` may hold some of markets that the spec rules out: they are compared with, and nothing else."""
     offer, limits = choice.offer, spec.limits
+    kept_back_usd = 0.0
+    if terms.can_be_stopped:
+        kept_back_usd = rescue_usd(offer.price_per_hour_usd, offer.stopped_disk_per_day_usd, limits.rescue_hours)
     others = []
     for market in Market:
         offered = [other for other in offers if other.market is market is not offer.market]
         with contextlib.suppress(NoCapacity):
-            others.append(best_quote(spec, fitting_offers(spec, offered, (market,)), work, measured=measured))
+            others.append(best_quote(spec, fitting_offers(spec, offered, (market,)), work, history, measured))
     return Rental(
-        quote=quote(work, offer, measured),
+        quote=choice.quote,
         alternatives=tuple(others),
         why=choice.why,
         disk_gb=machine_disk_gb(spec),
         needed_vram_gb=work.needed_vram_gb,
         terms=terms,
         ceiling_usd=limits.max_cost_usd,
-        reserve_s=reserve_s(seconds_left(limits.max_cost_usd, offer.price_per_hour_usd, [], 0.0)),
-        rescue_usd=offer.stopped_disk_per_day_usd * limits.rescue_hours / 24,
+        reserve_s=reserve_s(seconds_left(limits.max_cost_usd, offer.price_per_hour_usd, [], 0.0, kept_back_usd)),
+        rescue_usd=kept_back_usd,
         afterwards=what_happens_afterwards(offer, limits, terms, spec.storage.url),
     )
 
@@ -129,6 +139,7 @@ def what_happens_afterwards(
     return (
         ("finished", "the model comes home and is verified, then the machine is given back"),
         ("failed", "the newest checkpoint comes home, then the machine is given back"),
+        ("detached", "the same, by a process in the background, while this laptop is awake"),
         ("laptop away", away),
         ("at risk then", left),
         ("at worst", _at_worst(limits, terms, per_day)),

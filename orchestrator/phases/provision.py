@@ -10,7 +10,7 @@ from orchestrator.errors import StaleDriver
 from orchestrator.host import ConnectionLost, HostError, HostUnreachable
 from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import Facts, Keeps, Trouble, Wish
-from orchestrator.offers import Choice, choose, gpu_requests
+from orchestrator.offers import Choice, choose, gpu_requests, machine_disk_gb
 from orchestrator.orphans import tag_prefix
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import AGREEMENT_S, Loss, declare_lost, loss_of_machine
@@ -95,7 +95,7 @@ def _rent(context: RunContext, facts: Facts, choice: Choice, number: int) -> Fac
         what = f"{offer.gpu}, {offer.market.value}, ${offer.price_per_hour_usd:.2f}/h"
         context.reporter.note(f"renting {what}: {choice.why}")
         keys = make_machine_keys(context.home.machine_keys, tag)
-        boot = boot_plan(offer, keys, context.provider.self_release(offer), context.spec.compute.disk_gb)
+        boot = boot_plan(offer, keys, context.provider.self_release(offer), machine_disk_gb(context.spec))
     context.ledger.record_intent(context.run, epoch, tag, offer, _kept_back_usd(context, offer))
     try:
         machine_id = context.provider.create(offer, boot, tag)

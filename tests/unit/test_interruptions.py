@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 from orchestrator.interruptions import (
     NONE,
     InterruptionRate,
+    Seen,
     assumed_rate,
     best_interval_s,
     expected_time_s,
     observed_rate,
+    rate_of,
 )
 from providers.api import Market, Offer
 
@@ -87,6 +90,14 @@ def test_hopeless_conditions_still_give_a_number() -> None:
 def test_on_demand_machines_are_not_expected_to_be_taken_away() -> None:
     on_demand = Offer("vast", "1", "RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.4)
     assert assumed_rate(on_demand) == NONE
+
+
+def test_what_was_seen_counts_for_its_provider_alone() -> None:
+    spot = Offer("vast", "1", "RTX 4090", 1, 24.0, Market.SPOT, 0.2)
+    elsewhere = dataclasses.replace(spot, provider="runpod")
+    seen = {"vast": Seen(5, 10.0)}
+    assert rate_of(spot, seen).per_hour > assumed_rate(spot).per_hour
+    assert rate_of(elsewhere, seen) == assumed_rate(elsewhere)
 
 
 def test_what_was_seen_corrects_what_was_assumed() -> None:

@@ -254,16 +254,17 @@ def test_a_machine_that_cannot_end_itself_is_warned_about_with_the_worst_case() 
 
 
 def test_a_machine_that_stops_itself_keeps_the_only_copy_at_a_stated_price() -> None:
-    made = rented(ProviderTerms(ends_itself=True, stops_itself=True))
+    made = rented(ProviderTerms(ends_itself=True, stops_itself=True, can_be_stopped=True))
     assert made.rental is not None
-    assert made.rental.rescue_usd == pytest.approx(0.36)
+    assert made.rental.rescue_usd == pytest.approx(0.12 * 3 + 0.5 / 6), "three days of the disk, and one more start"
+    assert made.deadline_s == pytest.approx((5 - made.rental.rescue_usd) / 0.5 * 3600 - 900)
     assert "stops and keeps the only copy on its disk for $0.12 a day" in dict(made.rental.afterwards)["laptop away"]
     assert "cannot give itself back" not in warned(made)
 
 
 def test_a_stopped_disk_that_may_vanish_is_warned_about() -> None:
-    assert "a stopped disk of runpod may be lost" in warned(rented(ProviderTerms(True, True, True)))
-    assert "may be lost" not in warned(rented(ProviderTerms(True, True, False)))
+    assert "a stopped disk of runpod may be lost" in warned(rented(ProviderTerms(stopped_disk_may_vanish=True)))
+    assert "may be lost" not in warned(rented(ProviderTerms()))
 
 
 def test_object_storage_changes_what_an_absent_laptop_risks() -> None:
@@ -401,7 +402,7 @@ def test_spot_and_on_demand_stand_side_by_side(snapshot: Callable[[str, str], No
     spot = dataclasses.replace(on_demand, id="2", market=Market.SPOT, price_per_hour_usd=0.21)
     made = make_plan(
         spec("compute.market=spot-then-on-demand", "train.steps=3000"), scan(), None, HUB, [spot, on_demand],
-        terms_of=lambda _offer: ProviderTerms(True, True, True),
+        terms_of=lambda _offer: ProviderTerms(True, True, True, True),
     )  # fmt: skip
     snapshot("rendered_spot", rendered(made))
 
