@@ -13,18 +13,35 @@ from orchestrator.lifecycle import Trouble
 def spent_usd(machines: Iterable[MachineRecord], now: float) -> float:
     """From each machine's creation to its confirmed absence, or to `now` (Unix seconds) while that is open.
 
-    A machine whose `create` was never answered counts from its intent: it may exist.
+    A machine whose `create` was never answered counts from its intent: it may exist. This is the count that ceilings
+    are held by, on the high side of the truth: loading an image counts in full, and so does the wait for absence.
     """
-    total = 0.0
-    for machine in machines:
-        if machine.machine_id is None and machine.absent_at is not None:
-            continue  # nothing came of the intent
-        until = machine.absent_at if machine.absent_at is not None else now
-        changes = [(machine.bills_since, machine.price_per_hour_usd)]
-        changes += [(rate.at, rate.usd_per_hour) for rate in machine.rates]
-        ends = [at for at, _ in changes[1:]] + [until]
-        total += sum(max(0.0, end - at) / 3600 * usd for (at, usd), end in zip(changes, ends, strict=True))
-    return total
+    return sum(_counted_usd(machine, now) for machine in machines)
+
+
+def cost_usd(machines: Iterable[MachineRecord], now: float) -> float:
+    """What a run has cost, for people: the provider's bill for each machine that has one, else our own count."""
+    return sum(_billed_or_counted_usd(machine, now) for machine in machines)
+
+
+BELIEVABLE_BILL = 0.5
+"""Of our own count. Bills come late: one below it is taken for the beginning of a bill."""
+
+
+def _billed_or_counted_usd(machine: MachineRecord, now: float) -> float:
+    counted = _counted_usd(machine, now)
+    billed = machine.billed_usd
+    return counted if billed is None or billed < BELIEVABLE_BILL * counted else billed
+
+
+def _counted_usd(machine: MachineRecord, now: float) -> float:
+    if machine.machine_id is None and machine.absent_at is not None:
+        return 0.0  # nothing came of the intent
+    until = machine.absent_at if machine.absent_at is not None else now
+    changes = [(machine.bills_since, machine.price_per_hour_usd)]
+    changes += [(rate.at, rate.usd_per_hour) for rate in machine.rates]
+    ends = [at for at, _ in changes[1:]] + [until]
+    return sum(max(0.0, end - at) / 3600 * usd for (at, usd), end in zip(changes, ends, strict=True))
 
 
 def may_bill(machines: Iterable[MachineRecord]) -> list[MachineRecord]:

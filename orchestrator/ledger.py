@@ -82,6 +82,8 @@ class MachineRecord:
     keeps_since: float | None = None
     rates: tuple[Rate, ...] = ()
     """After the offered price, oldest first."""
+    billed_usd: float | None = None
+    """What the provider stated after the machine's end; None where it has not."""
 
     @property
     def rate_usd(self) -> float:
@@ -310,6 +312,11 @@ class Ledger:
             self._require_epoch(run, epoch)
             self._db.execute("UPDATE machines SET absent_at = ? WHERE tag = ?", (self._clock.now(), tag))
 
+    def record_bill(self, tag: str, usd: float) -> None:
+        """The provider's own word on what a machine that is gone has cost. No epoch: it is a fact."""
+        with self._transaction():
+            self._db.execute("UPDATE machines SET billed_usd = ? WHERE tag = ?", (usd, tag))
+
     def reopen(self, tag: str, machine_id: MachineId) -> None:
         """A machine that was believed absent exists: it is shown as billing until its absence is confirmed anew.
 
@@ -317,8 +324,8 @@ class Ledger:
         """
         with self._transaction():
             self._db.execute(
-                "UPDATE machines SET absent_at = NULL, machine_id = ?, created_at = coalesce(created_at, intent_at) "
-                "WHERE tag = ?",
+                "UPDATE machines SET absent_at = NULL, billed_usd = NULL, machine_id = ?, "
+                "created_at = coalesce(created_at, intent_at) WHERE tag = ?",
                 (machine_id, tag),
             )
 
@@ -430,5 +437,5 @@ def _machine_record(row: sqlite3.Row, rates: tuple[Rate, ...]) -> MachineRecord:
         row["tag"], row["run"], row["attempt"], row["provider"], row["offer_id"], row["price_per_hour_usd"],
         row["intent_at"], machine_id, row["created_at"], row["absent_at"], Market(row["market"]),
         row["disk_per_day_usd"], row["rescue_usd"], Trouble(row["trouble"]) if row["trouble"] else None,
-        row["trouble_why"] or "", Keeps(row["keeps"] or ""), row["keeps_since"], rates,
+        row["trouble_why"] or "", Keeps(row["keeps"] or ""), row["keeps_since"], rates, row["billed_usd"],
     )  # fmt: skip

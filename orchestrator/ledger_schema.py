@@ -45,5 +45,6 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ) STRICT;
         """,
     ),
+    ("0003-what-the-provider-billed", "ALTER TABLE machines ADD COLUMN billed_usd REAL"),
 )
 """Applied in order, once each; never edited after a release."""

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from orchestrator.budget import spent_usd
+from orchestrator.budget import cost_usd
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.home import Home
 from orchestrator.host import Host
@@ -59,7 +59,7 @@ class Wiring:
 
     def cost_usd(self, run_name: str) -> float:
         """Of all machines of the run, up to now."""
-        return spent_usd(self.ledger.machines(run_name), self.clock.now())
+        return cost_usd(self.ledger.machines(run_name), self.clock.now())
 
     def context(self, run_name: str, epoch: int, reporter: Reporter) -> RunContext:
         """A driver's view of one run; `epoch` is what `Ledger.become_driver` gave, or 0 for one that only reads."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from orchestrator.host import HostError
 from orchestrator.lifecycle import EndReason, Facts, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import AGREEMENT_S
 from orchestrator.phases.persistence import a_few_times
-from providers.api import MachineId
-from providers.errors import MachineGone
+from providers.api import HasBilling, MachineId
+from providers.errors import CloudboothError, MachineGone
 
 CONFIRM_POLL_S = 2.0
 
@@ -34,7 +36,18 @@ def _release_connected(context: RunContext, facts: Facts) -> Facts:
         context.require_driver()
         context.clock.sleep(CONFIRM_POLL_S)
     context.settle_absent(machine.tag)
+    _read_bill(context, machine.tag, machine.machine_id)
     return facts
+
+
+def _read_bill(context: RunContext, tag: str, machine_id: MachineId) -> None:
+    """Nothing depends on it: without a bill our own count stands."""
+    if not isinstance(context.provider, HasBilling):
+        return
+    with suppress(CloudboothError):
+        billed = context.provider.billed_usd(machine_id)
+        if billed is not None:
+            context.ledger.record_bill(tag, billed)
 
 
 def _end_processes_or_give_up(context: RunContext) -> None:

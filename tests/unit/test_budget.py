@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 
-from orchestrator.budget import MAX_MACHINES, may_rent_again, seconds_left, spent_usd, training_deadline_s
+from orchestrator.budget import MAX_MACHINES, cost_usd, may_rent_again, seconds_left, spent_usd, training_deadline_s
 from orchestrator.ledger import MachineRecord
 from providers.api import MachineId
 
@@ -22,6 +23,16 @@ def test_all_attempts_draw_on_one_ceiling() -> None:
     machines = [machine(2.0, attempt=1), machine(1.0, attempt=2)]
     assert spent_usd(machines, now=99 * HOUR_S) == pytest.approx(1.5)
     assert seconds_left(5.0, 0.5, machines, now=99 * HOUR_S) == pytest.approx(7 * HOUR_S)
+
+
+def test_a_run_has_cost_what_was_billed_and_the_ceiling_goes_by_our_own_count() -> None:
+    billed = dataclasses.replace(machine(2.0), billed_usd=0.93)
+    assert cost_usd([billed, machine(1.0)], now=99 * HOUR_S) == pytest.approx(0.93 + 0.5)
+    assert spent_usd([billed], now=99 * HOUR_S) == pytest.approx(1.0)
+
+
+def test_a_bill_that_has_hardly_begun_is_not_the_bill() -> None:
+    assert cost_usd([dataclasses.replace(machine(2.0), billed_usd=0.3)], now=99 * HOUR_S) == pytest.approx(1.0)
 
 
 def test_what_costs_nothing_lasts_forever() -> None:

@@ -152,6 +152,16 @@ def test_an_adopted_machine_has_billed_since_its_intent(ledger: Ledger, clock: F
     assert spent_usd(ledger.machines("dog"), clock.now()) == pytest.approx(0.20)
 
 
+def test_a_bill_is_kept_until_its_machine_turns_out_to_exist(ledger: Ledger) -> None:
+    epoch = ledger.become_driver("dog")
+    ledger.record_intent(ledger.run("dog"), epoch, "tag", offer(0.60))
+    ledger.record_absent("dog", epoch, "tag")
+    ledger.record_bill("tag", 0.12)
+    assert ledger.machines("dog")[0].billed_usd == 0.12
+    ledger.reopen("tag", MachineId("m1"))
+    assert ledger.machines("dog")[0].billed_usd is None
+
+
 def test_names_that_a_disk_may_hold_for_one_are_one(ledger: Ledger) -> None:
     with pytest.raises(RunConflict, match="a run named `Dog` exists"):
         ledger.add_run("Dog", "local", "{}", "{}")
