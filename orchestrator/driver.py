@@ -17,6 +17,7 @@ from pathlib import Path
 from orchestrator.budget import may_rent_again
 from orchestrator.errors import RunConflict
 from orchestrator.host import ConnectionLost, HostUnreachable
+from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
 from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import (
     Do,
@@ -35,7 +36,7 @@ from orchestrator.lifecycle import (
 from orchestrator.phases import follow, provision, release, rescue, retrieve, ship
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, Loss, declare_lost, loss_of_machine
-from providers.errors import MachineGone
+from providers.errors import CloudboothError, MachineGone
 
 LOCK_PATIENCE_S = 1.0
 UNREACHABLE_PAUSE_S = 10.0
@@ -82,11 +83,25 @@ def drive_until(context: RunContext, state: State) -> bool:
             case Finished():
                 return False
             case Move() as move:
+                if move.to in (State.PROVISIONING, State.ENDED):
+                    _give_back_what_came_late(context)
                 context.ledger.move(run.name, context.epoch, run.state, move.to, move.why, move.reason)
                 context.reporter.moved(move.to, move.why)
                 facts = facts_after(move, run.state, facts)
             case Do(phase):
                 facts = _do(phase, context, facts)
+
+
+def _give_back_what_came_late(context: RunContext) -> None:
+    """Of this run's intents that seemed to have come to nothing. A failure is told: later commands look again."""
+    ledger, name = context.ledger, context.run.name
+    try:
+        if expected := latecomers(ledger.machines(name), context.clock.now()):
+            give_back_latecomers(context.provider, ledger, expected, context.reporter.note)
+        left_behind = strays(ledger.machines(name), [context.run])
+        give_back_strays(context.provider, ledger, left_behind, context.clock.sleep, context.reporter.note)
+    except CloudboothError as error:
+        context.reporter.note(f"looking for late machines failed: {error.message}")
 
 
 def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:

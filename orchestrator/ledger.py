@@ -329,6 +329,11 @@ class Ledger:
                 (machine_id, tag),
             )
 
+    def confirm_absent(self, tag: str) -> None:
+        """As `record_absent`, for a machine that no driver looks after."""
+        with self._transaction():
+            self._db.execute("UPDATE machines SET absent_at = ? WHERE tag = ?", (self._clock.now(), tag))
+
     def machine(self, run: str, attempt: int) -> MachineRecord | None:
         """The newest machine of an attempt."""
         found = self._machines("WHERE run = ? AND attempt = ? ORDER BY rowid DESC LIMIT 1", run, attempt)

@@ -10,13 +10,14 @@ from orchestrator.budget import cost_usd
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.home import Home
 from orchestrator.host import Host
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, RunRecord
 from orchestrator.phases.context import Connect, RunContext
 from orchestrator.reporter import Reporter
 from orchestrator.spec import RunSpec, spec_from_json
 from providers.adopted import AdoptedMachine
 from providers.api import Access, HasStandingMachine, MachineId, MachineProvider, SshAccess, ThisMachine
-from providers.combined import CombinedProvider
+from providers.combined import CombinedProvider, configured_providers
+from providers.errors import CloudboothError
 from providers.registry import ProviderContext, load_provider
 from providers.retrying import RetryingProvider
 
@@ -49,13 +50,28 @@ class Wiring:
         """
         return load_provider(name, self.provider_context(name))
 
-    def providers_in_use(self) -> list[tuple[str, MachineProvider]]:
-        """One for every provider and set of options that a run of this installation has used."""
+    def provider_of(self, run: RunRecord) -> MachineProvider:
+        """The run's own. Raises CloudboothError as `provider` does."""
+        return self.provider(spec_from_json(run.spec_json))
+
+    def every_provider(self) -> tuple[list[tuple[str, MachineProvider]], list[tuple[str, CloudboothError]]]:
+        """Every provider, with every set of options, at which this installation may have machines; and those that a
+        run has used and that cannot be used now. One that is merely not configured is in neither list.
+        """
+        able: list[tuple[str, MachineProvider]] = []
+        unable: list[tuple[str, CloudboothError]] = []
         specs = [spec_from_json(run.spec_json) for run in self.ledger.runs()]
         distinct = {
             (spec.compute.provider, repr(_provider_options(spec)), spec.compute.machine): spec for spec in specs
         }
-        return [(name, self.provider(spec)) for (name, _, _), spec in distinct.items()]
+        for (name, _, _), spec in distinct.items():
+            try:
+                able.append((name, self.provider(spec)))
+            except CloudboothError as error:
+                unable.append((name, error))
+        used = {name for name, _, machine in distinct if machine is None}
+        configured, _ = configured_providers(self.provider_context)
+        return able + [(name, provider) for name, provider in configured.items() if name not in used], unable
 
     def cost_usd(self, run_name: str) -> float:
         """Of all machines of the run, up to now."""

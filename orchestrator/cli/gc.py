@@ -10,7 +10,7 @@ import click
 from orchestrator.cli.options import json_option
 from orchestrator.errors import ExitCode
 from orchestrator.orphans import Orphan, find_orphans, tag_prefix
-from orchestrator.wiring import wire_up
+from orchestrator.wiring import Wiring, wire_up
 from providers.api import MachineProvider
 from providers.errors import CloudboothError
 
@@ -21,24 +21,26 @@ from providers.errors import CloudboothError
 def gc(yes: bool, as_json: bool) -> int:
     """Find rented machines that no run answers for, and give them back.
 
-    Asks every provider that a run of this installation has used. Touches only machines that carry this
-    installation's mark. With --json, or where nobody can be asked, only --yes gives anything back. Exit
-    code 5 when a provider could not be asked or refused.
+    Asks every provider whose key is set, and every one that a run of this installation has used. Touches only
+    machines that carry this installation's mark. With --json, or where nobody can be asked, only --yes gives
+    anything back. Exit code 5 when a provider could not be asked or refused.
     """
     wiring = wire_up()
     found: list[tuple[MachineProvider, Orphan]] = []
-    silent: list[str] = []
-    for name, provider in wiring.providers_in_use():
+    providers, unable = wiring.every_provider()
+    silent = [f"{name}: {error.message}" for name, error in unable]
+    for name, provider in providers:
         try:
             listed = provider.list(tag_prefix(wiring.ledger.installation))
         except CloudboothError as error:
             silent.append(f"{name}: {error.message}")
             continue
         orphans = find_orphans(name, listed, wiring.ledger.every_machine(), wiring.ledger.runs())
-        found += [(provider, orphan) for orphan in orphans]
+        seen = {orphan.machine.tag for _, orphan in found}  # `any` lists what its members list
+        found += [(provider, orphan) for orphan in orphans if orphan.machine.tag not in seen]
     _show([orphan for _, orphan in found], silent, as_json)
     agreed = yes or (not as_json and sys.stdin.isatty() and found and click.confirm("\nGive them back?", default=True))
-    kept = [_give_back(provider, orphan, as_json) for provider, orphan in found] if agreed else []
+    kept = [_give_back(wiring, provider, orphan, as_json) for provider, orphan in found] if agreed else []
     refused = [text for text in kept if text]
     if as_json:
         given_back = len(kept) - len(refused)
@@ -47,15 +49,20 @@ def gc(yes: bool, as_json: bool) -> int:
     return int(ExitCode.PROVIDER) if silent or refused else 0
 
 
-def _give_back(provider: MachineProvider, orphan: Orphan, as_json: bool) -> str:
-    """Why the machine could not be given back; empty when it could. One failure does not keep the others."""
+def _give_back(wiring: Wiring, provider: MachineProvider, orphan: Orphan, as_json: bool) -> str:
+    """Why the machine could not be given back; empty when it could. One failure does not keep the others.
+
+    One that the ledger believes gone is shown as billing again until its absence is confirmed.
+    """
+    if any(machine.tag == orphan.machine.tag for machine in wiring.ledger.every_machine()):
+        wiring.ledger.reopen(orphan.machine.tag, orphan.machine.id)
     try:
         provider.release(orphan.machine.id)
     except CloudboothError as error:
         click.echo(f"could not give back {orphan.machine.tag}: {error.message}", err=True)
         return f"{orphan.machine.tag}: {error.message}"
     if not as_json:
-        click.echo(f"given back: {orphan.machine.tag}; `cloudbooth gc` again shows whether it is gone")
+        click.echo(f"given back: {orphan.machine.tag}; the next command looks whether it is gone")
     return ""
 
 

@@ -84,7 +84,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     code = _run(argv)
     if code != 0 or not {"-h", "--help", "--version"} & set(sys.argv if argv is None else argv):
         from orchestrator.cli.billing import warn_of_bills
+        from orchestrator.cli.sweep import sweep
 
+        sweep()
         warn_of_bills()
     return code
 

@@ -1,0 +1,62 @@
+"""What every command does first where it may be needed: give back what nobody waits for any more."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from orchestrator.clock import SystemClock
+from orchestrator.home import Home
+from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
+from orchestrator.ledger import Ledger, MachineRecord
+from providers.errors import CloudboothError
+
+PATIENCE_S = 10.0
+"""A command waits this long for the providers; what was not finished is the next one's to do."""
+
+
+def sweep() -> None:
+    """One list for each run that may have left something; mostly there is none. Tells on stderr, never raises."""
+    home = Home.of_environment()
+    if not home.ledger_file.exists():
+        return
+    thread = threading.Thread(target=_sweep, args=(home, _tell), name="sweep", daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    if thread.is_alive():
+        _tell(f"looking for forgotten machines takes more than {PATIENCE_S:.0f} s; the next command looks again")
+
+
+def _tell(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _sweep(home: Home, told: Callable[[str], None]) -> None:
+    try:
+        ledger = Ledger(home.ledger_file, SystemClock())
+        machines = ledger.every_machine()
+        wanted = [*latecomers(machines, time.time()), *strays(machines, ledger.runs())]
+        if wanted:
+            _ask_providers(ledger, wanted, told)
+        ledger.close()
+    except sqlite3.Error as error:
+        told(f"the ledger cannot be read: {error}")
+
+
+def _ask_providers(ledger: Ledger, wanted: list[MachineRecord], told: Callable[[str], None]) -> None:
+    from orchestrator.wiring import wire_up  # a spec is pydantic's, which takes its time: only where it is needed
+
+    wiring = wire_up()
+    for name in sorted({machine.run for machine in wanted}):
+        of_run = [machine for machine in wanted if machine.run == name]
+        try:
+            provider = wiring.provider_of(ledger.run(name))
+            if expected := [machine for machine in of_run if machine.machine_id is None]:
+                give_back_latecomers(provider, ledger, expected, told)
+            give_back_strays(provider, ledger, [m for m in of_run if m.machine_id is not None], time.sleep, told)
+        except CloudboothError as error:
+            tags = ", ".join(machine.tag for machine in of_run)
+            told(f"could not ask {of_run[0].provider} about {tags}: {error.message}")

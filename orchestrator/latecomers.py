@@ -1,0 +1,87 @@
+"""Machines that nobody waits for any more: late answers of lost creates, and what an ended run left behind.
+
+A provider may list a machine only long after it was made. So an intent of which nothing seemed to come is looked for
+again for a day, by the run's driver and by whatever command runs next, and what shows up is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from orchestrator.ledger import Ledger, MachineRecord, RunRecord
+from orchestrator.lifecycle import State
+from orchestrator.orphans import tag_prefix
+from providers.api import MachineId, MachineProvider
+from providers.errors import MachineGone
+
+RECHECK_S = 24 * 3600.0
+AGREEMENT_S = 5.0
+"""One answer may be wrong: absence is believed when two looks this far apart agree."""
+
+
+def latecomers(machines: Iterable[MachineRecord], now: float) -> list[MachineRecord]:
+    """Intents of the last day that were never answered, and of which nothing is believed to have come."""
+    return [
+        machine
+        for machine in machines
+        if machine.machine_id is None and machine.absent_at is not None and now - machine.intent_at < RECHECK_S
+    ]
+
+
+def strays(machines: Iterable[MachineRecord], runs: Iterable[RunRecord]) -> list[MachineRecord]:
+    """Machines without a confirmed absence that their run does not look after: it has ended, or has a newer one."""
+    ordered, runs_by_name = list(machines), {run.name: run for run in runs}
+    newest = {(machine.run, machine.attempt): machine.tag for machine in ordered}
+    return [machine for machine in ordered if _is_stray(machine, runs_by_name[machine.run], newest)]
+
+
+def give_back_latecomers(
+    provider: MachineProvider, ledger: Ledger, expected: Sequence[MachineRecord], told: Callable[[str], None]
+) -> None:
+    """One list; what it shows of `expected` bills, so it is written down, and given back. Twice is safe.
+
+    Raises what the provider raises.
+    """
+    listed = {machine.tag: machine.id for machine in provider.list(tag_prefix(ledger.installation))}
+    for machine in expected:
+        machine_id = listed.get(machine.tag)
+        if machine_id is not None:
+            ledger.reopen(machine.tag, machine_id)
+            told(f"{machine.tag} has shown up at {machine.provider} after all and is given back")
+            provider.release(machine_id)
+
+
+def give_back_strays(
+    provider: MachineProvider,
+    ledger: Ledger,
+    left_behind: Iterable[MachineRecord],
+    sleep: Callable[[float], None],
+    told: Callable[[str], None],
+) -> None:
+    """Gives them back (again: that is safe) and confirms the absence of those that are gone.
+
+    Raises what the provider raises.
+    """
+    for machine in left_behind:
+        assert machine.machine_id is not None
+        provider.release(machine.machine_id)
+        if _is_gone(provider, machine.machine_id):
+            sleep(AGREEMENT_S)
+            if _is_gone(provider, machine.machine_id):
+                ledger.confirm_absent(machine.tag)
+                told(f"{machine.tag} is gone")
+
+
+def _is_stray(machine: MachineRecord, run: RunRecord, newest: dict[tuple[str, int], str]) -> bool:
+    if machine.absent_at is not None or machine.machine_id is None:
+        return False
+    current = machine.attempt == run.attempt and newest[machine.run, machine.attempt] == machine.tag
+    return run.state is State.ENDED or not current
+
+
+def _is_gone(provider: MachineProvider, machine_id: MachineId) -> bool:
+    try:
+        provider.describe(machine_id)
+    except MachineGone:
+        return True
+    return False
