@@ -9,7 +9,8 @@ import time
 from orchestrator.budget import may_bill
 from orchestrator.clock import SystemClock
 from orchestrator.home import Home
-from orchestrator.ledger import Ledger, MachineRecord
+from orchestrator.ledger import Ledger, MachineRecord, RunRecord
+from orchestrator.lifecycle import State
 
 
 def warn_of_bills() -> None:
@@ -20,18 +21,30 @@ def warn_of_bills() -> None:
     try:
         ledger = Ledger(home.ledger_file, SystemClock())
         machines = may_bill(ledger.open_machines())
+        runs = {run.name: run for run in ledger.runs()} if machines else {}
         ledger.close()
     except sqlite3.Error as error:
         print(f"warning: the ledger cannot be read ({error}): `cloudbooth gc` asks the providers", file=sys.stderr)
         return
     for machine in machines:
-        print(billing_line(machine, time.time()), file=sys.stderr)
+        print(billing_line(machine, runs[machine.run], time.time()), file=sys.stderr)
 
 
-def billing_line(machine: MachineRecord, now: float) -> str:
+def billing_line(machine: MachineRecord, run: RunRecord, now: float) -> str:
     """For one machine, with what it costs and the command that ends it."""
     unsure = "" if machine.machine_id is not None else "perhaps "
-    return (
-        f"{unsure}billing: {machine.tag} on {machine.provider}, ${machine.price_per_hour_usd:.2f}/h "
-        f"for {(now - machine.bills_since) / 3600:.1f} h now; `cloudbooth down {machine.run}` gives it back"
+    since = machine.rates[-1].at if machine.stopped else machine.bills_since
+    what = f"${machine.disk_per_day_usd:.2f} a day for its stopped disk" if machine.stopped else _per_hour(machine)
+    line = f"{unsure}billing: {machine.tag} on {machine.provider}, {what} for {(now - since) / 3600:.1f} h now; "
+    if run.state is State.ENDED:
+        return line + "`cloudbooth gc` gives it back"
+    if not machine.stopped:
+        return line + f"`cloudbooth down {machine.run}` gives it back"
+    return line + (
+        f"it holds {machine.keeps.words}: `cloudbooth attach {machine.run}` fetches that, "
+        f"`cloudbooth down {machine.run}` gives it up"
     )
+
+
+def _per_hour(machine: MachineRecord) -> str:
+    return f"${machine.rate_usd:.2f}/h"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import click
 
+from orchestrator.at_stake import LostByDown, lost_by_down
 from orchestrator.cli.driving import detach, drive_to_end, take_up
 from orchestrator.cli.options import json_option, run_argument
 from orchestrator.cli.render.files import artifacts_on_disk, pictures_folder
@@ -64,13 +66,35 @@ def stop(run: str, as_json: bool) -> int:
 
 @click.command(epilog="Example: cloudbooth down my-dog")
 @run_argument
+@click.option("--yes", "-y", is_flag=True, help="Do not ask, whatever the machine holds alone.")
+@click.option("--force", is_flag=True, help="Give up a machine of your own that cannot be reached, as it is.")
 @json_option
-def down(run: str, as_json: bool) -> int:
+def down(run: str, yes: bool, force: bool, as_json: bool) -> int:
     """Give the machine back now, without waiting for a checkpoint. Returns when it is gone.
 
-    Steps since the last checkpoint are lost; `cloudbooth resume RUN` continues from there.
+    Steps since the last checkpoint are lost; `cloudbooth resume RUN` continues from there. Before a rented machine
+    goes that holds something which came home nowhere, this names it and asks; where nobody can be asked, a finished
+    model needs --yes. A machine of your own keeps the run's files; with --force it need not even answer.
     """
-    return _end(run, Wish.DOWN, as_json)
+    wiring = wire_up()
+    loss = lost_by_down(wiring, wiring.ledger.run(run))
+    if loss is not None and not yes and not _agreed(run, loss, as_json):
+        return 0
+    return _end(run, Wish.ABANDON if force else Wish.DOWN, as_json)
+
+
+def _agreed(run: str, loss: LostByDown, as_json: bool) -> bool:
+    """Raises RunConflict where nobody can be asked about a model."""
+    if not as_json and sys.stdin.isatty():
+        click.echo(f"{loss.words}; `cloudbooth stop {run}` brings it home first", err=True)
+        return click.confirm("Give it up?", default=False)
+    if loss.keeps.may_be_the_model:
+        raise RunConflict(
+            loss.words,
+            f"`cloudbooth attach {run}` brings it home, `cloudbooth down {run} --yes` gives it up",
+        )
+    click.echo(f"note: {loss.words}", err=True)
+    return True
 
 
 @click.command(epilog="Example: cloudbooth resume my-dog")

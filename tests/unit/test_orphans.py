@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cli.billing import billing_line, warn_of_bills
 from orchestrator.ledger import Ledger
-from orchestrator.lifecycle import EndReason, State
+from orchestrator.lifecycle import EndReason, Keeps, State, Trouble
 from orchestrator.orphans import find_orphans, tag_prefix
 from providers.api import Machine, MachineId, MachineStatus, Market, Offer
 from tests.unit.fake_clock import FakeClock
@@ -84,8 +85,24 @@ def test_what_may_bill_is_said_under_every_command(ledger: Ledger, capsys: pytes
 def test_an_unanswered_create_may_bill_too(ledger: Ledger, clock: FakeClock) -> None:
     ledger.record_intent(ledger.run("dog"), 1, "cb-x-dog-2", offer(1.0))
     clock.sleep(7200)
-    line = billing_line(ledger.open_machines()[-1], clock.now())
+    line = billing_line(ledger.open_machines()[-1], ledger.run("dog"), clock.now())
     assert line.startswith("perhaps billing: cb-x-dog-2 on cloud, $1.00/h for 2.0 h")
+
+
+def test_a_stopped_disk_is_shown_by_the_day(ledger: Ledger, clock: FakeClock) -> None:
+    epoch = ledger.become_driver("dog")
+    ledger.record_intent(ledger.run("dog"), epoch, "cb-x-dog-2", replace(offer(1.0), stopped_disk_per_day_usd=0.12))
+    ledger.record_created("dog", epoch, "cb-x-dog-2", MachineId("m2"))
+    ledger.record_trouble("dog", epoch, "cb-x-dog-2", Trouble.LOST, "stopped", Keeps.MODEL, stopped=True)
+    clock.sleep(3600)
+    line = billing_line(ledger.open_machines()[-1], ledger.run("dog"), clock.now())
+    assert line.startswith("billing: cb-x-dog-2 on cloud, $0.12 a day for its stopped disk for 1.0 h now; it holds the")
+    assert "`cloudbooth attach dog` fetches that, `cloudbooth down dog` gives it up" in line
+
+
+def test_what_an_ended_run_left_behind_is_for_gc(ledger: Ledger, clock: FakeClock) -> None:
+    end(ledger)
+    assert "`cloudbooth gc` gives it back" in billing_line(ledger.open_machines()[0], ledger.run("dog"), clock.now())
 
 
 def test_a_home_without_a_ledger_is_not_given_one(isolated_home: Path, capsys: pytest.CaptureFixture[str]) -> None:

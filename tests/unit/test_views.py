@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -19,7 +20,7 @@ def run(*, state: str = "training", driven: bool = False, name: str = "int-dog")
     return RunView(
         run=name, state=state, reason="done" if state == "ended" else None, driven=driven, step=120, steps=1000,
         loss=0.0831, provider="local", attempt=1, created_at=0.0, ended_at=None, machines_held=(), may_bill=(),
-        cost_usd=0.0,
+        bills_per_hour_usd=0.0, stopped=False, cost_usd=0.0,
     )  # fmt: skip
 
 
@@ -46,6 +47,17 @@ def shown(console: Console) -> str:
 
 
 # ---- ps --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_disk_is_shown_by_the_day_and_first(console: Console) -> None:
+    disk = replace(
+        run(name="cat"), may_bill=("cb-cat",), machines_held=("cb-cat",), bills_per_hour_usd=0.005, stopped=True
+    )
+    render_runs([run(name="dog"), disk], console)
+    told = shown(console)
+    assert "BILLS" in told
+    assert "$0.12/day" in told
+    assert told.index("cat") < told.index("dog")
 
 
 def test_an_unattended_run_comes_with_the_command_that_takes_it_up_on_a_line_of_its_own(console: Console) -> None:

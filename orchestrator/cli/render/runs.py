@@ -43,6 +43,10 @@ class RunView:
     """Tags without a confirmed absence."""
     may_bill: tuple[str, ...]
     """Those of them that cost money."""
+    bills_per_hour_usd: float
+    """What they cost together, now."""
+    stopped: bool
+    """Only the disks of stopped machines are billed."""
     cost_usd: float
 
     @property
@@ -89,6 +93,8 @@ def view_run(wiring: Wiring, run: RunRecord) -> RunView:
         ended_at=run.ended_at,
         machines_held=tuple(machine.tag for machine in machines if machine.absent_at is None),
         may_bill=tuple(machine.tag for machine in may_bill(machines)),
+        bills_per_hour_usd=round(sum(machine.rate_usd for machine in may_bill(machines)), 4),
+        stopped=bool(may_bill(machines)) and all(machine.stopped for machine in may_bill(machines)),
         cost_usd=round(wiring.cost_usd(run.name), 4),
     )
 
@@ -127,14 +133,16 @@ def render_runs(runs: list[RunView], console: Console) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("RUN", overflow="fold")
     table.add_column("STATE")
-    for title in ("STEP", "LOSS", "COST", "WHERE", "AGE"):
+    something_bills = any(run.may_bill for run in runs)
+    for title in (*(("BILLS",) if something_bills else ()), "STEP", "LOSS", "COST", "WHERE", "AGE"):
         table.add_column(title, no_wrap=True)
     runs = sorted(runs, key=lambda run: (not run.may_bill, not run.machines_held, -run.created_at))
     for run in runs:
         steps = f"{run.step}/{run.steps}" if run.steps else "-"
         loss = f"{run.loss:.4f}" if run.loss is not None else "-"
         age = span(time.time() - run.created_at)
-        table.add_row(escape(run.run), _state(run), steps, loss, f"${run.cost_usd:.2f}", run.provider, age)
+        bills = (_bills(run),) if something_bills else ()
+        table.add_row(escape(run.run), _state(run), *bills, steps, loss, f"${run.cost_usd:.2f}", run.provider, age)
     console.print(table, highlight=False)
     if unattended := [run for run in runs if run.unattended]:
         console.print("\nunattended: no process of this machine follows it. To take it up where it is:")
@@ -164,7 +172,8 @@ def _facts(run: RunView, status: StatusView) -> Iterator[tuple[str, str]]:
     if status.failure_hint:
         yield "hint", escape(status.failure_hint)
     yield "cost", f"${run.cost_usd:.2f}"
-    yield "machine", ", ".join(run.machines_held) or "none held"
+    bills = f", bills {_bills(run)}{' for its stopped disk' if run.stopped else ''}" if run.may_bill else ""
+    yield "machine", (", ".join(run.machines_held) or "none held") + bills
     for artifact in status.artifacts:
         yield artifact.kind, f"step {artifact.step}: {escape(artifact.folder)}"
     if status.pictures:
@@ -191,6 +200,14 @@ def _state(run: RunView) -> str:
     if run.state == State.ENDED.value:
         return f"[{'green' if run.reason == 'done' else 'yellow'}]{run.reason}[/]"
     return run.state + (", [yellow]unattended[/]" if run.unattended else "")
+
+
+def _bills(run: RunView) -> str:
+    """By the day where only disks are billed."""
+    if not run.may_bill:
+        return "-"
+    told = f"${run.bills_per_hour_usd * 24:.2f}/day" if run.stopped else f"${run.bills_per_hour_usd:.2f}/h"
+    return f"[red]{told}[/]"
 
 
 def _attach(run: RunView) -> str:
