@@ -168,6 +168,8 @@ class Facts:
     retrieved: bool = False
     machine_lost: str = ""
     """Why the machine can no longer be used (pre-empted, gone, never answered); empty while it can."""
+    model_home: bool = False
+    """The machine was lost and the finished model came home from the store."""
     unreachable_since_s: float | None = None
     """On the driver's monotonic clock: since when every phase has failed to reach a rented machine."""
     heard_at_s: float | None = None
@@ -218,6 +220,8 @@ def next_step(state: State, wish: Wish, reason: EndReason | None, standing: Stan
         if wish.ends_now:
             return Move(State.RELEASING, "`down` was asked for", EndReason.CANCELED)
         if facts.machine_lost and State.RECOVERING in MOVES[state] and standing is Standing.HELD:
+            if facts.model_home:
+                return Move(State.RELEASING, f"{facts.machine_lost}; the model came from the store", EndReason.DONE)
             if State.RESCUING in MOVES[state] and facts.keeps is not Keeps.NOTHING and not facts.rescue_over:
                 return Move(State.RESCUING, f"{facts.machine_lost}; its disk holds {facts.keeps.words}")
             if reason in (EndReason.STOPPED, EndReason.TRAINING_FAILED):

@@ -19,7 +19,8 @@ from orchestrator.recovery import spot_record
 from orchestrator.rental import terms_of
 from orchestrator.spec import ClassFolder, RunSpec, spec_to_json
 from orchestrator.staging import stage
-from orchestrator.wiring import Wiring
+from orchestrator.storage.open import require_writable
+from orchestrator.wiring import Wiring, store_of
 from providers.api import HasStandingMachine, MachineProvider, Market, Offer
 from providers.combined import CombinedProvider
 from providers.errors import CloudboothError
@@ -36,6 +37,9 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     source = spec.data.class_images
     class_images = scan_folder(source.folder) if isinstance(source, ClassFolder) else None
     require_usable(*filter(None, (instance, class_images)))  # before the hub is asked, which may take its time
+    store = store_of(spec)
+    if store is not None:
+        require_writable(store)
     base = inspect_base(spec.model.base)
     provider = wiring.provider(spec)
     left_out: list[str] = []

@@ -163,6 +163,11 @@ class RemoteRun:
         """Removes the run's folder with everything in it."""
         self._checked(self.host.run([*self._agent, "forget", "--run-folder", self.folder, *self._epoch]), "forget")
 
+    def lend(self, grant: wire.UploadGrant) -> None:
+        """Hands uploads over, by stdin; they replace what was lent before. Raises StaleDriver for an old epoch."""
+        call = [*self._agent, "grant", "--run-folder", self.folder, *self._epoch]
+        self._checked(self.host.run(call, stdin=wire.dumps(grant)), "grant")
+
     def follow(self, offset: int) -> AbstractContextManager[Iterator[bytes]]:
         """Raw bytes of the event log from `offset`; empty lines between them are signs of life."""
         return self.host.receive(

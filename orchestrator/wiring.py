@@ -14,6 +14,8 @@ from orchestrator.ledger import Ledger, RunRecord
 from orchestrator.phases.context import Connect, RunContext
 from orchestrator.reporter import Reporter
 from orchestrator.spec import RunSpec, spec_from_json
+from orchestrator.storage.api import ObjectStore
+from orchestrator.storage.open import open_store
 from providers.adopted import AdoptedMachine
 from providers.api import Access, HasStandingMachine, MachineId, MachineProvider, SshAccess, ThisMachine
 from providers.combined import CombinedProvider, configured_providers
@@ -95,7 +97,13 @@ class Wiring:
             reporter=reporter,
             home=self.home.run(run_name),
             spec=spec,
+            store=store_of(spec),
         )
+
+
+def store_of(spec: RunSpec) -> ObjectStore | None:
+    """None without `[storage]`. No exchange with the store before its first call."""
+    return open_store(spec.storage.url, spec.storage.endpoint_url) if spec.storage.url else None
 
 
 def _provider_options(spec: RunSpec) -> dict[str, str | int | None]:

@@ -23,7 +23,7 @@ from . import run_folder as folders
 from .contact import CONTACT_EVERY_S, contact
 from .deadline import HERE, Clocks
 from .lease import GuardFiles
-from .upload_grant import drop_grant
+from .upload_grant import drop_grant, held_grant
 
 STALE_EPOCH_EXIT = 75
 """Exit code of a call whose epoch is older than one already seen."""
@@ -70,6 +70,7 @@ def status(run_folder: Path, clocks: Clocks = HERE) -> wire.HostStatus:
     recorded = folders.read_json(run_folder / folders.SUPERVISOR_FILE) or {}
     events = run_folder / wire.EVENTS_FILE
     guard = GuardFiles.above(run_folder)
+    lent = held_grant(run_folder)
     existing = run_folder if run_folder.exists() else run_folder.parent
     return wire.HostStatus(
         incarnation=folders.incarnation(run_folder),
@@ -82,6 +83,7 @@ def status(run_folder: Path, clocks: Clocks = HERE) -> wire.HostStatus:
         checkpoints=tuple(folders.committed_checkpoints(run_folder)),
         output=folders.committed(run_folder, wire.OUTPUT_FOLDER),
         free_bytes=shutil.disk_usage(existing).free if existing.exists() else 0,
+        lent_s=None if lent is None else lent.left_s,
         guard=None if guard is None else guard.status(clocks.boot_clock()),
     )
 

@@ -356,6 +356,8 @@ class HostStatus:
     free_bytes: int
     guard: Optional[GuardStatus] = None
     """None on a machine that no guard was ever started on."""
+    lent_s: Optional[float] = None
+    """How long the uploads that were lent to it are good; None when nothing is lent, below 0 when it is over."""
     protocol: int = PROTOCOL
 
 

@@ -5,40 +5,55 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import click
 
 from orchestrator.at_stake import LostByDown, lost_by_down
 from orchestrator.cli.driving import detach, drive_to_end, take_up
-from orchestrator.cli.options import json_option, run_argument
+from orchestrator.cli.options import from_store_options, json_option, run_argument
 from orchestrator.cli.render.files import artifacts_on_disk, pictures_folder
 from orchestrator.cli.render.live import reporter_for
 from orchestrator.cli.render.summary import summarize, tell
 from orchestrator.driver import driver_lock, is_driven
 from orchestrator.errors import ExitCode, RunConflict
+from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import RESUMABLE, State, Wish
 from orchestrator.phases.retrieve import pull_what_is_there
+from orchestrator.phases.storage import pull_from_store
 from orchestrator.reporter import Reporter
+from orchestrator.takeover import bring_newest, find_run, take_over
 from orchestrator.wiring import Wiring, wire_up
+from providers.errors import MachineGone
 
 WAIT_POLL_S = 0.3
 
 
 @click.command(epilog="Example: cloudbooth pull my-dog")
 @run_argument
+@from_store_options
 @json_option
-def pull(run: str, as_json: bool) -> int:
+def pull(run: str, url: str | None, endpoint_url: str | None, as_json: bool) -> int:
     """Fetch the pictures and the newest checkpoint of a run, or its model when it is done.
 
-    Changes nothing about the run, and can be called as often as you like.
+    Changes nothing about the run, and can be called as often as you like. When the machine is gone, checkpoint and
+    model come from the run's object storage. With --from they come into ./models, also of a run unknown here.
     """
     wiring = wire_up()
+    if url is not None:
+        return _pull_from(url, endpoint_url, run, as_json)
     record = wiring.ledger.run(run)
     with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
         context = wiring.context(run, record.driver_epoch, reporter)
         machine = context.machine()
         if machine is not None and machine.absent_at is None:
-            pull_what_is_there(context)
+            try:
+                pull_what_is_there(context)
+            except (HostUnreachable, ConnectionLost, MachineGone) as error:
+                if context.store is None:
+                    raise
+                reporter.note(f"{error.message}; taking what is in the store")
+        pull_from_store(context)
     here, pictures = artifacts_on_disk(wiring, run), pictures_folder(wiring, run)
     if as_json:
         files = [{"kind": a.kind, "step": a.step, "folder": a.folder} for a in here]
@@ -99,11 +114,18 @@ def _agreed(run: str, loss: LostByDown, as_json: bool) -> bool:
 
 @click.command(epilog="Example: cloudbooth resume my-dog")
 @run_argument
+@from_store_options
 @click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
 @json_option
-def resume(run: str, in_background: bool, as_json: bool) -> int:
-    """Continue a failed, stopped or interrupted run from its newest checkpoint."""
+def resume(run: str, url: str | None, endpoint_url: str | None, in_background: bool, as_json: bool) -> int:
+    """Continue a failed, stopped or interrupted run from its newest checkpoint.
+
+    With --from, a run that another laptop began continues here as RUN, from what its object storage holds.
+    """
     wiring = wire_up()
+    if url is not None:
+        with reporter_for(as_json, lambda: 0.0) as reporter:
+            take_over(wiring, run, find_run(url, endpoint_url, run), reporter)
     record = wiring.ledger.run(run)
     if record.state is State.ENDED and record.reason not in RESUMABLE:
         output = [a.folder for a in wiring.ledger.artifacts(run) if a.kind == "output"]
@@ -120,6 +142,20 @@ def resume(run: str, in_background: bool, as_json: bool) -> int:
         return 0
     with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
         return tell(drive_to_end(wiring, run, reporter, resume=True), as_json)
+
+
+def _pull_from(url: str, endpoint_url: str | None, name: str, as_json: bool) -> int:
+    with reporter_for(as_json, lambda: 0.0) as reporter:
+        brought = bring_newest(find_run(url, endpoint_url, name), name, Path.cwd() / "models", reporter)
+    files = [{"kind": brought[0].kind, "step": brought[0].step, "folder": str(brought[1])}] if brought else []
+    if as_json:
+        click.echo(json.dumps({"type": "summary", "run": name, "artifacts": files, "pictures": None}))
+    else:
+        for file in files:
+            click.echo(f"{file['kind']} of step {file['step']}: {file['folder']}")
+        if not files:
+            click.echo("nothing is committed yet")
+    return 0
 
 
 def _end(run: str, wish: Wish, as_json: bool) -> int:

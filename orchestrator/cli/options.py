@@ -28,6 +28,16 @@ def run_argument(function: F) -> F:
     return cast(F, click.argument("run", metavar="RUN", shell_complete=_complete_run)(named))
 
 
+def from_store_options(function: F) -> F:
+    """`--from` and `--endpoint-url`: a run as its store knows it."""
+    function = click.option(
+        "--endpoint-url", metavar="URL", help="Of that store, if it is S3 but not AWS; else AWS_ENDPOINT_URL_S3."
+    )(function)
+    return click.option(
+        "--from", "url", metavar="URL", help="The run in its store (…/runs/NAME), or the store: s3://bucket/prefix."
+    )(function)
+
+
 def json_option(function: F) -> F:
     return click.option(
         "--json", "as_json", is_flag=True, help="Print JSON, one object a line; the last is the summary."

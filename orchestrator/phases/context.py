@@ -18,6 +18,7 @@ from orchestrator.remote_run import RemoteRun, probe, unpack_code
 from orchestrator.reporter import Reporter
 from orchestrator.spec import RunSpec
 from orchestrator.ssh.machine_keys import forget_machine_keys, read_machine_keys
+from orchestrator.storage.api import ObjectStore
 from providers.api import Access, MachineProvider, SshAccess
 
 Connect = Callable[[Access], Host]
@@ -39,6 +40,8 @@ class RunContext:
     machine_stands: bool = False
     """The machine was there before the run and stays: it is never lost, and nothing on it ends by releasing it."""
     new_courier: Callable[[Delivery], Courier] = BackgroundCourier
+    store: ObjectStore | None = None
+    """Where the machine uploads to; None without `[storage]`."""
 
     @property
     def output_folder(self) -> Path:

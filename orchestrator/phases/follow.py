@@ -10,6 +10,7 @@ from orchestrator.mirror import Mirror, forget_what_the_host_lost
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, Loss, declare_lost, loss_of_machine
 from orchestrator.phases.persistence import Pauses
+from orchestrator.phases.storage import Storekeeper, lend_uploads
 from orchestrator.remote_run import RemoteRun
 from providers.errors import MachineGone
 from remote_trainer.wire import FailureCode, HostStatus
@@ -83,6 +84,8 @@ def _follow_connected(
     """Copies events until the stream ends; the status then, or None when a supervisor still lives."""
     forget_what_the_host_lost(context.home.events(status.incarnation), status.events_bytes)
     mirror = Mirror(context.home.events(status.incarnation))
+    lend_uploads(context, remote, status.lent_s)
+    storekeeper = Storekeeper(context, remote)
     stop_sent = False
     wish_read_at = context.clock.monotonic()
     try:
@@ -95,6 +98,8 @@ def _follow_connected(
                 contact.heard()
                 for envelope in mirror.feed(chunk):
                     context.reporter.event(envelope, mirror.progress)
+                    storekeeper.heard(envelope.event)
+                storekeeper.tick()
                 courier.show(mirror.progress)
                 if context.clock.monotonic() - wish_read_at >= WISH_POLL_S:
                     wish_read_at = context.clock.monotonic()
@@ -110,4 +115,5 @@ def _follow_connected(
         contact.broken_gpu = failed.message if failed is not None and failed.code == NO_GPU else ""
         return after if after.supervisor_pid is None else None
     finally:
+        storekeeper.close()
         mirror.close()

@@ -11,6 +11,7 @@ from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import Facts, Keeps, Trouble
 from orchestrator.mirror import progress_of
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.storage import after_a_loss
 from orchestrator.recovery import kept_alone, taken_away
 from providers.api import HasStop, MachineId, MachineStatus
 from providers.errors import CloudboothError, MachineGone
@@ -48,7 +49,11 @@ def loss_of_machine(context: RunContext) -> Loss | None:
 
 
 def declare_lost(context: RunContext, facts: Facts, loss: Loss) -> Facts:
-    """Writes down what happened to the machine, and what its disk may hold alone, before anything is done about it."""
+    """Writes down what happened to the machine, and what its disk may hold alone, before anything is done about it.
+
+    What it had uploaded to the store comes home first. Raises StorageError when the store cannot be asked.
+    """
+    facts = after_a_loss(context, facts)
     machine = context.held_machine()
     keeps = Keeps.NOTHING
     if not loss.gone and isinstance(context.provider, HasStop):

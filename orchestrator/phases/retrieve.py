@@ -12,6 +12,7 @@ from orchestrator.lifecycle import EndReason, Facts
 from orchestrator.mirror import Mirror, forget_what_the_host_lost, progress_of
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import until_down
+from orchestrator.phases.storage import settle_for_good
 from orchestrator.remote_run import RemoteRun
 from orchestrator.reporter import Meter, Reporter
 from providers.errors import CloudboothError
@@ -57,6 +58,7 @@ def _retrieve_connected(context: RunContext, facts: Facts) -> Facts:
             _fetch_output(context, remote, status, waiting)
     finally:
         remote.host.close()
+    settle_for_good(context)
     return replace(facts, retrieved=True)
 
 

@@ -15,6 +15,7 @@ from orchestrator.lifecycle import Facts, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import a_few_times
 from orchestrator.phases.retrieve import newest_committed
+from orchestrator.phases.storage import bring_newer_checkpoint, deposit, lend_uploads
 from orchestrator.progress import Progress
 from orchestrator.remote_run import RemoteRun
 from orchestrator.reporter import Meter
@@ -58,7 +59,10 @@ def _ship_connected(context: RunContext, facts: Facts) -> Facts:
             newest = newest_committed(remote, status)
             bring(context.delivery(), remote, Progress(checkpoints=newest))
         if status.supervisor_pid is None and status.ended != "done":
+            bring_newer_checkpoint(context, max((c.step for c in status.checkpoints), default=0))
             _send_everything(context, remote, status)
+            deposit(context)
+        lend_uploads(context, remote, status.lent_s)
         return replace(facts, shipped=True, host=remote.start())
     finally:
         remote.host.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from providers.errors import CloudboothError
+from remote_trainer import wire
 
 MIN_PART_BYTES = 5 << 20
 """All sources of a `compose` but the last are at least this large: a rule of S3's that every store here keeps."""
@@ -124,6 +125,17 @@ class Presigns(Protocol):
 
     def presign_limit(self) -> PresignLimit:
         """How long URLs signed now can live. Longer ones are refused by the store or die with the credentials."""
+        ...
+
+
+@runtime_checkable
+class HandsOverKeys(Protocol):
+    """The store takes requests that are signed elsewhere with its keys: the last resort where nothing can be lent."""
+
+    def store_keys(self) -> wire.StoreKeys: ...
+
+    def object_url(self, key: str) -> str:
+        """Of an object, unsigned. No exchange with the store."""
         ...
 
 

@@ -11,7 +11,7 @@ import math
 import uuid
 from dataclasses import dataclass
 
-from orchestrator.storage.api import MAX_PRESIGN_S, MIN_PART_BYTES, ObjectStore, Presigns
+from orchestrator.storage.api import MIN_PART_BYTES, HandsOverKeys, ObjectStore, Presigns
 from remote_trainer import wire
 
 CHECKPOINTS_IN_POOL = 4
@@ -40,35 +40,33 @@ def pool_size(checkpoint_bytes: int, export_bytes: int) -> PoolSize:
     return PoolSize(chunk_bytes, math.ceil(total / chunk_bytes) + SMALL_FILES)
 
 
-@dataclass(frozen=True)
-class Loan:
-    """A grant as the laptop remembers it."""
-
-    grant: wire.UploadGrant
-    lent_at_s: float
-    """On the laptop's monotonic clock."""
-
-    def due(self, now_s: float) -> bool:
-        """Whether it is time to lend anew."""
-        return now_s - self.lent_at_s > self.grant.lifetime_s * RENEW_AT_SHARE
+def is_due(left_s: float | None, lifetime_s: float) -> bool:
+    """Whether to lend anew to a machine whose grant is good for `left_s` (None: it has none)."""
+    return left_s is None or left_s < lifetime_s * RENEW_AT_SHARE
 
 
-def lend(store: ObjectStore, prefix: str, size: PoolSize, keys: wire.StoreKeys | None = None) -> wire.UploadGrant:
+def lend(store: ObjectStore, prefix: str, size: PoolSize, *, hand_over_keys: bool = False) -> wire.UploadGrant:
     """A new pool below `prefix` of the store, signed for as long as its credentials allow. No exchange with the store.
 
-    Raises TypeError for a store that cannot presign, StorageRefused without credentials.
+    With `hand_over_keys` nothing is signed here, and the grant holds the store's keys. Raises TypeError for a store
+    that can do neither (`can_lend`), and StorageRefused without credentials.
     """
     if not isinstance(store, Presigns):
         raise TypeError(f"{store.url} cannot lend")
+    keys = store.store_keys() if hand_over_keys and isinstance(store, HandsOverKeys) else None
     lifetime_s = store.presign_limit().seconds
     grant_id = uuid.uuid4().hex[:12]
     root = f"{prefix}/{INCOMING}/{grant_id}"
 
     def put(name: str) -> str:
-        return store.presign_put(f"{root}/{name}", lifetime_s)
+        key = f"{root}/{name}"
+        if keys is not None and isinstance(store, HandsOverKeys):
+            return store.object_url(key)
+        return store.presign_put(key, lifetime_s)
 
     def both(name: str) -> wire.LentObject:
-        return wire.LentObject(put(name), store.presign_get(f"{root}/{name}", lifetime_s))
+        url = put(name)
+        return wire.LentObject(url, url if keys is not None else store.presign_get(f"{root}/{name}", lifetime_s))
 
     return wire.UploadGrant(
         id=grant_id,
@@ -76,9 +74,13 @@ def lend(store: ObjectStore, prefix: str, size: PoolSize, keys: wire.StoreKeys |
         chunks=tuple(put(chunk_name(number)) for number in range(size.chunks)),
         indexes=tuple(both(index_name(number)) for number in range(INDEXES)),
         probe=both("probe"),
-        lifetime_s=min(lifetime_s, MAX_PRESIGN_S),
+        lifetime_s=lifetime_s,
         keys=keys,
     )
+
+
+def can_lend(store: ObjectStore) -> bool:
+    return isinstance(store, Presigns)
 
 
 def chunk_name(number: int) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from orchestrator.storage.api import NoSuchObject, ObjectChanged, ObjectStore, StorageError, StoredObject
@@ -147,6 +148,20 @@ class RunStore:
         if found is None or found.bytes != chunk.bytes:
             raise ObjectChanged(f"{key} in {self.store.url} is no longer what it was")
         return found
+
+    def add(self, is_output: bool, folder: Path) -> None:
+        """Copies a committed folder of this machine into the store, the manifest last. Twice is safe."""
+        raw = (folder / wire.MANIFEST_NAME).read_bytes()
+        manifest = wire.Manifest.from_bytes(raw)
+        prefix = f"{self.prefix}/{wire.OUTPUT_FOLDER if is_output else wire.checkpoint_folder(manifest.step)}"
+        mark = f"{prefix}/{wire.MANIFEST_NAME}"
+        found = self._folder("output" if is_output else "checkpoint", prefix)
+        if found is not None and found.manifest == manifest:
+            return
+        self.store.delete([mark])
+        for entry in manifest.files:
+            self.store.put_file(f"{prefix}/{entry.path}", folder / entry.path)
+        self.store.put(mark, raw)
 
     # ---- tidying ---------------------------------------------------------------------------------------------------
 

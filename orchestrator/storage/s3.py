@@ -7,12 +7,14 @@ spec. Checksums of newer SDKs are asked for only where the protocol demands them
 from __future__ import annotations
 
 import datetime
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from orchestrator.errors import UsageError
 from orchestrator.storage.api import (
@@ -28,6 +30,7 @@ from orchestrator.storage.api import (
     checked_key,
     require_composable,
 )
+from remote_trainer import wire
 
 PART_BYTES = 64 << 20
 THREADS = 8
@@ -193,6 +196,16 @@ class S3Store:
         left_s = (expiry - datetime.datetime.now(datetime.UTC)).total_seconds()
         return PresignLimit(max(0.0, min(left_s, MAX_PRESIGN_S)), "the temporary credentials end then")
 
+    def store_keys(self) -> wire.StoreKeys:
+        """The credentials themselves, for a machine that has to sign by itself."""
+        client = self._client
+        frozen = self._credentials.get_frozen_credentials()
+        return wire.StoreKeys(frozen.access_key, frozen.secret_key, frozen.token or "", client.meta.region_name)
+
+    def object_url(self, key: str) -> str:
+        """Of an object, unsigned."""
+        return f"{self._client.meta.endpoint_url.rstrip('/')}/{self._bucket}/{quote(self._full(checked_key(key)))}"
+
     def _presigned(self, operation: str, key: str, lifetime_s: float) -> str:
         with self._explained(key):
             url: str = self._client.generate_presigned_url(
@@ -228,7 +241,7 @@ class S3Store:
             max_pool_connections=2 * THREADS,
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
-            s3={"addressing_style": "path" if self._endpoint_url else "auto"},
+            s3={"addressing_style": "path" if _names_an_endpoint(self._endpoint_url) else "auto"},
         )
 
         def client(region: str) -> Any:
@@ -334,6 +347,11 @@ class S3Store:
             f"there are no credentials for {self.url}",
             "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…, or `aws configure`",
         )
+
+
+def _names_an_endpoint(endpoint_url: str | None) -> bool:
+    """Names of buckets are part of the host name at AWS; elsewhere few servers know that form."""
+    return bool(endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
 
 
 def _first_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ from remote_trainer.errors import TrainingFailed
 from remote_trainer.lent_object import Content, LentObjects, Refused, UploadFailed, signature
 from remote_trainer.upload_grant import drop_grant, grant_file, held_grant, hold_grant
 from remote_trainer.upload_ring import in_store
-from tests.fakes.s3_servers import S3Server
+from tests.fakes.s3_servers import SECRET_KEY, S3Server
 
 CHUNK = 5 << 20
 
@@ -258,18 +258,20 @@ def test_what_was_lent_lies_in_memory_for_its_user_alone(store: ObjectStore, run
 
 
 def test_nothing_lent_shows_in_a_repr(store: ObjectStore) -> None:
-    grant = lend(store, "runs/dog", PoolSize(CHUNK, 4), wire.StoreKeys("AK", "sk", "token", "us-east-1"))
+    grant = lend(store, "runs/dog", PoolSize(CHUNK, 4))
     assert "Signature" not in repr(grant)
-    assert "sk" not in repr(grant.keys)
+    with_keys = lend(store, "runs/dog", PoolSize(CHUNK, 4), hand_over_keys=True)
+    assert SECRET_KEY not in repr(with_keys)
 
 
 def test_with_keys_of_the_store_requests_are_signed_on_the_machine(s3_server: S3Server, store: ObjectStore) -> None:
     server = s3_server
-    keys = wire.StoreKeys(server.environ["AWS_ACCESS_KEY_ID"], server.environ["AWS_SECRET_ACCESS_KEY"], "", "us-east-1")
-    url = f"{server.endpoint_url}/bucket/{store.url.rpartition('/')[2]}/signed%20here"
-    objects = LentObjects(keys)
-    objects.put(url, Content(lambda: iter([b"content"]), 7, hashlib.md5(b"content").digest()))
-    assert objects.get(url) == b"content" == store.get("signed here")
+    grant = lend(store, "runs/my dog", PoolSize(CHUNK, 4), hand_over_keys=True)
+    assert grant.keys is not None
+    assert server.endpoint_url in grant.chunks[0]
+    objects, keys, url = LentObjects(grant.keys), grant.keys, grant.indexes[0].put
+    objects.put(url, Content.of(b"content"))
+    assert objects.get(url) == b"content" == store.get(f"runs/my dog/incoming/{grant.id}/{index_name(0)}")
     with pytest.raises(Refused):
         LentObjects(replace(keys, secret_key="wrong")).get(url)
 
