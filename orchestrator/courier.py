@@ -165,7 +165,9 @@ def _on_record(delivery: Delivery, checkpoint: wire.CheckpointCommitted) -> bool
 
 
 def missing_samples(home: RunHome, progress: Progress) -> list[wire.FileEntry]:
-    return [sample.file for sample in progress.samples if not (home.root / sample.file.path).exists()]
+    """A picture that was made again, after a restart, counts once, as it is now."""
+    newest = {sample.file.path: sample.file for sample in progress.samples}
+    return [entry for entry in newest.values() if not (home.root / entry.path).exists()]
 
 
 def checkpoint_home(home: RunHome, step: int) -> Path:

@@ -19,7 +19,7 @@ from orchestrator.remote_run import RemoteRun, probe, unpack_code
 from orchestrator.this_machine import LocalHost
 from providers.api import ThisMachine
 from remote_trainer import wire
-from remote_trainer.commit import commit_folder, preparing
+from remote_trainer.commit import commit_folder, file_entry, preparing
 from tests.fakes.told import Told
 from tests.unit.fake_clock import FakeClock
 
@@ -62,6 +62,15 @@ def progress(remote: RemoteRun) -> Progress:
 
 def nobody_to_wait_for() -> None:
     pytest.fail("nobody else fetches")
+
+
+def test_a_picture_that_was_made_twice_is_fetched_once(delivery: Delivery, remote: RemoteRun) -> None:
+    path = Path(remote.folder) / "validation" / "000010.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"picture")
+    made = wire.SampleMade(10, "a photo", file_entry(path, Path(remote.folder)))
+    bring(delivery, remote, Progress(samples=(made, made)), nobody_to_wait_for)
+    assert (delivery.home.root / "validation" / "000010.png").read_bytes() == b"picture"
 
 
 def steps_on_record(delivery: Delivery) -> list[int]:
