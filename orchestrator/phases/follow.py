@@ -96,6 +96,7 @@ def _follow_connected(
             courier.show(mirror.progress)
             for chunk in chunks:
                 contact.heard()
+                context.require_driver()  # the mirror has one writer
                 for envelope in mirror.feed(chunk):
                     context.reporter.event(envelope, mirror.progress)
                     storekeeper.heard(envelope.event)

@@ -26,7 +26,7 @@ class Pauses:
         self.next_s = FIRST_PAUSE_S
 
     def wait(self, *, heed_down: bool) -> bool:
-        """With `heed_down`, true as soon as the user wants everything down."""
+        """With `heed_down`, true as soon as the user wants everything down. Raises StaleDriver."""
         clock = self._context.clock
         until = clock.monotonic() + self.next_s
         self.next_s = min(self.next_s * 2, LAST_PAUSE_S)
@@ -34,6 +34,7 @@ class Pauses:
             if heed_down and self._context.wish().ends_now:
                 return True
             clock.sleep(min(WISH_POLL_S, left))
+            self._context.require_driver()
         return False
 
 

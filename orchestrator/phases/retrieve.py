@@ -14,7 +14,7 @@ from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import until_down
 from orchestrator.phases.storage import settle_for_good
 from orchestrator.remote_run import RemoteRun
-from orchestrator.reporter import Meter, Reporter
+from orchestrator.reporter import Meter
 from providers.errors import CloudboothError
 from remote_trainer import wire
 
@@ -45,7 +45,7 @@ def _retrieve_connected(context: RunContext, facts: Facts) -> Facts:
         forget_what_the_host_lost(context.home.events(status.incarnation), status.events_bytes)
         mirror = Mirror(context.home.events(status.incarnation))
         try:
-            _drain_events(remote, mirror, context.reporter)
+            _drain_events(context, remote, mirror)
         finally:
             mirror.close()
         with disk_full_explained(context.home.root, continues(context.run.name)):
@@ -110,11 +110,12 @@ def fetch_log(remote: RemoteRun, home: RunHome) -> None:
         arriving.replace(home.trainer_log)
 
 
-def _drain_events(remote: RemoteRun, mirror: Mirror, reporter: Reporter) -> None:
+def _drain_events(context: RunContext, remote: RemoteRun, mirror: Mirror) -> None:
     with remote.follow(mirror.offset) as chunks:
         for chunk in chunks:
+            context.require_driver()  # the mirror has one writer
             for envelope in mirror.feed(chunk):
-                reporter.event(envelope, mirror.progress)
+                context.reporter.event(envelope, mirror.progress)
 
 
 def newest_committed(remote: RemoteRun, status: wire.HostStatus) -> tuple[wire.CheckpointCommitted, ...]:
