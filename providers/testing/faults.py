@@ -15,7 +15,7 @@ class CloudFault(Enum):
     LOST_ANSWER = "create succeeds, its answer is lost"
     LOST_REQUEST = "create is lost on its way"
     NO_CAPACITY = "create finds nothing left"
-    LISTED_LATE = "a machine shows in no list for minutes"
+    LISTED_LATE = "create's answer is lost, and its machine shows in no list for minutes"
     """The next create; `amount` is in seconds."""
     DEARER = "the price at create is above the quote"
     """The next create; `amount` is a multiple of the price."""

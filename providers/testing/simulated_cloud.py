@@ -107,7 +107,7 @@ class SimulatedCloud:
         if self._strikes(CloudFault.NO_CAPACITY) or not self._has(offer):
             raise NoCapacity(f"no {offer.gpu} is left", "try another GPU with `--gpu`")
         rental = self._rent(offer, boot, tag)
-        if self._strikes(CloudFault.LOST_ANSWER):
+        if self._strikes(CloudFault.LOST_ANSWER) or rental.listed_from_s > self._clock.monotonic():
             raise Indeterminate("the connection broke while the machine was being created")
         return rental.id
 

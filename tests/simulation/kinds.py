@@ -39,9 +39,8 @@ Kind = CloudFault | WorldFault
 
 BEYOND_TODAY: frozenset[Kind] = frozenset(
     {
-        CloudFault.LISTED_LATE, CloudFault.KEY_REFUSED, CloudFault.OUTBID, CloudFault.NO_RESTART,
-        CloudFault.DISK_VANISHES, WorldFault.OVERTAKEN_UNAWARE, WorldFault.GUARD_KILLED, WorldFault.STORE_UNREACHABLE,
-        WorldFault.URLS_DEAD, WorldFault.UPLOAD_CUT, WorldFault.UPLOAD_ALTERED,
+        WorldFault.OVERTAKEN_UNAWARE, WorldFault.STORE_UNREACHABLE, WorldFault.URLS_DEAD, WorldFault.UPLOAD_CUT,
+        WorldFault.UPLOAD_ALTERED,
     }
 )  # fmt: skip
 ALL_KINDS: tuple[Kind, ...] = (*CloudFault, *WorldFault)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.fetch import holds
 from orchestrator.lifecycle import MAX_RESTARTS, EndReason, State
+from providers.testing.rentals import Rental
 from remote_trainer import wire
 from tests.simulation import trainer
 from tests.simulation.computer import Computer
@@ -43,7 +44,7 @@ class Rules:
 
     def after_transaction(self) -> None:
         world = self._world
-        living = {rental.tag for rental in world.cloud.living()}
+        living = {rental.tag for rental in world.cloud.living() if not self._came_late(rental)}
         if not living and world.standing is None:
             return
         for machine in world.ledger.machines(world.run_name):
@@ -121,7 +122,7 @@ class Rules:
     def at_rest(self) -> None:
         world = self._world
         world.clock.sleep(REST_S)
-        living = [rental.tag for rental in world.cloud.living()]
+        living = [rental.tag for rental in world.cloud.living() if not self._came_late(rental)]
         if living:
             self.violate(Invariant.ENDED_RUN_HAS_NO_MACHINE, f"an hour after the end: {living}")
         self._nothing_runs()
@@ -136,7 +137,8 @@ class Rules:
 
     def _is_left_to_the_product(self) -> bool:
         fired = self._world.misfortune.fired
-        if self._world.schedule.standing or self._world.schedule.training.deadline_s is not None:
+        world = self._world
+        if world.schedule.standing or world.schedule.training.deadline_s is not None or world.raised:
             return False
         return set(fired) <= LEFT_TO_THE_PRODUCT and fired[WorldFault.SUPERVISOR_KILLED] < MAX_RESTARTS
 
@@ -147,9 +149,19 @@ class Rules:
             lived_s = (now_s if rental.gone_s is None else rental.gone_s) - rental.created_s
             if lived_s > limit_s:
                 self.violate(Invariant.LEASE, f"{rental.id} lived for {lived_s:.0f} s")
+        self.ceiling_holds()
+
+    def ceiling_holds(self) -> None:
+        """Whenever it is about to change, and at the end: what is spent only grows."""
+        cloud = self._world.cloud
         dearest_usd = max((rental.price_per_hour_usd for rental in cloud.rentals.values()), default=0.0)
         if cloud.spent_usd() > self._world.max_cost_usd + TICK_S * dearest_usd / 3600:
-            self.violate(Invariant.CEILING, f"${cloud.spent_usd():.2f}")
+            self.violate(Invariant.CEILING, f"${cloud.spent_usd():.2f} of ${self._world.max_cost_usd:.2f}")
+
+    def _came_late(self, rental: Rental) -> bool:
+        """Its create was never answered and every list was empty for minutes: LATECOMERS is about these."""
+        known = {machine.tag: machine for machine in self._world.ledger.machines(self._world.run_name)}
+        return rental.listed_from_s > rental.created_s and known[rental.tag].machine_id is None
 
     def _nothing_runs(self) -> None:
         standing = self._world.standing

@@ -16,7 +16,10 @@ from tests.simulation.kinds import TODAY, Kind, WorldFault
 
 MOST_FAULTS = 7
 STANDING_SHARE = 0.15
+LONGEST_SLEEP = 4.5
+"""As a power of ten of seconds: nearly nine hours."""
 UNDISTURBED_EVERY = 20
+FAR_AWAY_USD = 50.0
 
 _RENTED_ONLY = frozenset({*CloudFault, WorldFault.HOST_GONE, WorldFault.HOST_DEAD})
 _CALLS: dict[str, int] = {
@@ -107,6 +110,9 @@ class Schedule:
     boot_s: float
     faults: tuple[Planned, ...]
     abilities: Abilities
+    max_cost_usd: float
+    courier: bool
+    """Checkpoints come home while training goes on; otherwise the link is too slow for that."""
     chained: bool
     """Each of `faults` is armed when the one before it has struck; otherwise all from the beginning."""
 
@@ -132,14 +138,20 @@ def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
         0.0 if standing else random.uniform(3, 30),
         tuple(_planned(random, kind, standing) for kind in _with_losses(random, chosen, chained and not standing)),
         random.choice(ABILITIES),
+        random.choice((FAR_AWAY_USD, random.uniform(1, 3), random.uniform(1, 3), random.uniform(0.3, 0.7))),
+        random.random() < 0.7,
         chained,
     )
 
 
 def _with_losses(random: Random, chosen: list[Kind], chained: bool) -> list[Kind]:
-    """Faults of the cloud strike mostly while a machine is made; late in a chain another has to be."""
+    """Faults of the cloud strike mostly while a machine is made; late in a chain another has to be. Those of a stopped
+    machine need a stop.
+    """
     kinds: list[Kind] = []
     for kind in chosen:
+        if kind in _NEEDS_STOP:
+            kinds.append(CloudFault.OUTBID)
         if chained and kinds and kind in _NEEDS_ANOTHER and kinds[-1] not in _MAKES_ANOTHER:
             kinds.append(random.choice(_LOSSES))
         kinds.append(kind)
@@ -147,6 +159,7 @@ def _with_losses(random: Random, chosen: list[Kind], chained: bool) -> list[Kind
 
 
 _LOSSES = (CloudFault.PREEMPTED, CloudFault.PREEMPTED_WITH_NOTICE, WorldFault.HOST_GONE, WorldFault.USER_ENDS)
+_NEEDS_STOP = frozenset({CloudFault.NO_RESTART, CloudFault.DISK_VANISHES})
 _NEEDS_ANOTHER = AT_CREATE | {
     CloudFault.RATE_LIMITED, CloudFault.SERVER_ERROR, CloudFault.OUTAGE, CloudFault.FALSE_ABSENCE,
 }  # fmt: skip
@@ -166,7 +179,7 @@ def _planned(random: Random, kind: Kind, standing: bool) -> Planned:
 
 
 def _at_passage(random: Random, kind: WorldFault, standing: bool) -> AtPassage:
-    length_s = 10 ** random.uniform(0, 4)
+    length_s = 10 ** random.uniform(0, LONGEST_SLEEP)
     if kind is WorldFault.DAMAGED:
         return AtPassage(kind, "chunk read:before", random.randint(1, _CALLS["chunk read"]), length_s)
     calls = _CALLS | (_ON_STANDING_MACHINES if standing else {})

@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 
 from orchestrator import driver as product
+from orchestrator.budget import spent_usd
 from orchestrator.clock import Clock
 from orchestrator.courier import Courier, Delivery, InlineCourier
 from orchestrator.errors import RunConflict
@@ -46,14 +47,23 @@ from tests.simulation.kinds import Kind
 from tests.simulation.misfortune import Misfortune
 from tests.simulation.rules import Rules
 from tests.simulation.schedule import Abilities, Occasion, Schedule
-from tests.simulation.seams import ToldReporter, WatchedClock, WatchedLedger, WatchedProvider, WatchedStopper
+from tests.simulation.seams import (
+    AbsentCourier,
+    ToldReporter,
+    WatchedClock,
+    WatchedLedger,
+    WatchedProvider,
+    WatchedStopper,
+)
 
 RUN = "run"
 MAX_DRIVERS = 60
-MAX_COST_USD = 50.0
-"""Far away: what happens at the ceiling is not simulated yet."""
+WORTH_RAISING_USD = 0.8
+"""The user who resumes a run that has less left allows it more."""
 PATIENCE_S = 24 * 3600.0
 """Of virtual time: no schedule's faults last for so long."""
+BACK_TOMORROW = 4.7
+"""As a power of ten of seconds: when a person looks at the run again, one time in ten."""
 RAM_DISK = Path("/dev/shm")
 PHOTO = b"not a picture, which nobody here looks at" * 8
 
@@ -135,8 +145,10 @@ class World:
         self.begun = 0
         self.helped = False
         """The user had to do more than attach."""
-        self.max_cost_usd = MAX_COST_USD
-        self.spec = _spec(self.model_folder.parent, schedule.training.deadline_s)
+        self.raised = False
+        """The user had to allow more money."""
+        self.max_cost_usd = schedule.max_cost_usd
+        self.spec = _spec(self.model_folder.parent, schedule.training.deadline_s, self.max_cost_usd)
         self.ledger = self.make_ledger()
         self._stage_job()
         self.misfortune.begin()
@@ -155,7 +167,7 @@ class World:
         return SimulatedHost(computer, self)
 
     def make_courier(self, delivery: Delivery) -> Courier:
-        return InlineCourier(delivery)
+        return InlineCourier(delivery) if self.schedule.courier else AbsentCourier()
 
     def drive(self, context: RunContext) -> EndReason:
         return product.drive(context)
@@ -197,9 +209,12 @@ class World:
             self.rules.at_home()
             if reason is EndReason.DONE:
                 return
-            self.clock.sleep(10 ** self.random.uniform(0, 2.5))
+            self.clock.sleep(
+                10 ** self.random.choice((*10 * (self.random.uniform(0, 2.5),), self.random.uniform(3, 4.7)))
+            )
             if reason is not None:
                 self.helped = True
+                self._raise_ceiling_if_needed()
                 self.note("user: resume")
                 self.ledger.start_attempt(RUN, self.ledger.become_driver(RUN))
             errors_in_a_row = errors_in_a_row + 1 if failed else 0
@@ -209,6 +224,14 @@ class World:
                 self.ledger.set_wish(RUN, Wish.DOWN)
         state = self.run().state.value
         self.rules.violate(Invariant.IT_ENDS, f"after {self.begun} drivers the run is still {state}")
+
+    def _raise_ceiling_if_needed(self) -> None:
+        self.rules.ceiling_holds()
+        if spent_usd(self.ledger.machines(RUN), self.clock.now()) + WORTH_RAISING_USD > self.max_cost_usd:
+            self.raised = True
+            self.max_cost_usd += 2.0
+            self.spec = _spec(self.model_folder.parent, self.schedule.training.deadline_s, self.max_cost_usd)
+            self.note(f"user: up to ${self.max_cost_usd:.2f}")
 
     def _new_driver(
         self, dies_after: int | None = None, *, spares_folder: bool = False
@@ -422,7 +445,7 @@ def _template() -> RunSpec:
     )
 
 
-def _spec(output: Path, deadline_s: float | None) -> RunSpec:
+def _spec(output: Path, deadline_s: float | None, max_cost_usd: float) -> RunSpec:
     hours = None if deadline_s is None else deadline_s / 3600
-    limits = Limits(max_cost_usd=MAX_COST_USD, max_hours=hours)
+    limits = Limits(max_cost_usd=max_cost_usd, max_hours=hours)
     return _template().model_copy(update={"output": Output(folder=output), "limits": limits})
