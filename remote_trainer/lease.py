@@ -169,10 +169,21 @@ class GuardFiles:
             _replace(self._state / "limit-left", str(max(0, int(left_s))))
 
     def set_on_lapse(self, action: wire.LapseAction) -> None:
-        """On the disk itself when it returns; raises OSError when that cannot be. Nothing is written without need."""
+        """On the disk itself when it returns; raises OSError when that cannot be. Nothing is written without need.
+
+        A full disk has room for `stop` all the same: over the longer word that stands there. Half of it says as much.
+        """
         path = self._state / "on-lapse"
-        if self.on_lapse != action or not path.exists():
+        if self.on_lapse == action and path.exists():
+            return
+        try:
             folders.write_atomically(path, f"{action}\n".encode())
+        except OSError:
+            if action == "terminate":
+                raise
+            with open(path, "r+b", buffering=0) as handle:
+                handle.write(b"stop     \n")
+                os.fsync(handle.fileno())
 
     @contextlib.contextmanager
     def deciding(self) -> Iterator[None]:

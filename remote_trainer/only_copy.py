@@ -35,6 +35,12 @@ def saved_manifests(run_folder: Path) -> frozenset[str]:
     return frozenset(str(sha256) for sha256 in content.get("manifests", ()))
 
 
+def others_at_work(guard: GuardFiles, run_folder: Path) -> bool:
+    """Whether a supervisor of another run lives on the machine: it is not this run's to end then."""
+    others = (run for run in (guard.workdir / "runs").glob("[!.]*") if run != run_folder)
+    return any(folders.is_held(run / folders.SUPERVISOR_LOCK) for run in others)
+
+
 def review(guard: GuardFiles) -> wire.LapseAction:
     """Looks at every run on the machine, tells the guard what to do at the lease's end, and returns that.
 

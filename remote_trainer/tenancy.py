@@ -111,11 +111,13 @@ class Tenancy:
             self._protect()
 
     def end(self, ended: wire.Event) -> None:
-        """The last renewal: the guard does the rest."""
+        """The last renewal: the guard does the rest. The last run at work on the machine decides for all."""
         if self._guard is None:
             return
         self._uploads_told()
         safe = self._review(self._guard) == "terminate"
+        if only_copy.others_at_work(self._guard, self._folder):
+            return
         now_s = self._clocks.boot_clock()
         lease_s = oversight.last_lease_s(ended, safe, self._job.wait_for_laptop_s, self._guard.contact_ago_s(now_s))
         self._guard.end_lease(now_s + lease_s)

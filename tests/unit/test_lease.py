@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -101,6 +102,17 @@ def test_only_a_clear_word_gives_the_disk_away(files: GuardFiles, tmp_path: Path
     assert files.on_lapse == "terminate"  # no file: nothing was ever worth it
     (tmp_path / "work" / "guard" / "on-lapse").write_text(content)
     assert files.on_lapse == expected
+
+
+def test_a_disk_that_takes_no_new_file_still_learns_that_it_is_to_be_kept(files: GuardFiles, tmp_path: Path) -> None:
+    state = tmp_path / "work" / "guard"
+    files.set_on_lapse("terminate")
+    (state / f".on-lapse.{os.getpid()}.tmp").mkdir()  # in the way of every new file
+    files.set_on_lapse("stop")
+    assert files.on_lapse == "stop"
+    with pytest.raises(OSError, match="on-lapse"):
+        files.set_on_lapse("terminate")
+    assert files.on_lapse == "stop"
 
 
 @pytest.mark.parametrize("junk", ["", "soon", "-3", "1" * 11, "٣"])

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from remote_trainer import agent, only_copy, wire
+from remote_trainer import run_folder as folders
 from remote_trainer.contact import contact, saved
-from remote_trainer.deadline import Allowance, boot_clock
+from remote_trainer.deadline import Allowance, Clocks, boot_clock
 from remote_trainer.lease import LEASE_S, GuardFiles
 from remote_trainer.oversight import DEADLINE_REACHED
 from remote_trainer.tenancy import Tenancy
@@ -189,6 +190,17 @@ def test_a_run_that_is_safe_elsewhere_ends_its_lease_at_once(rented: Rented) -> 
     assert rented.guard.on_lapse == "terminate"
 
 
+def test_a_run_that_ends_leaves_the_machine_to_another_that_is_at_work(rented: Rented) -> None:
+    rented.tenancy.begin()
+    other = folders.acquire(run_on(rented.root, "cat") / folders.SUPERVISOR_LOCK, wait_s=0)
+    assert other is not None
+    with other:
+        rented.tenancy.end(wire.Stopped(0))
+        assert left_s(rented.guard.lease_s) == pytest.approx(LEASE_S, abs=5)
+    rented.tenancy.end(wire.Stopped(0))
+    assert left_s(rented.guard.lease_s) <= 0
+
+
 def test_a_machine_without_a_guard_has_a_limit_all_the_same(tmp_path: Path) -> None:
     run_folder = run_on(tmp_path)
     said: list[wire.Event] = []
@@ -234,9 +246,9 @@ def test_a_run_that_is_forgotten_keeps_no_disk(tmp_path: Path) -> None:
 
 def test_a_laptop_that_only_listens_is_noted_and_renews_nothing(tmp_path: Path) -> None:
     guard, run_folder = guard_files(tmp_path), run_on(tmp_path)
-    contact(run_folder, 100.0, renew=False)
+    contact(run_folder, at(100.0), renew=False)
     assert (guard.contact_ago_s(130.0), guard.lease_s) == (30.0, None)
-    contact(run_folder, 200.0)
+    contact(run_folder, at(200.0))
     assert (guard.contact_ago_s(200.0), guard.lease_s) == (0.0, 200.0 + LEASE_S)
 
 
@@ -269,9 +281,13 @@ def test_the_status_carries_the_guard(tmp_path: Path) -> None:
     guard, run_folder = guard_files(tmp_path), run_on(tmp_path)
     assert agent.status(tmp_path / "elsewhere").guard is None
     guard.renew(100.0, 50.0)
-    told = agent.status(run_folder, 120.0).guard
+    told = agent.status(run_folder, at(120.0)).guard
     assert told is not None
     assert (told.alive, told.lease_left_s) == (False, 30.0)
+
+
+def at(second: float) -> Clocks:
+    return Clocks(boot_clock=lambda: second)
 
 
 def call(*argv: str, stdin: str, **environment: str) -> bytes:
