@@ -120,10 +120,10 @@ class Tenancy:
             return
         now_s = self._clocks.boot_clock()
         lease_s = oversight.last_lease_s(ended, safe, self._job.wait_for_laptop_s, self._guard.contact_ago_s(now_s))
-        self._guard.end_lease(now_s + lease_s)
         acts_s = acts_at_s(now_s + lease_s, self._guard.limit_s, self._guard.on_lapse, self._guard.can_stop)
         action = self._guard.on_lapse if self._guard.can_stop else "terminate"
-        self._say(oversight.last_word(action, max(0.0, acts_s - now_s)))
+        self._say(oversight.last_word(action, max(0.0, acts_s - now_s)))  # while there is still a machine to say it
+        self._guard.end_lease(now_s + lease_s)
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
