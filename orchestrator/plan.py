@@ -33,6 +33,7 @@ from orchestrator.plan_warnings import machine_warnings, rental_warnings, traini
 from orchestrator.ranges import Range
 from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
 from orchestrator.spec import APPLICABLE_FORMATS, ClassFolder, GeneratedClassImages, NoClassImages, RunSpec
+from orchestrator.storage.planned import StoragePlan
 from orchestrator.workload import Workload, workload
 from providers.api import Offer
 from remote_trainer.wire import DatasetSpec, Decision, ExportFormat, ImageSpec, Job, Method, TrainSpec, Warned
@@ -112,6 +113,8 @@ class Plan:
     findings: tuple[Finding, ...]
     """About the photos: warnings and notes of the scan."""
     warnings: tuple[Warned, ...]
+    storage: StoragePlan | None = None
+    """None when everything comes over SSH."""
 
 
 def make_plan(
@@ -143,7 +146,7 @@ def make_plan(
         class_images=planned_class.count if planned_class else 0,
         generate=planned_class.generate if planned_class else 0,
         carried_gb=base.total_bytes / 1e9 if isinstance(base, LocalFolder) else 0.0,
-        stored=spec.storage.url is not None,
+        stored=spec.storage.filled_by_machine is not None,
     )
     choice = choose(spec, offers, history, work, measured)
     offer = choice.offer

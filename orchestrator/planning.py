@@ -20,6 +20,7 @@ from orchestrator.rental import terms_of
 from orchestrator.spec import ClassFolder, RunSpec, spec_to_json
 from orchestrator.staging import stage
 from orchestrator.storage.open import require_writable
+from orchestrator.storage.planned import plan_storage, storage_warnings
 from orchestrator.wiring import Wiring, store_of
 from providers.api import HasStandingMachine, MachineProvider, Market, Offer
 from providers.combined import CombinedProvider
@@ -28,10 +29,12 @@ from remote_trainer.wire import Warned
 
 
 def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
-    """Every free check of photos, base and machine, then the plan. Writes nothing but the machine's work folder.
+    """Every free check of photos, base and machine, then the plan. Writes nothing but the machine's work
+    folder, and a probe into the store that is removed again.
 
-    Raises UsageError for what is wrong with photos or base, HostError for a machine that cannot be used, NoCapacity
-    when nothing fits. Whether there is room for the result is `require_room`'s to say.
+    Raises UsageError for what is wrong with photos or base, StorageError for a store that cannot be written, HostError
+    for a machine that cannot be used, NoCapacity when nothing fits. Whether there is room for the result is
+    `require_room`'s to say.
     """
     instance = scan_folder(spec.data.instance)
     source = spec.data.class_images
@@ -65,7 +68,12 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     told = tuple(
         Warned(text, "`cloudbooth gpus` shows what every provider answers") for text in dict.fromkeys(left_out)
     )
-    return replace(plan, warnings=(*plan.warnings, *told))
+    plan = replace(plan, warnings=(*plan.warnings, *told))
+    if store is None:
+        return plan
+    storage = plan_storage(store, pod_credentials=spec.storage.pod_credentials)
+    warned = storage_warnings(storage, plan.deadline_s, rented=plan.rental is not None)
+    return replace(plan, storage=storage, warnings=(*plan.warnings, *warned))
 
 
 def _offers_to_compare(spec: RunSpec, provider: MachineProvider) -> list[Offer]:

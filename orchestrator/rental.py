@@ -102,7 +102,7 @@ def plan_rental(
         ceiling_usd=limits.max_cost_usd,
         reserve_s=reserve_s(seconds_left(limits.max_cost_usd, offer.price_per_hour_usd, [], 0.0, kept_back_usd)),
         rescue_usd=kept_back_usd,
-        afterwards=what_happens_afterwards(offer, limits, terms, spec.storage.url),
+        afterwards=what_happens_afterwards(offer, limits, terms, spec.storage.filled_by_machine),
     )
 
 

@@ -188,6 +188,11 @@ class Storage(_Section):
     pod_credentials: bool = False
     """Hands the store's keys to the machine, for stores that cannot presign; presigned URLs are used otherwise."""
 
+    @property
+    def filled_by_machine(self) -> str | None:
+        """The address, if the machine can upload there by itself; a folder is filled by the laptop."""
+        return self.url if self.url is not None and self.url.startswith("s3:") else None
+
     @field_validator("url")
     @classmethod
     def _an_address(cls, value: str | None) -> str | None:

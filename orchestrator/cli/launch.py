@@ -71,6 +71,11 @@ def _spec_options(function: Any) -> Any:
             ),
             click.option("--max-hours", type=float, metavar="H", help="The longest that the run may be at work."),
             click.option(
+                "--pod-credentials",
+                is_flag=True,
+                help="Hand the store's keys to the machine. Only for stores that cannot presign.",
+            ),
+            click.option(
                 "--set",
                 "overrides",
                 multiple=True,
@@ -137,6 +142,7 @@ def _spec(
     max_price: float | None,
     max_cost: float | None,
     max_hours: float | None,
+    pod_credentials: bool,
     overrides: tuple[str, ...],
 ) -> RunSpec:
     """Flags are `--set` in other words; a `--set` of the same key wins."""
@@ -153,6 +159,7 @@ def _spec(
         "compute.max_price_per_hour": max_price,
         "limits.max_cost_usd": max_cost,
         "limits.max_hours": max_hours,
+        "storage.pod_credentials": True if pod_credentials else None,
         "train.steps": steps,
     }
     flags = [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]

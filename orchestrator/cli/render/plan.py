@@ -16,6 +16,7 @@ from orchestrator.estimates import Quote
 from orchestrator.plan import Plan
 from orchestrator.ranges import duration, duration_range, usd, usd_range
 from orchestrator.rental import Rental
+from orchestrator.storage.planned import StoragePlan
 from providers.api import Offer
 
 MAX_PHOTO_ROWS = 20
@@ -32,6 +33,8 @@ def render_plan(plan: Plan, console: Console) -> None:
     if plan.rental is not None:
         _section(console, "Offers", _offers(plan.rental))
         _section(console, "What happens when", _afterwards(plan.rental))
+    if plan.storage is not None:
+        _section(console, "Storage", _storage(plan.storage))
     if plan.decisions:
         _section(console, "Decided for you", _decisions(plan))
     _warnings(plan, console)
@@ -200,6 +203,18 @@ def _afterwards(rental: Rental) -> Table:
     table = _facts()
     for when, what in rental.afterwards:
         table.add_row(when, escape(what))
+    return table
+
+
+def _storage(storage: StoragePlan) -> Table:
+    table = _facts()
+    table.add_row("store", escape(storage.url))
+    if storage.lent_for_s is None:
+        table.add_row("filled", "by this laptop, with what has come home")
+        return table
+    table.add_row("filled", "by the machine, from the first checkpoint on, also while this laptop is away")
+    how = "the store's keys" if storage.hands_over_keys else "lent URLs"
+    table.add_row("with", f"{how}, good for {duration(storage.lent_for_s)}: {storage.lent_for_why}")
     return table
 
 
