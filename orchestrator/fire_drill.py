@@ -18,10 +18,11 @@ from orchestrator.host import Host
 from orchestrator.lifecycle import State, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import AGREEMENT_S
-from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject
+from orchestrator.spec import Compute, Data, Limits, Model, RunSpec, Subject
 from orchestrator.whole_file import write_atomically
 from providers.api import HasBilling, MachineId
 from providers.errors import CloudboothError, MachineGone
+from remote_trainer.wire import TrainSpec
 
 PROOF_TIMEOUT_S = 180.0
 """The guard probes at once, and eight times with pauses when it is not answered well."""
@@ -58,6 +59,8 @@ def drill_spec(provider: str, name: str, folder: Path, max_cost_usd: float) -> R
         name=name,
         subject=Subject(instance_prompt="a photo of a fire drill"),
         data=Data(instance=folder),
+        model=Model(base="builtin:tiny"),  # the cheapest model: here nothing but booting takes time
+        train=TrainSpec(steps=1),
         compute=Compute(provider=provider, allow_cpu=True, disk_gb=10.0),
         limits=Limits(max_cost_usd=max_cost_usd, rescue_hours=0.0),
     )

@@ -10,6 +10,7 @@ from orchestrator.dataset.scan import require_usable, scan_folder
 from orchestrator.driver import driver_lock
 from orchestrator.errors import RunConflict
 from orchestrator.fetch import disk_full_explained
+from orchestrator.fire_drill import read_drill
 from orchestrator.measured import measured_speeds
 from orchestrator.offers import OfferHistory, gpu_requests, markets_of
 from orchestrator.plan import Plan, make_plan
@@ -61,7 +62,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         base,
         offers,
         machine,
-        lambda offer: terms_of(provider, offer),
+        lambda offer: terms_of(provider, offer, _proven_at(wiring, offer)),
         measured_speeds(spec, wiring.ledger.runs(), wiring.home),
         OfferHistory(seen=spot_record(wiring.ledger.every_machine(), wiring.clock.now())),
     )
@@ -74,6 +75,12 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     storage = plan_storage(store, pod_credentials=spec.storage.pod_credentials)
     warned = storage_warnings(storage, plan.deadline_s, rented=plan.rental is not None)
     return replace(plan, storage=storage, warnings=(*plan.warnings, *warned))
+
+
+def _proven_at(wiring: Wiring, offer: Offer) -> float | None:
+    """When a machine of the offer's provider last gave itself back in a fire drill; None when the last one failed."""
+    drill = read_drill(wiring.home.providers_folder / offer.provider)
+    return drill.at if drill is not None and drill.gave_itself_back else None
 
 
 def _offers_to_compare(spec: RunSpec, provider: MachineProvider) -> list[Offer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from orchestrator.budget import rescue_usd, reserve_s, seconds_left
 from orchestrator.estimates import Measured, Quote
@@ -25,6 +26,8 @@ class ProviderTerms:
     """The machine may give itself back with a key of its own."""
     stops_itself: bool = False
     """It may also stop and keep its disk."""
+    proven_at: float | None = None
+    """Unix seconds of the last fire drill, if a machine of this provider gave itself back in it."""
     can_be_stopped: bool = False
     """The laptop may stop and start it."""
     stopped_disk_may_vanish: bool = False
@@ -33,13 +36,14 @@ class ProviderTerms:
 TermsOf = Callable[[Offer], ProviderTerms]
 
 
-def terms_of(provider: MachineProvider, offer: Offer) -> ProviderTerms:
+def terms_of(provider: MachineProvider, offer: Offer, proven_at: float | None = None) -> ProviderTerms:
     """No exchange with anybody."""
     calls = provider.self_release(offer)
     keeper = provider.member_for(offer) if isinstance(provider, CombinedProvider) else provider
     return ProviderTerms(
         ends_itself=calls is not None,
         stops_itself=calls is not None and calls.stop is not None,
+        proven_at=proven_at,
         can_be_stopped=isinstance(provider, HasStop),
         stopped_disk_may_vanish=isinstance(keeper, HasStop) and keeper.stopped_disk_may_vanish,
     )
@@ -142,14 +146,18 @@ def what_happens_afterwards(
         ("detached", "the same, by a process in the background, while this laptop is awake"),
         ("laptop away", away),
         ("at risk then", left),
-        ("at worst", _at_worst(limits, terms, per_day)),
+        ("at worst", _at_worst(offer, limits, terms, per_day)),
     )
 
 
-def _at_worst(limits: Limits, terms: ProviderTerms, per_day: str) -> str:
+def _at_worst(offer: Offer, limits: Limits, terms: ProviderTerms, per_day: str) -> str:
     if not terms.ends_itself:
         return f"no ceiling holds while this laptop is away: {per_day}"
+    if terms.proven_at is not None:
+        day = datetime.fromtimestamp(terms.proven_at, UTC).date()
+        return f"${limits.max_cost_usd:.2f}: a machine of {offer.provider} was seen to end itself on {day}"
     return (
         f"${limits.max_cost_usd:.2f}, if the machine may end itself: it tries that key before it trains, and says so; "
-        f"one that may not costs up to {per_day} while this laptop is away"
+        f"one that may not costs up to {per_day} while this laptop is away; "
+        f"`cloudbooth doctor --fire-drill {offer.provider}` proves it for cents"
     )

@@ -94,7 +94,7 @@ class CombinedProvider:
     ) -> None:
         self.markets: frozenset[Market] = frozenset().union(*(member.markets for member in members.values()))
         self.told = told
-        self._members, self._unable, self._state_folder = dict(members), dict(unable or {}), state_folder
+        self._members, self._unable, self._rented_from = dict(members), dict(unable or {}), state_folder / "rented-from"
 
     def __repr__(self) -> str:
         return f"CombinedProvider({', '.join(self._members)})"
@@ -177,13 +177,13 @@ class CombinedProvider:
 
     def _remember(self, name: str) -> None:
         """On disk before the machine exists; twice is safe."""
-        self._state_folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._state_folder / name, os.O_CREAT | os.O_WRONLY, 0o600)
+        self._rented_from.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._rented_from / name, os.O_CREAT | os.O_WRONLY, 0o600)
         os.fsync(descriptor)
         os.close(descriptor)
 
     def _have_rented(self) -> Sequence[str]:
-        return sorted(path.name for path in self._state_folder.iterdir()) if self._state_folder.is_dir() else []
+        return sorted(path.name for path in self._rented_from.iterdir()) if self._rented_from.is_dir() else []
 
 
 class _Stopping(CombinedProvider):

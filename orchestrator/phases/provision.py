@@ -53,7 +53,9 @@ def create(context: RunContext, facts: Facts) -> Facts:
 def _choose(context: RunContext, facts: Facts, intents: list[MachineRecord]) -> Choice:
     offers = [offer for request in gpu_requests(context.spec) for offer in context.provider.offers(request)]
     history = history_of(intents, context.spec.limits.max_cost_usd, context.clock.now())
-    return choose(context.spec, offers, replace(history, quarantined=history.quarantined | facts.refused))
+    steps_done = max((artifact.step for artifact in context.ledger.artifacts(context.run.name)), default=0)
+    avoided = history.quarantined | facts.refused
+    return choose(context.spec, offers, replace(history, quarantined=avoided, steps_done=steps_done))
 
 
 def _wait_for_capacity(context: RunContext, facts: Facts, error: NoCapacity) -> Facts:

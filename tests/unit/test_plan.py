@@ -262,6 +262,14 @@ def test_a_machine_that_stops_itself_keeps_the_only_copy_at_a_stated_price() -> 
     assert "cannot give itself back" not in warned(made)
 
 
+def test_what_a_fire_drill_has_proven_is_no_if() -> None:
+    unproven, proven = (rented(ProviderTerms(ends_itself=True, proven_at=at)).rental for at in (None, 1_790_000_000.0))
+    assert unproven is not None
+    assert proven is not None
+    assert "`cloudbooth doctor --fire-drill runpod` proves it" in dict(unproven.afterwards)["at worst"]
+    assert dict(proven.afterwards)["at worst"] == "$5.00: a machine of runpod was seen to end itself on 2026-09-21"
+
+
 def test_a_stopped_disk_that_may_vanish_is_warned_about() -> None:
     assert "a stopped disk of runpod may be lost" in warned(rented(ProviderTerms(stopped_disk_may_vanish=True)))
     assert "may be lost" not in warned(rented(ProviderTerms()))
@@ -402,7 +410,7 @@ def test_spot_and_on_demand_stand_side_by_side(snapshot: Callable[[str, str], No
     spot = dataclasses.replace(on_demand, id="2", market=Market.SPOT, price_per_hour_usd=0.21)
     made = make_plan(
         spec("compute.market=spot-then-on-demand", "train.steps=3000"), scan(), None, HUB, [spot, on_demand],
-        terms_of=lambda _offer: ProviderTerms(True, True, True, True),
+        terms_of=lambda _offer: ProviderTerms(True, True, None, True, True),
     )  # fmt: skip
     snapshot("rendered_spot", rendered(made))
 
