@@ -8,6 +8,7 @@ are; ours are escaped here. What it does not tell is the HTTP status: an answer 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,14 +178,30 @@ def quoted(text: str) -> str:
 
 def _vendor_package() -> tuple[Any, Any]:
     try:
-        import runpod.error
-        from runpod.api.graphql import run_graphql_query
+        with _logging_as_it_was():
+            import runpod.error
+            from runpod.api.graphql import run_graphql_query
     except ImportError as error:
         raise CloudboothError(
             "spot on RunPod goes through RunPod's own package, which is not installed",
             f"uv tool install 'cloudbooth[runpod]', or {INSTEAD}",
         ) from error
     return run_graphql_query, runpod.error
+
+
+@contextmanager
+def _logging_as_it_was() -> Iterator[None]:
+    """The package sets up the process's logging while it is imported, and every request would be shown from then on."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    levels = {logger: logger.level for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger)}
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        for logger, before in levels.items():
+            logger.setLevel(before)
 
 
 @contextmanager

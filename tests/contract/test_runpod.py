@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -428,6 +429,26 @@ def test_a_lost_answer_to_a_spot_rental_is_indeterminate(runpod: FakeRunPod, spo
 def test_a_wrong_key_is_refused_on_the_spot_market_too(runpod: FakeRunPod, tmp_path: Path) -> None:
     with pytest.raises(AuthRejected):
         built(runpod, tmp_path, RUNPOD_API_KEY="rpa_WRONG").offers(GpuRequest(market=Market.SPOT))
+
+
+def test_the_vendors_package_says_nothing_of_its_own() -> None:
+    needs_the_vendors_package()
+    program = (
+        "import logging, sys\n"
+        "from providers.api import GpuRequest\n"
+        "from providers.errors import Transient\n"
+        "from providers.runpod.spot import SpotMarket\n"
+        "from providers.secret import Secret\n"
+        "before = logging.root.handlers[:], logging.root.level\n"
+        "try:\n"
+        "    SpotMarket(Secret('k', 'K'), 'http://127.0.0.1:1').gpus(GpuRequest())\n"
+        "except Transient:\n"
+        "    assert 'runpod' in sys.modules\n"
+        "    assert (logging.root.handlers, logging.root.level) == before\n"
+        "    print('silent')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("silent\n", "")
 
 
 # ---- on a real pod ---------------------------------------------------------------------------------------------------

@@ -34,16 +34,18 @@ def renting(cloudbooth: Cloudbooth, runpod: FakeRunPod) -> Cloudbooth:
     return cloudbooth
 
 
-def assert_trained_and_given_back(done: Finished, runpod: FakeRunPod) -> None:
-    """One pod ever, gone now; the model is here, the price is the meter's, the account's key was never on the pod."""
+def assert_trained_and_given_back(done: Finished, renting: Cloudbooth, runpod: FakeRunPod) -> None:
+    """One pod ever, gone now; the model is here, the price is the meter's, the account's key in no file anywhere."""
     assert done.summary["reason"] == "done"
     assert list(Path(done.summary["output"]).glob("*.safetensors"))
     [pod] = runpod.pods.values()
     assert pod.gone_at is not None
     assert f"{done.summary['cost_usd']:.2f}" == f"{runpod.billed_usd():.2f}"
-    on_the_pod = [file for root in (pod.machine.disk, pod.machine.volume) for file in root.rglob("*") if file.is_file()]
-    assert on_the_pod
-    assert not [file for file in on_the_pod if runpod.account_key.encode() in file.read_bytes()]
+    for folder in (pod.machine.disk, pod.machine.volume, renting.root):
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert files
+        assert not [file for file in files if runpod.account_key.encode() in file.read_bytes()]
+    assert runpod.account_key not in pod.machine.log + done.stdout + done.stderr
 
 
 def test_on_demand_with_the_answer_to_the_rental_lost_and_the_pod_listed_late(
@@ -51,12 +53,12 @@ def test_on_demand_with_the_answer_to_the_rental_lost_and_the_pod_listed_late(
 ) -> None:
     runpod.lose_answers, runpod.listed_after_s = 1, 4.0
     done = renting.run(*renting.launch_argv("subject", "--steps", "6", "--on-demand", photos=SUBJECT))
-    assert_trained_and_given_back(done, runpod)
+    assert_trained_and_given_back(done, renting, runpod)
     assert runpod.requests.count(("POST", "/v2/pods")) == 1
 
 
 def test_on_the_spot_market(renting: Cloudbooth, runpod: FakeRunPod) -> None:
     pytest.importorskip("runpod", reason="the extra `runpod` is not installed")
     done = renting.run(*renting.launch_argv("subject", "--steps", "6", "--spot", photos=SUBJECT))
-    assert_trained_and_given_back(done, runpod)
+    assert_trained_and_given_back(done, renting, runpod)
     assert all(pod.spot for pod in runpod.pods.values())
