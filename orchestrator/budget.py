@@ -26,12 +26,14 @@ def cost_usd(machines: Iterable[MachineRecord], now: float) -> float:
 
 BELIEVABLE_BILL = 0.5
 """Of our own count. Bills come late: one below it is taken for the beginning of a bill."""
+BILL_SLACK_S = 300.0
+"""Unless it lacks no more than this of the machine's time: we count until its absence is confirmed, and the boot."""
 
 
 def _billed_or_counted_usd(machine: MachineRecord, now: float) -> float:
-    counted = _counted_usd(machine, now)
-    billed = machine.billed_usd
-    return counted if billed is None or billed < BELIEVABLE_BILL * counted else billed
+    counted, billed = _counted_usd(machine, now), machine.billed_usd
+    slack = BILL_SLACK_S / 3600 * machine.price_per_hour_usd
+    return counted if billed is None or billed < min(BELIEVABLE_BILL * counted, counted - slack) else billed
 
 
 def _counted_usd(machine: MachineRecord, now: float) -> float:

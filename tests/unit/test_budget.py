@@ -31,6 +31,11 @@ def test_a_run_has_cost_what_was_billed_and_the_ceiling_goes_by_our_own_count() 
     assert spent_usd([billed], now=99 * HOUR_S) == pytest.approx(1.0)
 
 
+def test_a_machine_of_a_minute_is_billed_for_less_than_the_wait_until_it_was_gone() -> None:
+    a_minute = dataclasses.replace(machine(1 / 60), billed_usd=0.002)
+    assert cost_usd([a_minute], now=99 * HOUR_S) == pytest.approx(0.002)
+
+
 def test_a_bill_that_has_hardly_begun_is_not_the_bill() -> None:
     assert cost_usd([dataclasses.replace(machine(2.0), billed_usd=0.3)], now=99 * HOUR_S) == pytest.approx(1.0)
 
