@@ -71,6 +71,7 @@ MEANINGS = {
     "limits.max_hours": "Time on machines, all of an attempt together; then the run ends with a checkpoint.",
     "limits.rescue_hours": "Rented machines only. How long a stopped one may keep the only copy of a model; what its "
     "disk costs meanwhile is part of the ceiling.",
+    "limits.keep_minutes": "How long a rented machine stays warm for the next run after its model came home.",
     "limits.wait_for_laptop_minutes": "Rented machines only. How long one waits at the end of a run for a laptop to "
     "take what lies nowhere else.",
     "output.formats": (

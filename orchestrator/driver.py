@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.budget import may_rent_again
+from orchestrator.budget import may_rent_again, seconds_left
 from orchestrator.errors import RunConflict
 from orchestrator.host import ConnectionLost, HostUnreachable
+from orchestrator.keeping import keep_left_s, users_of
 from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
 from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import (
@@ -33,7 +34,7 @@ from orchestrator.lifecycle import (
     facts_after,
     next_step,
 )
-from orchestrator.phases import follow, provision, release, rescue, retrieve, ship
+from orchestrator.phases import follow, keep, provision, release, rescue, retrieve, ship
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, Loss, declare_lost, loss_of_machine
 from providers.errors import CloudboothError, MachineGone
@@ -50,10 +51,11 @@ PHASES: dict[Phase, Callable[[RunContext, Facts], Facts]] = {
     Phase.FOLLOW: follow.follow,
     Phase.RETRIEVE: retrieve.retrieve,
     Phase.REVIVE: rescue.revive,
+    Phase.KEEP: keep.keep,
     Phase.RELEASE: release.release,
 }
 
-TALKING = frozenset({Phase.LOOK, Phase.SHIP, Phase.RETRIEVE})
+TALKING = frozenset({Phase.LOOK, Phase.SHIP, Phase.RETRIEVE, Phase.KEEP})
 """Phases that have heard from the host when they return."""
 
 
@@ -139,10 +141,25 @@ def _with_what_the_ledger_knows(context: RunContext, facts: Facts, machine: Mach
     since = machine.keeps_since if machine is not None else None
     return replace(
         facts,
+        keep_left_s=_keep_left_s(context, machine, machines, now),
         may_rent_again=may_rent_again(limits.max_cost_usd, context.run.attempt, machines, now),
         keeps=machine.keeps if machine is not None else Keeps.NOTHING,
         rescue_over=since is not None and now - since > limits.rescue_hours * 3600,
     )
+
+
+def _keep_left_s(
+    context: RunContext, machine: MachineRecord | None, machines: list[MachineRecord], now: float
+) -> float:
+    limits = context.spec.limits
+    if machine is None or context.machine_stands or limits.keep_minutes == 0:
+        return 0.0
+    moves = context.ledger.moves(context.run.name)
+    since = next((move.at for move in reversed(moves) if move.to_state is State.KEEPING), now)
+    kept_for_s = now - since if context.run.state is State.KEEPING else 0.0
+    money_left_s = seconds_left(limits.max_cost_usd, machine.rate_usd, machines, now)
+    in_use = bool(users_of(context.ledger, machine))
+    return keep_left_s(limits.keep_minutes * 60, kept_for_s, money_left_s, in_use=in_use)
 
 
 @contextmanager

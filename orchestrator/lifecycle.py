@@ -25,6 +25,8 @@ class State(Enum):
     """The machine is stopped, or cannot be reached, and its disk holds what came home nowhere: it is started again."""
     RECOVERING = "recovering"
     """The machine was lost; the run goes on elsewhere from the newest checkpoint that came home."""
+    KEEPING = "keeping"
+    """The model is home, and the machine stays warm for the next run as long as the spec says."""
     RELEASING = "releasing"
     ENDED = "ended"
 
@@ -124,6 +126,7 @@ class Phase(Enum):
     FOLLOW = "follow"
     RETRIEVE = "retrieve"
     REVIVE = "revive"
+    KEEP = "keep"
     RELEASE = "release"
 
 
@@ -132,7 +135,8 @@ MOVES: dict[State, frozenset[State]] = {
     State.PROVISIONING: frozenset({State.SHIPPING, State.RESCUING, State.RECOVERING, State.RELEASING}),
     State.SHIPPING: frozenset({State.TRAINING, State.RESCUING, State.RECOVERING, State.RELEASING}),
     State.TRAINING: frozenset({State.SHIPPING, State.RETRIEVING, State.RESCUING, State.RECOVERING, State.RELEASING}),
-    State.RETRIEVING: frozenset({State.RESCUING, State.RECOVERING, State.RELEASING}),
+    State.RETRIEVING: frozenset({State.RESCUING, State.RECOVERING, State.KEEPING, State.RELEASING}),
+    State.KEEPING: frozenset({State.RELEASING}),
     State.RESCUING: frozenset({State.PROVISIONING, State.RECOVERING, State.RELEASING}),
     State.RECOVERING: frozenset({State.PROVISIONING, State.RELEASING}),
     State.RELEASING: frozenset({State.ENDED}),
@@ -182,6 +186,8 @@ class Facts:
     """The stopped machine runs again."""
     not_revived: str = ""
     """Why it does not and is no longer waited for."""
+    keep_left_s: float = 0.0
+    """How long the machine of a run that is done is still to stay; from spec and ledger."""
     may_rent_again: bool = False
     """Whether money and attempts allow another machine. Looked at only when one was lost."""
     restarts: int = 0
@@ -216,7 +222,7 @@ Step = Do | Move | Finished
 
 def next_step(state: State, wish: Wish, reason: EndReason | None, standing: Standing, facts: Facts) -> Step:
     """What a driver does now. `reason` is that of an end which has begun. Pure: equal arguments, equal answer."""
-    if state not in (State.RELEASING, State.ENDED):
+    if state not in (State.KEEPING, State.RELEASING, State.ENDED):
         if wish.ends_now:
             return Move(State.RELEASING, "`down` was asked for", EndReason.CANCELED)
         if facts.machine_lost and State.RECOVERING in MOVES[state] and standing is Standing.HELD:
@@ -245,13 +251,17 @@ def next_step(state: State, wish: Wish, reason: EndReason | None, standing: Stan
         case State.TRAINING:
             return _training(wish, facts)
         case State.RETRIEVING:
-            if facts.retrieved:
-                return Move(State.RELEASING, "all files are here and verified")
-            return Do(Phase.RETRIEVE)
+            if not facts.retrieved:
+                return Do(Phase.RETRIEVE)
+            if reason is EndReason.DONE and facts.keep_left_s > 0 and wish is Wish.RUN:
+                return Move(State.KEEPING, "all files are here and verified; the machine stays for the next run")
+            return Move(State.RELEASING, "all files are here and verified")
         case State.RESCUING:
             return _rescuing(standing, facts)
         case State.RECOVERING:
             return _recovering(standing, facts)
+        case State.KEEPING:
+            return _keeping(wish, standing, facts)
         case State.RELEASING:
             if standing in (Standing.NONE, Standing.ABSENT):
                 return Move(State.ENDED, "no machine is left")
@@ -281,6 +291,17 @@ def _rescuing(standing: Standing, facts: Facts) -> Step:
     if facts.not_revived:
         return Move(State.RECOVERING, facts.not_revived)
     return Do(Phase.REVIVE)
+
+
+def _keeping(wish: Wish, standing: Standing, facts: Facts) -> Step:
+    """Whatever happens now, the run stays done: its model is home."""
+    if wish is not Wish.RUN:
+        return Move(State.RELEASING, "the kept machine is not wanted any more", EndReason.DONE)
+    if facts.machine_lost or standing is not Standing.HELD:
+        return Move(State.RELEASING, facts.machine_lost or "the kept machine is gone", EndReason.DONE)
+    if facts.keep_left_s <= 0:
+        return Move(State.RELEASING, "the machine was kept for as long as it may be", EndReason.DONE)
+    return Do(Phase.KEEP)
 
 
 def _recovering(standing: Standing, facts: Facts) -> Step:

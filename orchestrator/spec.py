@@ -172,6 +172,8 @@ class Limits(_Section):
     max_hours: Annotated[float, Field(gt=0)] | None = None
     rescue_hours: Annotated[float, Field(ge=0)] = 72.0
     """How long a stopped machine may keep the only copy of a model; what its disk costs is part of the ceiling."""
+    keep_minutes: Annotated[float, Field(ge=0)] = 0.0
+    """How long a rented machine stays warm for the next run after its model came home, within the ceiling."""
     wait_for_laptop_minutes: Annotated[float, Field(ge=0)] = 60.0
     """How long a rented machine waits at a run's end for a laptop to take what lies nowhere else."""
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import assert_never
 
 from orchestrator.budget import cost_usd
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.home import Home
 from orchestrator.host import Host
+from orchestrator.keeping import held_as
 from orchestrator.ledger import Ledger, RunRecord
 from orchestrator.phases.context import Connect, RunContext
 from orchestrator.reporter import Reporter
 from orchestrator.spec import RunSpec, spec_from_json
+from orchestrator.ssh.machine_keys import read_machine_keys
 from orchestrator.storage.api import ObjectStore
 from orchestrator.storage.open import open_store
 from providers.adopted import AdoptedMachine
@@ -39,7 +42,17 @@ class Wiring:
         provider = load_provider(spec.compute.provider, context)
         if spec.compute.machine is None:
             return provider
-        return AdoptedMachine(provider, MachineId(spec.compute.machine), context.state_folder)
+        return self._adopted(provider, MachineId(spec.compute.machine), context.state_folder)
+
+    def _adopted(self, provider: MachineProvider, machine: MachineId, state_folder: Path) -> MachineProvider:
+        """One that a run of ours keeps is entered with that run's keys; one of the user's with the user's."""
+        record = held_as(self.ledger, provider.name, machine)
+        keys = read_machine_keys(self.home.run(record.run).machine_keys, record.tag) if record is not None else None
+        if keys is None:
+            return AdoptedMachine(provider, machine, state_folder)
+        return AdoptedMachine(
+            provider, machine, state_folder, identity_file=str(keys.identity_file), host_key=keys.host_key
+        )
 
     def provider_context(self, name: str) -> ProviderContext:
         """What a provider gets that no spec has options for."""

@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.cli.render.summary import Summary, summarize
-from orchestrator.driver import drive, driver_lock, is_driven
+from orchestrator.driver import drive, drive_until, driver_lock, is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.hints import hint_for
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, State, Wish
+from orchestrator.phases.context import RunContext
 from orchestrator.reporter import Reporter
+from orchestrator.spec import spec_from_json
 from orchestrator.wiring import Wiring
 from providers.errors import CloudboothError
 
@@ -40,6 +42,11 @@ def drive_to_end(wiring: Wiring, run: str, reporter: Reporter, *, resume: bool =
         except CloudboothError as error:
             error.hint = hint_for(run, error.hint)
             raise
+    record = wiring.ledger.run(run)
+    if record.state is State.KEEPING:
+        minutes = spec_from_json(record.spec_json).limits.keep_minutes
+        reporter.note(f"the machine is kept for {minutes:g} min: `launch … --on {run}` uses it, `down {run}` ends it")
+        detach(wiring, run)
     return summarize(wiring, run, reason)
 
 
@@ -74,11 +81,18 @@ def detach(wiring: Wiring, run: str) -> int:
 
 def _drive_through_interrupts(wiring: Wiring, run: str, epoch: int, reporter: Reporter) -> EndReason:
     try:
-        return drive(wiring.context(run, epoch, reporter))
+        return _drive_to_its_model(wiring.context(run, epoch, reporter))
     except KeyboardInterrupt:
         wiring.ledger.set_wish(run, Wish.DOWN)
         reporter.note("ending now, without a checkpoint; Ctrl-C once more leaves everything as it is")
         return drive(wiring.context(run, epoch, reporter))
+
+
+def _drive_to_its_model(context: RunContext) -> EndReason:
+    """To the end, or to where a machine is kept for the next run: a driver in the background sees to that."""
+    if context.run.state is not State.KEEPING and drive_until(context, State.KEEPING):
+        return EndReason.DONE
+    return drive(context)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from orchestrator.cli.render.live import reporter_for
 from orchestrator.cli.render.plan import render_plan
 from orchestrator.cli.render.summary import tell
 from orchestrator.errors import UsageError
+from orchestrator.keeping import kept_by
 from orchestrator.plan import Plan
 from orchestrator.plan_json import plan_to_data
 from orchestrator.planning import accept, look_up, require_room
@@ -44,8 +46,11 @@ def _spec_options(function: Any) -> Any:
             click.option(
                 "--on",
                 "standing",
-                metavar="PROVIDER:ID",
-                help="Use this rented machine of yours as it stands, and leave it running.",
+                metavar="RUN|PROVIDER:ID",
+                help="Use the machine that a run keeps, or a rented one of yours, as it stands; it is left running.",
+            ),
+            click.option(
+                "--keep", metavar="30m", help="Keep the rented machine for the next run after this one, for so long."
             ),
             click.option(
                 "--steps", type=int, metavar="N", help="How many steps to train; 1000 when nothing says otherwise."
@@ -136,6 +141,7 @@ def _spec(
     provider: str | None,
     host: str | None,
     standing: str | None,
+    keep: str | None,
     steps: int | None,
     gpus: tuple[str, ...],
     market: str | None,
@@ -153,6 +159,7 @@ def _spec(
         "name": name,
         "compute.provider": provider or on_provider or ("ssh" if host else None),
         "compute.machine": machine,
+        "limits.keep_minutes": None if keep is None else _minutes(keep),
         "compute.ssh.host": host,
         "compute.gpu": gpus or None,
         "compute.market": market,
@@ -168,15 +175,26 @@ def _spec(
 
 
 def _standing(standing: str | None, provider: str | None, host: str | None) -> tuple[str | None, str | None]:
-    """Provider and id of `--on`."""
+    """Provider and id of `--on`: as they are given, or of the machine that the named run keeps."""
     if standing is None:
         return None, None
     name, colon, machine = standing.partition(":")
-    if not colon or not name or not machine:
-        raise UsageError(f'--on takes a provider and an id, is "{standing}"', "--on runpod:POD_ID")
+    if not colon:
+        kept = kept_by(wire_up().ledger, standing)
+        name, machine = kept.provider, str(kept.machine_id)
+    if not name or not machine:
+        raise UsageError(f'--on takes a run, or a provider and an id, is "{standing}"', "--on runpod:POD_ID")
     if host or provider not in (None, name):
         raise UsageError("--on names provider and machine by itself", "leave out --host and --provider")
     return name, machine
+
+
+def _minutes(text: str) -> float:
+    """`90s`, `30m`, `1.5h`; a bare number is minutes."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text.strip())
+    if found is None:
+        raise UsageError(f'--keep takes a time, is "{text}"', "--keep 30m")
+    return float(found[1]) * {"s": 1 / 60, "m": 1.0, "": 1.0, "h": 60.0}[found[2]]
 
 
 def _only_plan(wiring: Wiring, spec: RunSpec, as_json: bool) -> int:
