@@ -41,7 +41,8 @@ def test_spot_is_asked_of_the_provider(spec: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--on", "abc123"], "--on takes a provider and an id"),
+        (["--on", "runpod:"], "--on takes a run, or a provider and an id"),
+        (["--on", "abc123"], "there is no run named `abc123`"),
         (["--on", "runpod:abc123", "--host", "me@box"], "--on names provider and machine by itself"),
         (["--on", "local:abc123"], "compute.machine is an id at a provider that rents"),
     ],
