@@ -194,3 +194,13 @@ def _offered(offers: list[Offer]) -> str:
         return "answers; nothing is for rent there right now"
     cheapest = min(offers, key=lambda offer: offer.price_per_hour_usd)
     return f"answers; {len(offers)} offers, from ${cheapest.price_per_hour_usd:.2f}/h ({cheapest.gpu})"
+
+
+def store(url: str, check: Callable[[], None]) -> Iterator[Finding]:
+    """Whether the spec's object storage can be used. `check` writes, reads and removes a small object."""
+    try:
+        check()
+    except CloudboothError as error:
+        yield Finding("storage", Verdict.BAD, error.message, error.hint)
+    else:
+        yield Finding("storage", Verdict.GOOD, f"{url} can be written, read and cleared")

@@ -25,6 +25,7 @@ from orchestrator.errors import ExitCode, UsageError
 from orchestrator.fire_drill import conduct, drill_spec, keep
 from orchestrator.spec import RunSpec, spec_to_json
 from orchestrator.spec_file import load_spec
+from orchestrator.storage.open import open_store, require_writable
 from orchestrator.wiring import Wiring, wire_up
 from providers.api import GpuRequest, HasStandingMachine
 from providers.errors import NoCapacity
@@ -46,7 +47,7 @@ def doctor(spec_file: Path | None, drilled: str | None, max_cost: float, yes: bo
     """Check everything a run needs, and rent nothing.
 
     Looks at this installation, the clock, the hub's token and every installed provider; with a SPEC only at
-    the provider that it names. Exit code 2 when something is bad.
+    the provider and the object storage that it names. Exit code 2 when something is bad.
 
     With --fire-drill it does rent, for a few minutes and cents: the cheapest machine of that provider, to prove that
     it lets us in, shows the host key made for it, accepts its own key, gives itself back, and is gone. Exit code 5
@@ -114,6 +115,9 @@ def _findings(wiring: Wiring, spec: RunSpec | None) -> Iterator[Finding]:
                 yield from checks.provider(name, partial(wiring.provider_named, name))
         return
     yield from checks.provider(spec.compute.provider, partial(wiring.provider, spec))
+    if spec.storage.url is not None:
+        store = open_store(spec.storage.url, spec.storage.endpoint_url)
+        yield from checks.store(spec.storage.url, partial(require_writable, store))
 
 
 _WITHOUT_AN_ACCOUNT = ("any", "local", "ssh")

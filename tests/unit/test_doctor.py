@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from orchestrator import doctor
 from orchestrator.cli.main import cli
 from orchestrator.doctor import Finding, Verdict
+from orchestrator.storage.folder import FolderStore
+from orchestrator.storage.open import require_writable
 from providers.api import MachineProvider
 from providers.errors import AuthRejected
 from providers.local import LocalProvider
@@ -133,3 +135,15 @@ def test_the_verb_prints_every_finding_and_ends_well(hub: Hub, monkeypatch: pyte
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines[-1] == {"type": "summary", "bad": 0}
     assert {"version", "disk", "bills", "ssh", "clock", "hub"} <= {line.get("what") for line in lines}
+
+
+def test_a_store_that_can_be_written_is_good_and_is_left_as_it_was(tmp_path: Path) -> None:
+    folder = FolderStore(tmp_path)
+    assert only(doctor.store("file:///models", lambda: require_writable(folder))).verdict is Verdict.GOOD
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_store_that_refuses_is_bad(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    broken = FolderStore(tmp_path / "file")
+    assert only(doctor.store("file:///models", lambda: require_writable(broken))).verdict is Verdict.BAD
