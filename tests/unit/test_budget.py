@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 
-from orchestrator.budget import MAX_MACHINES, cost_usd, may_rent_again, seconds_left, spent_usd, training_deadline_s
-from orchestrator.ledger import MachineRecord
+from orchestrator.budget import (
+    MAX_BROKEN,
+    MAX_MACHINES,
+    cost_usd,
+    may_rent_again,
+    rescue_usd,
+    seconds_left,
+    spent_usd,
+    time_limits,
+    training_deadline_s,
+    used_before_s,
+)
+from orchestrator.ledger import MachineRecord, Rate
+from orchestrator.lifecycle import Trouble
 from providers.api import MachineId
 
 HOUR_S = 3600.0
@@ -64,6 +77,33 @@ def test_a_reserve_is_kept_for_the_way_home(hours: float, reserve_s: float) -> N
 def test_the_users_own_limit_holds_too() -> None:
     assert training_deadline_s(5.0, 0.5, 2.0, [], now=0.0) == 2 * HOUR_S
     assert training_deadline_s(5.0, 0.0, 2.0, [], now=0.0) == 2 * HOUR_S
+
+
+def test_a_users_hours_span_the_machines_of_an_attempt() -> None:
+    now = replace(machine(0.0), tag="now", absent_at=None, created_at=9 * HOUR_S)
+    earlier = [machine(0.5), machine(0.25), machine(4.0, attempt=2), now]
+    used_s = used_before_s(now, earlier, now=10 * HOUR_S)
+    assert used_s == pytest.approx(0.75 * HOUR_S)
+    assert time_limits(5.0, 0.0, 2.0, [], now=0.0, used_s=used_s).deadline_s == pytest.approx(1.25 * HOUR_S)
+
+
+def test_the_rescue_is_inside_the_ceiling() -> None:
+    kept_back = rescue_usd(0.6, disk_per_day_usd=0.1, rescue_hours=72)
+    assert kept_back == pytest.approx(0.3 + 0.1), "three days of disk, and ten minutes to bring home what it holds"
+    limits = time_limits(1.0, 0.6, None, [], now=0.0, kept_back_usd=kept_back)
+    assert limits.limit_s == pytest.approx(HOUR_S)
+    assert limits.deadline_s == pytest.approx(HOUR_S - limits.reserve_s)
+
+
+def test_a_machine_is_counted_at_what_it_billed_when() -> None:
+    rates = (Rate(1 * HOUR_S, 1.0, stopped=False), Rate(2 * HOUR_S, 0.01, stopped=True))
+    assert spent_usd([replace(machine(12.0), rates=rates)], now=0.0) == pytest.approx(0.5 + 1.0 + 0.1)
+
+
+def test_broken_machines_are_not_replaced_for_ever() -> None:
+    broken = replace(machine(0.01), trouble=Trouble.BROKEN)
+    assert may_rent_again(5.0, 1, [broken] * (MAX_BROKEN - 1), now=HOUR_S)
+    assert not may_rent_again(5.0, 1, [broken] * MAX_BROKEN, now=HOUR_S)
 
 
 def test_a_spent_ceiling_leaves_no_time() -> None:

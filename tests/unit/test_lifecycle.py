@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -201,3 +202,34 @@ def test_stop_during_training_follows_until_the_checkpoint() -> None:
 def test_every_reason_has_an_exit_code_of_its_own() -> None:
     assert set(EXIT_CODES) == set(EndReason)
     assert len(set(EXIT_CODES.values())) == len(EndReason)
+
+
+def test_a_stopped_machine_that_holds_something_alone_is_rescued_and_not_given_back() -> None:
+    lost = Facts(machine_lost="stopped", keeps=Keeps.MODEL, may_rent_again=True)
+    for state in (State.PROVISIONING, State.SHIPPING, State.TRAINING, State.RETRIEVING):
+        for reason in (None, EndReason.DONE, EndReason.TRAINING_FAILED, EndReason.STOPPED):
+            step = next_step(state, Wish.RUN, reason, Standing.HELD, lost)
+            assert step == Move(State.RESCUING, "stopped; its disk holds the finished model alone")
+            assert facts_after(step, state, lost) == Facts()
+
+
+def test_only_down_or_the_end_of_its_time_gives_the_only_copy_of_a_model_back() -> None:
+    for wish, reason, facts in itertools.product((Wish.RUN, Wish.STOP), (None, *EndReason), EVERY_FACTS):
+        gives_up = facts.rescue_over or facts.not_revived or facts.machine_lost or facts.revived
+        if facts.keeps.may_be_the_model and not gives_up:
+            assert next_step(State.RESCUING, wish, reason, Standing.HELD, facts) == Do(Phase.REVIVE)
+
+
+def test_a_rescued_machine_is_provisioned_like_any_other_also_for_a_stop() -> None:
+    back = Facts(revived=True, keeps=Keeps.CHECKPOINT)
+    for wish in (Wish.RUN, Wish.STOP):
+        step = next_step(State.RESCUING, wish, None, Standing.HELD, back)
+        assert isinstance(step, Move)
+        assert step.to is State.PROVISIONING
+        assert next_step(State.PROVISIONING, wish, None, Standing.HELD, replace(back, revived=False)) == Do(Phase.AWAIT)
+
+
+def test_a_checkpoint_that_cannot_be_had_back_costs_no_more_than_its_steps() -> None:
+    facts = Facts(keeps=Keeps.CHECKPOINT, not_revived="its host has no free GPU")
+    step = next_step(State.RESCUING, Wish.RUN, None, Standing.HELD, facts)
+    assert step == Move(State.RECOVERING, "its host has no free GPU")

@@ -1,0 +1,286 @@
+"""Renting, waiting, rescuing and giving back, by the real phases and ledger, at a simulated cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.boot_plan import BOOT_DEADLINE_S
+from orchestrator.budget import spent_usd
+from orchestrator.errors import StaleDriver
+from orchestrator.home import RunHome
+from orchestrator.host import Host, HostKeyRejected
+from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
+from orchestrator.ledger import Ledger, MachineRecord
+from orchestrator.lifecycle import Facts, Keeps, Standing, Trouble, Wish
+from orchestrator.phases import provision, release, rescue
+from orchestrator.phases.context import RunContext
+from orchestrator.phases.loss import Loss, declare_lost
+from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject
+from orchestrator.ssh.machine_keys import read_machine_keys
+from providers.api import Access, BootPlan, MachineId, Offer, SshAccess
+from providers.errors import NoCapacity
+from providers.testing.faults import CloudFault, Mishap
+from providers.testing.simulated_cloud import SimulatedCloud
+from providers.testing.virtual_clock import VirtualClock
+from remote_trainer import wire
+from tests.fakes.told import Told
+
+
+@dataclass
+class World:
+    clock: VirtualClock
+    cloud: SimulatedCloud
+    ledger: Ledger
+    told: Told
+    context: RunContext
+    asked: list[SshAccess] = field(default_factory=list)
+    """Every address that somebody wanted to connect to."""
+
+    def connect(self, access: Access) -> Host:
+        """Nobody is ever let in."""
+        assert isinstance(access, SshAccess)
+        self.asked.append(access)
+        raise HostKeyRejected("it shows another host key")
+
+    def machine(self) -> MachineRecord:
+        return self.context.held_machine()
+
+    def rented(self) -> MachineRecord:
+        provision.create(self.context, Facts())
+        self.clock.sleep(60)
+        return self.machine()
+
+    def shipped_and_done(self) -> None:
+        """The laptop has heard that the model is finished, and has not fetched it."""
+        home = self.context.home
+        home.sent_job.parent.mkdir()
+        job = wire.Job("dog", "dog", "builtin:tiny", wire.TrainSpec(), (), ("diffusers",), machine=self.machine().tag)
+        home.sent_job.write_bytes(wire.dumps(job))
+        home.events("1").write_bytes(wire.encode_event(wire.Done(10, "sha"), 1, 0.0))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    yield from made(tmp_path, Limits())
+
+
+def made(tmp_path: Path, limits: Limits, market: str = "on-demand") -> Iterator[World]:
+    clock, told = VirtualClock(), Told()
+    cloud = SimulatedCloud(clock)
+    ledger = Ledger(tmp_path / "ledger.sqlite3", clock)
+    ledger.add_run("dog", "simulated", "{}", "{}")
+    spec = RunSpec(
+        name="dog",
+        subject=Subject(instance_prompt="a dog"),
+        data=Data(instance=Path("photos")),
+        compute=Compute(provider="simulated", market=market),  # type: ignore[arg-type]
+        limits=limits,
+    )
+    home = RunHome(tmp_path / "dog")
+    home.root.mkdir()
+    world = World(clock, cloud, ledger, told, None)  # type: ignore[arg-type]  # each needs the other
+    world.context = RunContext(
+        ledger.run("dog"), ledger.become_driver("dog"), ledger, cloud, world.connect, clock, told, home, spec
+    )
+    yield world
+    ledger.close()
+
+
+# ---- renting -------------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_comes_up_with_keys_and_a_guard_and_they_go_with_it(world: World) -> None:
+    machine = world.rented()
+    keys = read_machine_keys(world.context.home.machine_keys, machine.tag)
+    assert keys is not None
+    boot = world.cloud.rentals[MachineId("m1")].boot
+    assert boot.authorized_key == keys.authorized_key
+    assert "PRIVATE" not in boot.start_command, "packed, and never in a log by accident"
+    assert boot.start_command
+    access = world.context.access()
+    assert isinstance(access, SshAccess)
+    assert (access.identity_file, access.host_key) == (str(keys.identity_file), keys.host_key)
+    release.release(world.context, Facts())
+    assert world.machine().standing is Standing.ABSENT
+    assert not world.cloud.living()
+    assert read_machine_keys(world.context.home.machine_keys, machine.tag) is None
+
+
+def test_what_a_rescue_would_cost_is_recorded_with_the_intent(world: World) -> None:
+    machine = world.rented()
+    disk_usd = machine.disk_per_day_usd * 72 / 24
+    assert disk_usd > 0
+    assert machine.rescue_usd == pytest.approx(disk_usd + machine.price_per_hour_usd / 6)
+
+
+def test_a_machine_that_the_ceiling_does_not_pay_for_is_not_rented(tmp_path: Path) -> None:
+    for world in made(tmp_path, Limits(max_cost_usd=0.3)):
+        facts = provision.create(world.context, Facts())
+        assert "$0.00 of limits.max_cost_usd = 0.3 are spent" in facts.no_machine
+        assert not world.cloud.rentals
+
+
+def test_an_offer_that_is_gone_is_followed_by_the_next_best_at_once(world: World) -> None:
+    world.cloud.arm(Mishap(CloudFault.NO_CAPACITY))
+    facts = provision.create(world.context, Facts())
+    assert facts.refused == {"RTX A5000/on-demand"}
+    assert world.ledger.machines("dog")[0].standing is Standing.ABSENT
+    provision.create(world.context, facts)
+    assert world.machine().offer_id == "RTX 4090/on-demand"
+    assert world.clock.monotonic() == 0.0
+
+
+def test_with_nothing_to_rent_it_waits_and_asks_again_but_not_forever(world: World) -> None:
+    nothing = RunSpec.model_copy(world.context.spec, update={"compute": Compute(provider="simulated", gpu=("H900",))})
+    context, facts = replace(world.context, spec=nothing), Facts()
+    while not facts.no_machine:
+        facts = provision.create(context, facts)
+    assert 3600 <= world.clock.monotonic() <= 3900
+    assert "nothing could be rented" in facts.no_machine
+    assert not world.cloud.rentals
+
+
+def test_nobody_waits_for_a_machine_that_is_no_longer_wanted(world: World) -> None:
+    nothing = RunSpec.model_copy(world.context.spec, update={"compute": Compute(provider="simulated", gpu=("H900",))})
+    world.ledger.set_wish("dog", Wish.STOP)
+    provision.create(replace(world.context, spec=nothing), Facts(waited_s=1000.0))
+    assert world.clock.monotonic() == 0.0
+
+
+def test_a_machine_that_bills_more_than_offered_is_lost_at_once(world: World) -> None:
+    world.cloud.arm(Mishap(CloudFault.DEARER, amount=1.5))
+    machine = world.rented()
+    facts = provision.await_ready(world.context, Facts())
+    assert "bills $0.54/h, and $0.36/h was offered" in facts.machine_lost
+    assert world.machine().trouble is Trouble.TOO_DEAR
+    now = world.clock.now()
+    assert spent_usd([world.machine()], now) == pytest.approx(world.cloud.spent_usd(), abs=0.54 / 3600)
+    assert not world.asked, "nothing was sent to it"
+    assert machine.rates == ()
+
+
+def test_another_host_key_is_waited_out_while_booting_and_then_the_machine_is_lost(world: World) -> None:
+    world.rented()
+    before = world.clock.monotonic()
+    facts = provision.await_ready(world.context, Facts())
+    assert BOOT_DEADLINE_S <= world.clock.monotonic() - before <= BOOT_DEADLINE_S + 60
+    assert facts.machine_lost == "the machine did not answer within 10 min: it shows another host key"
+    assert world.machine().trouble is Trouble.BROKEN
+    assert world.machine().keeps is Keeps.NOTHING
+    assert all(access.host_key for access in world.asked)
+
+
+# ---- rescue --------------------------------------------------------------------------------------------------------
+
+
+def stopped(world: World, prepare: Callable[[], None] = lambda: None) -> Facts:
+    machine = world.rented()
+    prepare()
+    assert machine.machine_id is not None
+    world.cloud.stop(machine.machine_id)
+    return declare_lost(world.context, Facts(), Loss(Trouble.LOST, "the machine has been stopped", stopped=True))
+
+
+def test_a_stopped_machine_with_the_model_is_started_again(world: World) -> None:
+    facts = stopped(world, world.shipped_and_done)
+    assert facts.keeps is Keeps.MODEL
+    assert world.machine().stopped
+    assert rescue.revive(world.context, facts).revived
+    assert not world.machine().stopped
+    assert not world.cloud.rentals[MachineId("m1")].stopped
+
+
+def test_a_stopped_machine_that_nothing_was_sent_to_holds_nothing(world: World) -> None:
+    assert stopped(world).keeps is Keeps.NOTHING
+
+
+def test_a_model_on_a_machine_that_cannot_be_started_is_kept_and_its_price_told(world: World) -> None:
+    facts = stopped(world, world.shipped_and_done)
+    for _ in range(200):
+        world.cloud.arm(Mishap(CloudFault.NO_RESTART))
+    with pytest.raises(NoCapacity) as caught:
+        rescue.revive(world.context, facts)
+    day = f"${world.machine().disk_per_day_usd:.2f} a day"
+    assert "holds the finished model alone" in caught.value.message
+    assert day in caught.value.message
+    assert "`cloudbooth down dog` gives the disk up" in caught.value.hint
+    assert [rental.stopped for rental in world.cloud.living()] == [True]
+
+
+def test_what_a_stopped_disk_cost_is_what_the_cloud_has_metered(world: World) -> None:
+    stopped(world, world.shipped_and_done)
+    world.clock.sleep(86400)
+    mine = spent_usd([world.machine()], world.clock.now())
+    assert mine == pytest.approx(world.cloud.spent_usd(), abs=0.001)
+    assert mine < world.machine().price_per_hour_usd
+
+
+def test_a_mere_checkpoint_is_given_up_when_the_machine_does_not_start(world: World) -> None:
+    facts = stopped(world)
+    world.ledger.record_trouble(
+        "dog", world.context.epoch, world.machine().tag, Trouble.LOST, "", Keeps.CHECKPOINT, stopped=True
+    )
+    for _ in range(200):
+        world.cloud.arm(Mishap(CloudFault.NO_RESTART))
+    facts = rescue.revive(world.context, facts)
+    assert "has no free GPU; the run goes on from the newest checkpoint" in facts.not_revived
+    assert world.clock.monotonic() < 600
+
+
+# ---- what comes late -----------------------------------------------------------------------------------------------
+
+
+class _Overtakes(SimulatedCloud):
+    """While `create` is on its way another driver takes the run over, and believes that nothing came of it."""
+
+    ledger: Ledger
+    believes_absent: bool
+
+    def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
+        made = super().create(offer, boot, tag)
+        epoch = self.ledger.become_driver("dog")
+        if self.believes_absent:
+            self.ledger.record_absent("dog", epoch, tag)
+        return made
+
+
+@pytest.mark.parametrize("believes_absent", [True, False])
+def test_a_driver_overtaken_in_create_leaves_no_machine_to_nobody(world: World, believes_absent: bool) -> None:
+    cloud = _Overtakes(world.clock)
+    cloud.ledger, cloud.believes_absent = world.ledger, believes_absent
+    with pytest.raises(StaleDriver):
+        provision.create(replace(world.context, provider=cloud), Facts())
+    world.clock.sleep(60)
+    assert len(cloud.living()) == (0 if believes_absent else 1)
+    expected = Standing.HELD if believes_absent else Standing.UNSETTLED
+    assert [machine.standing for machine in world.ledger.machines("dog")] == [expected]
+
+
+def test_a_machine_that_shows_up_after_it_was_given_up_is_given_back_and_billed_until_then(world: World) -> None:
+    world.cloud.arm(Mishap(CloudFault.LOST_ANSWER))
+    world.cloud.arm(Mishap(CloudFault.LISTED_LATE, amount=1000.0))
+    provision.create(world.context, Facts())
+    provision.settle(world.context, Facts())
+    assert world.ledger.open_machines() == [], "two empty lists were believed"
+    world.clock.sleep(1200)
+    due = latecomers(world.ledger.machines("dog"), world.clock.now())
+    give_back_latecomers(world.cloud, world.ledger, due, world.told.note)
+    assert [machine.machine_id for machine in world.ledger.open_machines()] == ["m1"]
+    world.clock.sleep(60)
+    newer = world.rented()
+    left = strays(world.ledger.machines("dog"), [world.ledger.run("dog")])
+    assert [machine.machine_id for machine in left] == ["m1"]
+    give_back_strays(world.cloud, world.ledger, left, world.clock.sleep, world.told.note)
+    assert world.ledger.open_machines() == [newer]
+
+
+def test_after_a_day_nobody_looks_any_more(world: World) -> None:
+    world.cloud.arm(Mishap(CloudFault.NO_CAPACITY))
+    provision.create(world.context, Facts())
+    machines = world.ledger.machines("dog")
+    assert latecomers(machines, world.clock.now() + 86000)
+    assert not latecomers(machines, world.clock.now() + 87000)
