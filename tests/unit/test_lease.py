@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from remote_trainer import wire
 from remote_trainer.lease import (
     BEAT_STALE_S,
+    GUARD_FOLDER,
     ONLY_COPY_GRACE_S,
     GuardAction,
     GuardFiles,
@@ -17,6 +19,7 @@ from remote_trainer.lease import (
     guard_action,
     renewed_s,
 )
+from remote_trainer.supervisor import stage_environment
 
 
 @pytest.fixture
@@ -144,3 +147,13 @@ def test_memory_that_is_gone_is_no_reason_to_fail(files: GuardFiles, tmp_path: P
     files.renew(1.0)
     files.set_limit(1.0, 5.0)
     assert files.lease_s is None
+
+
+def test_downloads_of_a_rented_machine_lie_on_its_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HOME", raising=False)
+    job = wire.Job("run", "dog", "builtin:tiny", wire.TrainSpec(), (), ())
+    guard = GuardFiles(tmp_path / "work" / GUARD_FOLDER, tmp_path / "memory")
+    assert stage_environment(job, guard)["HF_HOME"] == str(tmp_path / "work" / "hub")
+    assert "HF_HOME" not in stage_environment(job, None)
+    monkeypatch.setenv("HF_HOME", "/the/owners")
+    assert stage_environment(job, guard)["HF_HOME"] == "/the/owners"
