@@ -234,6 +234,12 @@ class Ledger:
             self._note_move(name, epoch, State.ENDED, State.PLANNED, "`resume` was asked for")
         return self.run(name)
 
+    def change_spec(self, name: str, epoch: int, spec_json: str) -> None:
+        """For a person who resumes with other limits."""
+        with self._transaction():
+            self._require_epoch(name, epoch)
+            self._db.execute("UPDATE runs SET spec_json = ? WHERE name = ?", (spec_json, name))
+
     def set_wish(self, name: str, wish: Wish) -> None:
         """Any process may. A wish only grows (run → stop → down) until the run ends."""
         with self._transaction():

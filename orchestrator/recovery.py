@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import assert_never
 
-from orchestrator.budget import spent_usd
+from orchestrator.budget import reserve_s, spent_usd
 from orchestrator.interruptions import Seen
 from orchestrator.ledger import ArtifactRecord, MachineRecord
 from orchestrator.lifecycle import Keeps, Trouble
@@ -19,6 +19,8 @@ CAPACITY_PATIENCE_S = 3600.0
 """For so long in all a driver looks for a machine when none that fits is offered; nothing is billed meanwhile."""
 PRICE_TOLERANCE = 0.1
 """How far a machine's price may lie above its offer: disk and rounding, not another price."""
+MEASURED_STEPS = 20
+"""So many show the pace of a machine; the first few alone are those of warming up."""
 IN_CONTACT_S = 120.0
 """A host that was heard this recently has told everything that matters."""
 
@@ -75,6 +77,30 @@ def too_dear(offered_usd: float, billed_usd: float, max_price_usd: float | None)
     if billed_usd > offered_usd * (1 + PRICE_TOLERANCE) + 0.005:
         return f"the machine bills ${billed_usd:.2f}/h, and ${offered_usd:.2f}/h was offered"
     return ""
+
+
+def renewed_quote(progress: Progress, spent_usd: float, usd_per_hour: float, ceiling_usd: float) -> str:
+    """What is said once `MEASURED_STEPS` of a machine have shown its pace; empty before, and where nobody pays.
+
+    The end of the run (export, the way home) is counted as `budget.reserve_s` of the time that training takes.
+    """
+    if usd_per_hour <= 0 or len(progress.step_times) < 2 or progress.eta_s is None:
+        return ""
+    (first, begin_s), (last, end_s) = progress.step_times[0], progress.step_times[-1]
+    if last - first < MEASURED_STEPS:
+        return ""
+    left_s = progress.eta_s + reserve_s(progress.eta_s)
+    total_usd = spent_usd + left_s / 3600 * usd_per_hour
+    pace = f"{(end_s - begin_s) / (last - first):.2g} s a step: the run is going to cost about ${total_usd:.2f}"
+    if total_usd <= ceiling_usd:
+        return f"{pace}, of ${ceiling_usd:g} that it may"
+    step_s = (end_s - begin_s) / (last - first)
+    payable_s = max(0.0, ceiling_usd - spent_usd) / usd_per_hour * 3600
+    reached = min(progress.of, last + int(max(0.0, payable_s - reserve_s(payable_s)) / step_s))
+    return (
+        f"{pace}, above limits.max_cost_usd = {ceiling_usd:g}: it will end with a checkpoint near step {reached} "
+        f"of {progress.of}; `cloudbooth resume` with a higher --max-cost goes on from there"
+    )
 
 
 def kept_alone(progress: Progress, artifacts: Sequence[ArtifactRecord], silence_s: float) -> Keeps:

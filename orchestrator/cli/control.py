@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from orchestrator.at_stake import LostByDown, lost_by_down
-from orchestrator.cli.driving import detach, drive_to_end, take_up
+from orchestrator.cli.driving import NewLimits, detach, drive_to_end, take_up
 from orchestrator.cli.options import from_store_options, json_option, run_argument
 from orchestrator.cli.render.files import artifacts_on_disk, pictures_folder
 from orchestrator.cli.render.live import reporter_for
@@ -115,11 +115,22 @@ def _agreed(run: str, loss: LostByDown, as_json: bool) -> bool:
 @click.command(epilog="Example: cloudbooth resume my-dog")
 @run_argument
 @from_store_options
+@click.option("--max-cost", type=click.FloatRange(0), metavar="USD", help="From now on all attempts may cost so much.")
+@click.option("--max-hours", type=click.FloatRange(0, min_open=True), metavar="H", help="As for `launch`, from now on.")
 @click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
 @json_option
-def resume(run: str, url: str | None, endpoint_url: str | None, in_background: bool, as_json: bool) -> int:
+def resume(
+    run: str,
+    url: str | None,
+    endpoint_url: str | None,
+    max_cost: float | None,
+    max_hours: float | None,
+    in_background: bool,
+    as_json: bool,
+) -> int:
     """Continue a failed, stopped or interrupted run from its newest checkpoint.
 
+    What all attempts may cost together stays what it was, unless --max-cost says otherwise.
     With --from, a run that another laptop began continues here as RUN, from what its object storage holds.
     """
     wiring = wire_up()
@@ -130,9 +141,10 @@ def resume(run: str, url: str | None, endpoint_url: str | None, in_background: b
     if record.state is State.ENDED and record.reason not in RESUMABLE:
         output = [a.folder for a in wiring.ledger.artifacts(run) if a.kind == "output"]
         raise RunConflict(f"run `{run}` is done", f"its model is in {output[-1]}" if output else "")
+    limits = NewLimits(max_cost, max_hours)
     if in_background:
         with driver_lock(wiring.home.run(run).driver_lock, run):
-            take_up(wiring, run, wiring.ledger.become_driver(run))
+            take_up(wiring, run, wiring.ledger.become_driver(run), limits)
         pid = detach(wiring, run)
         click.echo(
             json.dumps({"type": "summary", "run": run, "detached": True, "driver_pid": pid})
@@ -141,7 +153,7 @@ def resume(run: str, url: str | None, endpoint_url: str | None, in_background: b
         )
         return 0
     with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
-        return tell(drive_to_end(wiring, run, reporter, resume=True), as_json)
+        return tell(drive_to_end(wiring, run, reporter, resume=True, limits=limits), as_json)
 
 
 def _pull_from(url: str, endpoint_url: str | None, name: str, as_json: bool) -> int:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from orchestrator.cli.render.summary import Summary, summarize
 from orchestrator.driver import drive, drive_until, driver_lock, is_driven
@@ -19,14 +20,24 @@ from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, State, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.reporter import Reporter
-from orchestrator.spec import spec_from_json
+from orchestrator.spec import spec_from_json, spec_to_json
 from orchestrator.wiring import Wiring
 from providers.errors import CloudboothError
 
 DETACH_TIMEOUT_S = 15.0
 
 
-def drive_to_end(wiring: Wiring, run: str, reporter: Reporter, *, resume: bool = False) -> Summary:
+@dataclass(frozen=True)
+class NewLimits:
+    """What a person who resumes grants anew; None leaves what the run had."""
+
+    max_cost_usd: float | None = None
+    max_hours: float | None = None
+
+
+def drive_to_end(
+    wiring: Wiring, run: str, reporter: Reporter, *, resume: bool = False, limits: NewLimits = NewLimits()
+) -> Summary:
     """Drives in this process until the run has ended. Raises RunConflict when another process drives it.
 
     Ctrl-C asks for a checkpoint and the end; a second one ends everything now, without a checkpoint; a third leaves
@@ -35,7 +46,7 @@ def drive_to_end(wiring: Wiring, run: str, reporter: Reporter, *, resume: bool =
     with driver_lock(wiring.home.run(run).driver_lock, run):
         epoch = wiring.ledger.become_driver(run)
         if resume:
-            take_up(wiring, run, epoch)
+            take_up(wiring, run, epoch, limits)
         try:
             with _obeying_ctrl_c(wiring, run, reporter):
                 reason = _drive_through_interrupts(wiring, run, epoch, reporter)
@@ -50,8 +61,13 @@ def drive_to_end(wiring: Wiring, run: str, reporter: Reporter, *, resume: bool =
     return summarize(wiring, run, reason)
 
 
-def take_up(wiring: Wiring, run: str, epoch: int) -> None:
+def take_up(wiring: Wiring, run: str, epoch: int, limits: NewLimits = NewLimits()) -> None:
     """Makes a run go on: an ended one with a new attempt, any other without the wish to end. For `resume`."""
+    given = {key: value for key, value in vars(limits).items() if value is not None}
+    if given:
+        spec = spec_from_json(wiring.ledger.run(run).spec_json)
+        granted = spec.model_copy(update={"limits": spec.limits.model_copy(update=given)})
+        wiring.ledger.change_spec(run, epoch, spec_to_json(granted))
     if wiring.ledger.run(run).state is State.ENDED:
         wiring.ledger.start_attempt(run, epoch)
     else:

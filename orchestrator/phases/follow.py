@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestrator.budget import spent_usd
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Trouble, Wish
 from orchestrator.mirror import Mirror, forget_what_the_host_lost
@@ -11,6 +12,8 @@ from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, Loss, declare_lost, loss_of_machine
 from orchestrator.phases.persistence import Pauses
 from orchestrator.phases.storage import Storekeeper, lend_uploads
+from orchestrator.progress import Progress
+from orchestrator.recovery import renewed_quote
 from orchestrator.remote_run import RemoteRun
 from providers.errors import MachineGone
 from remote_trainer.wire import FailureCode, HostStatus
@@ -60,7 +63,7 @@ class _Contact:
     """When the host was last heard, and what it said about itself."""
 
     def __init__(self, context: RunContext, heard_at_s: float | None) -> None:
-        self._clock = context.clock
+        self._context, self._clock, self._quoted = context, context.clock, False
         self._began_s = context.clock.monotonic()
         self._heard_at_s = heard_at_s
         self.broken_gpu = ""
@@ -73,6 +76,17 @@ class _Contact:
     def silence_s(self) -> float:
         """Of this following: what was before it is not counted."""
         return self._clock.monotonic() - max(self._began_s, self._heard_at_s or 0.0)
+
+    def say_what_it_will_cost(self, progress: Progress) -> None:
+        """Once, as soon as the pace is known."""
+        if self._quoted or not progress.step_times:
+            return
+        context, machine = self._context, self._context.held_machine()
+        spent = spent_usd(context.ledger.machines(context.run.name), self._clock.now())
+        said = renewed_quote(progress, spent, machine.rate_usd, context.spec.limits.max_cost_usd)
+        if said:
+            self._quoted = True
+            context.reporter.note(said)
 
     def added_to(self, facts: Facts) -> Facts:
         return replace(facts, heard_at_s=self._heard_at_s)
@@ -102,6 +116,7 @@ def _follow_connected(
                     storekeeper.heard(envelope.event)
                 storekeeper.tick()
                 courier.show(mirror.progress)
+                contact.say_what_it_will_cost(mirror.progress)
                 if context.clock.monotonic() - wish_read_at >= WISH_POLL_S:
                     wish_read_at = context.clock.monotonic()
                     wish = context.wish()

@@ -77,7 +77,7 @@ def _unaffordable(context: RunContext, offer: Offer, intents: list[MachineRecord
     spent = spent_usd(intents, now)
     return (
         f"${spent:.2f} of limits.max_cost_usd = {ceiling:g} are spent, which leaves too little for a machine "
-        f"at ${offer.price_per_hour_usd:.2f}/h"
+        f"at ${offer.price_per_hour_usd:.2f}/h; `cloudbooth resume {context.run.name} --max-cost …` allows more"
     )
 
 

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.driving import NewLimits, take_up
 from orchestrator.cli.main import run
 from orchestrator.errors import ExitCode
+from orchestrator.lifecycle import EndReason, State
+from orchestrator.spec import spec_from_json, spec_to_json
+from orchestrator.spec_file import load_spec
+from orchestrator.wiring import wire_up
 from tests.fakes.photos import photo_folder
 
 
@@ -54,3 +59,15 @@ def test_a_machine_of_ones_own_is_named_by_provider_and_id(
     told = capsys.readouterr().err
     assert said in told
     assert "hint:" in told
+
+
+def test_a_run_is_granted_more_when_it_is_resumed(spec: Path) -> None:
+    wiring = wire_up()
+    wiring.ledger.add_run("dog", "local", spec_to_json(load_spec(spec, [])), "{}")
+    epoch = wiring.ledger.become_driver("dog")
+    wiring.ledger.move("dog", epoch, State.PLANNED, State.RELEASING, "", EndReason.STOPPED)
+    wiring.ledger.move("dog", epoch, State.RELEASING, State.ENDED, "")
+    take_up(wiring, "dog", epoch, NewLimits(max_cost_usd=12.0))
+    resumed = wiring.ledger.run("dog")
+    limits = spec_from_json(resumed.spec_json).limits
+    assert (resumed.attempt, limits.max_cost_usd, limits.max_hours) == (2, 12.0, 9.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from orchestrator.recovery import (
     capacity_pause_s,
     history_of,
     kept_alone,
+    renewed_quote,
     taken_away,
     too_dear,
 )
@@ -104,6 +106,21 @@ def test_what_a_disk_holds_alone(
     progress: Progress, here: list[ArtifactRecord], silence_s: float, keeps: Keeps
 ) -> None:
     assert kept_alone(progress, here, silence_s) is keeps
+
+
+PACED = Progress(step=130, of=1000, step_times=((100, 0.0), (130, 60.0)))
+
+
+def test_a_quote_is_renewed_by_what_was_measured() -> None:
+    assert "2 s a step: the run is going to cost about $0.37" in renewed_quote(PACED, 0.1, 0.5, 5.0)
+    assert renewed_quote(replace(PACED, step_times=((100, 0.0), (119, 38.0))), 0.1, 0.5, 5.0) == "", "too early to say"
+    assert renewed_quote(PACED, 0.0, 0.0, 5.0) == "", "nobody pays"
+
+
+def test_a_run_that_would_break_its_ceiling_says_so_and_where_it_will_end() -> None:
+    told = renewed_quote(PACED, 0.1, 0.5, 0.2)
+    assert "above limits.max_cost_usd = 0.2" in told
+    assert "near step 454 of 1000" in told, "720 s are paid for, 72 of them for the way home"
 
 
 def test_a_restarted_machine_is_counted_as_such() -> None:
