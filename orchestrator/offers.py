@@ -179,10 +179,17 @@ def fitting_offers(spec: RunSpec, offers: Sequence[Offer], markets: Sequence[Mar
         )
     ]
     if not known:
-        raise NoCapacity(
-            f"{provider} {has_no} {wanted} to offer right now",
-            "ask for less with `--set compute.gpu=[]` and a smaller compute.min_vram_gb, or try another provider",
+        elsewhere = min(
+            (offer for offer in offers if offer.market not in markets),
+            key=lambda offer: offer.price_per_hour_usd,
+            default=None,
         )
+        hint = "ask for less with `--set compute.gpu=[]` and a smaller compute.min_vram_gb, or try another provider"
+        if elsewhere is not None:
+            market = elsewhere.market.value
+            hint = f"{market} there is {elsewhere.gpu} at ${elsewhere.price_per_hour_usd:.2f}/h: `--{market}`"
+        of_market = f"{markets[0].value} " if len(markets) == 1 and elsewhere is not None else ""
+        raise NoCapacity(f"{provider} {has_no} {of_market}{wanted} to offer right now", hint)
     limit = compute.max_price_per_hour
     fitting = [offer for offer in known if limit is None or offer.price_per_hour_usd <= limit]
     if not fitting:

@@ -112,8 +112,10 @@ def test_without_spot_machines_on_demand_is_taken_and_the_reason_told() -> None:
 
 
 def test_a_market_that_was_not_asked_for_is_not_taken() -> None:
-    with pytest.raises(NoCapacity):
+    with pytest.raises(NoCapacity) as caught:
         choose(spec("compute.market=spot"), [RTX_4090])
+    assert caught.value.message == "cloud has no spot GPU with 8 GB to offer right now"
+    assert caught.value.hint == "on-demand there is NVIDIA GeForce RTX 4090 at $0.50/h: `--on-demand`"
 
 
 def test_too_many_interruptions_lead_to_on_demand_and_the_reason_is_told() -> None:
