@@ -39,7 +39,7 @@ def laptop(cloudbooth: Cloudbooth, vast: FakeVast) -> Cloudbooth:
 def undisturbed_sha256(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of the weights that the same settings yield on this machine when nobody interferes."""
     installation = Cloudbooth(tmp_path_factory.mktemp("undisturbed"))
-    installation.run(*installation.launch_argv("calm", *STEPS))
+    installation.run(*installation.launch_argv("calm", *STEPS, photos=SUBJECT))
     return weights_sha256(installation.models / "calm")
 
 
@@ -64,26 +64,15 @@ def pod_of(rental: Rental) -> Path:
     return rental.pod.folder
 
 
-def assert_trained(laptop: Cloudbooth, done: Finished) -> None:
-    assert done.summary["reason"] == "done"
-    assert weights_sha256(laptop.models / "dog")
-
-
-def test_a_model_is_trained_on_an_interruptible_machine(laptop: Cloudbooth, vast: FakeVast) -> None:
-    done = laptop.run(*laptop.launch_argv("dog", "--spot", "--steps", "20", photos=SUBJECT))
-    assert_trained(laptop, done)
-    [rental] = vast.rentals.values()
-    assert rental.bid is not None
-    assert files_holding(pod_of(rental), rental.label), "the search for the key looks in the wrong place"
-    assert_nothing_is_left(vast, laptop, done)
-
-
 def test_an_order_whose_answer_is_lost_is_found_late_and_trained_on(laptop: Cloudbooth, vast: FakeVast) -> None:
     vast.lose_creates, vast.visible_after_s = 1, 4.0
+    vast.enforce_rates = True
     done = laptop.run(*laptop.launch_argv("dog", "--on-demand", "--steps", "20", photos=SUBJECT))
-    assert_trained(laptop, done)
+    assert done.summary["reason"] == "done"
+    assert weights_sha256(laptop.models / "dog")
     [rental] = vast.rentals.values()
     assert rental.bid is None
+    assert files_holding(pod_of(rental), rental.label), "the search for the key looks in the wrong place"
     assert_nothing_is_left(vast, laptop, done)
 
 
@@ -91,7 +80,7 @@ def test_a_run_that_is_outbid_goes_on_elsewhere_to_the_very_same_weights(
     laptop: Cloudbooth, vast: FakeVast, undisturbed_sha256: str
 ) -> None:
     checkpoint_at_home = laptop.root / "state" / "runs" / "dog" / "checkpoints" / "checkpoint-000040" / "manifest.json"
-    with laptop.started(*laptop.launch_argv("dog", "--spot", *STEPS)) as driver:
+    with laptop.started(*laptop.launch_argv("dog", "--spot", *STEPS, photos=SUBJECT)) as driver:
         wait_until(checkpoint_at_home.exists, "the first checkpoint at home", timeout_s=120)
         [first] = vast.living()
         vast.set_min_bid(first.host.machine_id, 90.0)
@@ -100,5 +89,6 @@ def test_a_run_that_is_outbid_goes_on_elsewhere_to_the_very_same_weights(
     assert done.summary["reason"] == "done", stdout[-3000:] + stderr[-3000:]
     _, second = vast.rentals.values()
     assert first.host is not second.host
+    assert None not in (first.bid, second.bid)
     assert weights_sha256(laptop.models / "dog") == undisturbed_sha256
     assert_nothing_is_left(vast, laptop, done)
