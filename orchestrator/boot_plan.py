@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.boot_script import GuardSettings, start_command
+from orchestrator.boot_script import GuardSettings, guard_program, start_command
 from orchestrator.ssh.machine_keys import MachineKeys
 from providers.api import BootPlan, Offer, SelfRelease
 
@@ -10,6 +10,8 @@ BOOT_DEADLINE_S = 600.0
 """A rented machine that has not let us in after this long is given back: a cold image takes minutes on a good host."""
 FIRST_LEASE_S = BOOT_DEADLINE_S + 900.0
 """From the machine's boot until somebody must have renewed: the boot and, with a margin, the first login."""
+GUARD_FILE = "guard.sh"
+"""Beside the machine's keys on the laptop."""
 
 
 def boot_plan(offer: Offer, keys: MachineKeys, self_release: SelfRelease | None, disk_gb: float | None) -> BootPlan:
@@ -19,8 +21,17 @@ def boot_plan(offer: Offer, keys: MachineKeys, self_release: SelfRelease | None,
     """
     command = start_command(
         self_release,
-        GuardSettings(workdir=offer.workdir, first_lease_s=int(FIRST_LEASE_S)),
+        _guard_settings(offer),
         authorized_key=keys.authorized_key,
         host_key_private=keys.host_key_private.reveal(),
     )
     return BootPlan(start_command=command, authorized_key=keys.authorized_key, disk_gb=disk_gb or 0.0)
+
+
+def guard_for(offer: Offer, self_release: SelfRelease | None) -> str | None:
+    """The guard of the boot plan, once more: for a machine that came up without running its start command."""
+    return None if self_release is None else guard_program(self_release, _guard_settings(offer))
+
+
+def _guard_settings(offer: Offer) -> GuardSettings:
+    return GuardSettings(workdir=offer.workdir, first_lease_s=int(FIRST_LEASE_S))

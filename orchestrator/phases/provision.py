@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.boot_plan import BOOT_DEADLINE_S, boot_plan
+from orchestrator.boot_plan import BOOT_DEADLINE_S, GUARD_FILE, boot_plan, guard_for
 from orchestrator.budget import MAX_MACHINES, WORTH_RENTING_S, rescue_usd, seconds_left, spent_usd
 from orchestrator.errors import StaleDriver
 from orchestrator.host import ConnectionLost, HostError, HostUnreachable
@@ -17,6 +17,7 @@ from orchestrator.phases.loss import AGREEMENT_S, Loss, declare_lost, loss_of_ma
 from orchestrator.phases.persistence import wait_while_wanted
 from orchestrator.recovery import capacity_pause_s, history_of, too_dear
 from orchestrator.ssh.machine_keys import make_machine_keys
+from orchestrator.whole_file import write_atomically
 from providers.api import BootPlan, HasLogs, HasStop, Machine, MachineId, MachineStatus, Offer
 from providers.errors import AuthRejected, CloudboothError, Indeterminate, NoCapacity, QuotaExceeded, Transient
 
@@ -97,7 +98,11 @@ def _rent(context: RunContext, facts: Facts, choice: Choice, number: int) -> Fac
         what = f"{offer.gpu}, {offer.market.value}, ${offer.price_per_hour_usd:.2f}/h"
         context.reporter.note(f"renting {what}: {choice.why}")
         keys = make_machine_keys(context.home.machine_keys, tag)
-        boot = boot_plan(offer, keys, context.provider.self_release(offer), machine_disk_gb(context.spec))
+        calls = context.provider.self_release(offer)
+        boot = boot_plan(offer, keys, calls, machine_disk_gb(context.spec))
+        guard = guard_for(offer, calls)
+        if guard is not None:
+            write_atomically(context.home.machine_keys / tag / GUARD_FILE, guard.encode())
     context.ledger.record_intent(context.run, epoch, tag, offer, _kept_back_usd(context, offer))
     try:
         machine_id = context.provider.create(offer, boot, tag)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.base_model import LocalFolder, inspect_base, job_base
+from orchestrator.boot_plan import GUARD_FILE
 from orchestrator.budget import time_limits, used_before_s
 from orchestrator.checksum import sha256_of
 from orchestrator.courier import bring
@@ -18,7 +19,7 @@ from orchestrator.phases.retrieve import newest_committed
 from orchestrator.phases.storage import bring_newer_checkpoint, deposit, lend_uploads
 from orchestrator.progress import Progress
 from orchestrator.remote_run import RemoteRun
-from orchestrator.reporter import Meter
+from orchestrator.reporter import Meter, Reporter
 from orchestrator.staging import read_staged_job, staged_files
 from orchestrator.transfer.sending import upload
 from orchestrator.whole_file import write_atomically
@@ -54,6 +55,8 @@ def _ship_connected(context: RunContext, facts: Facts) -> Facts:
     remote = context.open_remote()
     try:
         status = remote.status()
+        if status.guard is None:
+            start_guard(context.home.machine_keys / context.held_machine().tag, remote, context.reporter)
         if status.ended == "stopped":
             # If nobody asked for it, the machine may be about to go, and with it the only copy.
             newest = newest_committed(remote, status)
@@ -66,6 +69,20 @@ def _ship_connected(context: RunContext, facts: Facts) -> Facts:
         return replace(facts, shipped=True, host=remote.start())
     finally:
         remote.host.close()
+
+
+def start_guard(keys: Path, remote: RemoteRun, reporter: Reporter) -> None:
+    """A rented machine that has not run its start command, or not yet, gets the guard that was meant for it.
+
+    `keys`: the machine's folder on the laptop; without a guard in it (a machine that stands by itself, or cannot give
+    itself back) nothing happens. Twice is safe. Raises HostError when the guard does not come up.
+    """
+    try:
+        program = (keys / GUARD_FILE).read_text("utf-8")
+    except FileNotFoundError:
+        return
+    remote.start_guard(program)
+    reporter.note("the machine came up without its guard, which was started over SSH")
 
 
 def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
