@@ -121,10 +121,9 @@ def search_of_machine(machine_id: int) -> Mapping[str, object]:
     }
 
 
-def search_price(ask: Ask, want: GpuRequest) -> float:
-    """The `dph_total` that the service sorts by, without our margin."""
-    base = ask.min_bid if want.market is Market.SPOT and ask.min_bid is not None else ask.dph_base
-    return base + _disk_hour_usd(ask, want)
+def next_page_from_usd(page: Iterable[Ask], want: GpuRequest) -> float:
+    """The price at which a full page ended, in the service's own figures: ours, rounded, could skip an offer."""
+    return max(_sorted_by_usd(ask, want) for ask in page)
 
 
 def offers(asks: Iterable[Ask], want: GpuRequest, provider: str) -> list[Offer]:
@@ -140,6 +139,13 @@ def bid_usd(min_bid_usd: float, cap_usd: float | None) -> float | None:
         bid = math.floor(cap_usd / BID_STEP_USD) * BID_STEP_USD
     bid = round(bid, 4)
     return bid if bid >= min_bid_usd and bid >= 0.001 else None
+
+
+def _sorted_by_usd(ask: Ask, want: GpuRequest) -> float:
+    if ask.dph_total is not None:
+        return ask.dph_total
+    base = ask.min_bid if want.market is Market.SPOT and ask.min_bid is not None else ask.dph_base
+    return base + _disk_hour_usd(ask, want)
 
 
 def _offer(ask: Ask, want: GpuRequest, provider: str) -> Offer | None:

@@ -89,7 +89,7 @@ class VastProvider:
             found |= fresh
             if len(page) < asks.PAGE or not fresh:
                 break
-            at_least_usd = max(asks.search_price(ask, want) for ask in page)
+            at_least_usd = asks.next_page_from_usd(page, want)
         return list(found.values())
 
     # ---- one machine's life ----------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ class Ask(BaseModel):
     gpu_ram: float
     dph_base: float
     """An hour on demand, without disk."""
+    dph_total: float | None = None
+    """What the service sorts by: on demand or lowest bid, with the disk that was asked for."""
     min_bid: float | None = None
     """The lowest bid that would run now. A figure for the whole machine; seen for single GPUs only."""
     storage_cost: float | None = None

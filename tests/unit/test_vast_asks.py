@@ -8,7 +8,7 @@ import pytest
 
 from providers.api import GpuRequest, Market, Offer
 from providers.errors import NoCapacity
-from providers.vast.asks import GPU_NAMES, Ticket, bid_usd, disk_gb, offers, search
+from providers.vast.asks import GPU_NAMES, Ticket, bid_usd, disk_gb, next_page_from_usd, offers, search
 from providers.vast.records import Ask
 
 SPOT = Market.SPOT
@@ -109,6 +109,13 @@ def test_a_search_states_bytes_and_names_as_the_service_does() -> None:
     assert body["gpu_ram"] == {"gte": 24064.0}
     assert body["allocated_storage"] == 41
     assert body["dph_total"] == {"lte": 0.6}
+
+
+def test_the_next_page_begins_where_the_service_ended_this_one() -> None:
+    want = GpuRequest(disk_gb=40, market=SPOT)
+    assert next_page_from_usd([ask(dph_total=0.2099), ask(dph_total=0.2101)], want) == 0.2101
+    assert next_page_from_usd([ask()], want) == pytest.approx(0.21)
+    assert search(want, 0.2101)["dph_total"] == {"gte": 0.2101}
 
 
 def test_a_gpu_we_have_no_spelling_for_is_looked_for_among_all() -> None:
