@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from orchestrator.storage.api import ObjectStore
@@ -22,6 +23,9 @@ Snapshot = Callable[[str, str], None]
 pytest.register_assert_rewrite(
     "tests.contract.host_contract", "tests.contract.store_contract", "providers.testing.contract"
 )
+
+hypothesis.settings.register_profile("any-machine", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("any-machine")
 
 
 @pytest.fixture(autouse=True)

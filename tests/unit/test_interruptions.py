@@ -60,7 +60,7 @@ def test_expected_time_is_what_a_simulation_of_interruptions_takes_on_average() 
     assert predicted == pytest.approx(average, rel=0.02)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(CHECKPOINTS_S, RATES_PER_HOUR)
 def test_no_other_interval_is_notably_better_than_the_best(checkpoint_s: float, per_hour: float) -> None:
     best_s = best_interval_s(checkpoint_s, per_hour)
