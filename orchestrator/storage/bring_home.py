@@ -5,22 +5,24 @@ As over SSH, a folder is assembled beside its place and renamed last; files that
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from orchestrator.checksum import sha256_of
 from orchestrator.fetch import disk_full_explained, holds, partial_folder
-from orchestrator.storage.api import StorageError
+from orchestrator.storage.api import ObjectStore, StorageError
 from orchestrator.storage.run_store import RunStore, StoredFolder
 from orchestrator.whole_file import sync_folder, write_atomically
 from providers.errors import CloudboothError
 from remote_trainer import wire
 
-RANGE_BYTES = 8 << 20
-THREADS = 8
-"""Memory is bounded by their product."""
+RANGE_BYTES = 16 << 20
+THREADS = 5
+"""Memory is bounded by about their product."""
 
 
 def bring_home(
@@ -53,24 +55,30 @@ def _bring_file(run: RunStore, key: str, entry: wire.FileEntry, path: Path, on_b
         return
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("wb") as file:
-        descriptor = file.fileno()
-
-        def bring(offset: int) -> None:
-            content = run.store.get(key, offset, min(RANGE_BYTES, entry.bytes - offset))
-            written = 0
-            while written < len(content):
-                written += os.pwrite(descriptor, content[written:], offset + written)
+    digest = hashlib.sha256()
+    with part.open("wb") as file, ThreadPoolExecutor(THREADS) as pool:
+        for content in _in_order(pool, run.store, key, entry.bytes):
+            file.write(content)
+            digest.update(content)
             on_bytes(len(content))
-
-        with ThreadPoolExecutor(THREADS) as pool:
-            for _ in pool.map(bring, range(0, entry.bytes, RANGE_BYTES)):
-                pass
-        os.fsync(descriptor)
-    if sha256_of(part) != entry.sha256:
+        file.flush()
+        os.fsync(file.fileno())
+    if digest.hexdigest() != entry.sha256:
         part.unlink()
         raise StorageError(
             f"{key} in {run.store.url} is damaged: its hash is not that of its manifest",
             f"an older one may be whole: `cloudbooth pull {run.name}` after removing {Path(key).parent}",
         )
     part.replace(path)
+
+
+def _in_order(pool: ThreadPoolExecutor, store: ObjectStore, key: str, size: int) -> Iterator[bytes]:
+    """The object's ranges one after the other, with as many under way as there are threads."""
+    ranges = ((offset, min(RANGE_BYTES, size - offset)) for offset in range(0, size, RANGE_BYTES))
+    under_way: deque[Future[bytes]] = deque()
+    for offset, length in ranges:
+        under_way.append(pool.submit(store.get, key, offset, length))
+        if len(under_way) > THREADS:
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -44,12 +45,17 @@ def _kill_the_machine(work: Path) -> None:
 
 
 def _stored_steps(store: ObjectStore) -> list[int]:
-    """Of the indexes that the machine has written."""
-    import json
+    """Of the checkpoints and models that the machine has uploaded."""
+    return sorted(int(json.loads(index["manifest"])["step"]) for index in _indexes(store))
 
-    indexes = [found.key for found in store.objects("runs/") if found.key.rpartition("/")[2].startswith("index-")]
-    manifests = [json.loads(store.get(key)).get("manifest") for key in indexes]
-    return sorted(json.loads(manifest)["step"] for manifest in manifests if manifest)
+
+def _stored_kinds(store: ObjectStore) -> list[str]:
+    return [index["kind"] for index in _indexes(store)]
+
+
+def _indexes(store: ObjectStore) -> list[dict[str, str]]:
+    keys = [found.key for found in store.objects("runs/") if found.key.rpartition("/")[2].startswith("index-")]
+    return [index for index in (json.loads(store.get(key)) for key in keys) if index]
 
 
 def test_a_run_whose_machine_dies_while_nobody_looks_goes_on_from_the_store(
@@ -96,3 +102,43 @@ def _environments(machine: Path) -> list[bytes]:
         except OSError:
             continue
     return found
+
+
+def test_a_run_that_ends_while_the_laptop_is_off_is_whole_in_the_store(
+    cloudbooth: Cloudbooth, s3_server: S3Server, s3_store: ObjectStore
+) -> None:
+    laptop = cloudbooth
+    laptop.machine = (
+        "--set", f"storage.url={s3_store.url}", "--set", f"storage.endpoint_url={s3_server.endpoint_url}",
+    )  # fmt: skip
+    laptop.environ.update(s3_server.environ)
+    argv = laptop.launch_argv("subject", "--steps", "8")
+    assert laptop.kill_when(argv, lambda line: line.get("type") == "state" and line.get("state") == "training")
+    wait_until(lambda: "output" in _stored_kinds(s3_store), "the model in the store", 120)
+    work = laptop.root / "state" / "providers" / "local"
+    _kill_the_machine(work)
+    shutil.rmtree(work)
+
+    [model] = laptop.run("pull", "subject", "--json").summary["artifacts"]
+    assert (model["kind"], model["step"]) == ("output", 8)
+    assert (laptop.models / "subject" / "subject.safetensors").is_file()
+    at_the_store = ("--from", s3_store.url, "--endpoint-url", s3_server.endpoint_url)
+    [again] = laptop.run("pull", "subject", *at_the_store, "--json").summary["artifacts"]
+    assert (Path(again["folder"]) / "manifest.json").is_file()
+    refused = laptop.run("resume", "subject-2", "--from", f"{s3_store.url}/runs/{_only_run(s3_store)}",
+                         "--endpoint-url", s3_server.endpoint_url, check=8)  # fmt: skip
+    assert "is done" in refused.stderr
+
+
+def test_a_folder_as_a_store_gets_what_came_home(cloudbooth: Cloudbooth, tmp_path: Path) -> None:
+    url = (tmp_path / "nas").as_uri()
+    cloudbooth.run(*cloudbooth.launch_argv("subject", "--steps", "4", "--set", f"storage.url={url}"))
+    [run] = (tmp_path / "nas" / "runs").iterdir()
+    assert (run / "output" / "manifest.json").is_file()
+    assert (run / "run.json").is_file()
+    assert not (run / "incoming").exists()
+
+
+def _only_run(store: ObjectStore) -> str:
+    [name] = {found.key.split("/")[1] for found in store.objects("runs/")}
+    return name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -121,3 +123,20 @@ def test_what_was_committed_meanwhile_follows(uploads: StoreUploads, run_folder:
     uploads.begin(newer)
     until(uploads, lambda: newer.manifest_sha256 in uploads.saved())
     until(uploads, lambda: not uploads.busy())
+
+
+def test_a_store_that_the_machine_cannot_reach_ends_the_run_before_anything_is_built(
+    run_folder: Path, s3_store: ObjectStore
+) -> None:
+    job = wire.Job("dog", "dog", "builtin:tiny", wire.TrainSpec(), (), ("lora",), allow_cpu=True)
+    (run_folder / wire.JOB_FILE).write_bytes(wire.dumps(job))
+    nowhere = wire.LentObject("http://127.0.0.1:9/probe", "http://127.0.0.1:9/probe")
+    grant = replace(lend(s3_store, "runs/dog", PoolSize(CHUNK, 4)), probe=nowhere)
+    hold_grant(run_folder, wire.dumps(grant))
+    argv = [sys.executable, "-m", "remote_trainer", "supervise", "--run-folder", str(run_folder), "--epoch", "1"]
+    subprocess.run(argv, check=True, timeout=60)
+    events = folders.events_after_last_hello(run_folder)
+    assert [event.name for event in events if isinstance(event, wire.PhaseStarted)] == ["storage"]
+    [failed] = [event for event in events if isinstance(event, wire.Failed)]
+    assert failed.code == "storage"
+    assert "127.0.0.1:9" in failed.message

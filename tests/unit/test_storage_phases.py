@@ -1,0 +1,146 @@
+"""A rented machine that is gone when the laptop comes back: what the store holds decides how the run goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.driver import drive
+from orchestrator.home import Home
+from orchestrator.host import Host, HostUnreachable
+from orchestrator.ledger import Ledger
+from orchestrator.lifecycle import EndReason, State
+from orchestrator.phases.context import RunContext
+from orchestrator.phases.storage import bring_newer_checkpoint, foreseen_size, pull_from_store
+from orchestrator.spec import RunSpec
+from orchestrator.storage.api import ObjectStore, StorageError
+from orchestrator.storage.folder import FolderStore
+from orchestrator.storage.run_store import RunStore
+from providers.api import Access, MachineId, Market, Offer
+from providers.testing.simulated_cloud import SimulatedCloud
+from providers.testing.virtual_clock import VirtualClock
+from remote_trainer import wire
+from remote_trainer.commit import commit_folder, preparing, read_committed
+from tests.fakes.told import Told
+
+SPEC = {
+    "name": "dog",
+    "subject": {"instance_prompt": "a photo of sks dog"},
+    "data": {"instance": "/photos"},
+    "compute": {"provider": "simulated"},
+    "limits": {"max_cost_usd": 0.5},
+}
+
+
+def unreachable(_access: Access) -> Host:
+    raise HostUnreachable("nobody answers")
+
+
+@dataclass
+class Laptop:
+    context: RunContext
+    run: RunStore
+    folder: Path
+
+    def stored(self, step: int, *, output: bool = False) -> wire.Manifest:
+        """As if the machine had uploaded it."""
+        folder = self.folder / f"made-{step}-{output}"
+        with preparing(folder) as prepared:
+            (prepared / "weights").write_bytes(f"{step}".encode())
+            manifest = commit_folder(prepared, folder, step)
+        self.run.add(output, folder)
+        return manifest
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Laptop:
+    """Its run was training on a machine that the provider no longer knows."""
+    clock = VirtualClock()
+    home = Home(tmp_path / "home")
+    ledger = Ledger(home.ledger_file, clock)
+    spec = RunSpec.model_validate_json(json.dumps({**SPEC, "output": {"folder": str(tmp_path / "models")}}))
+    ledger.add_run("dog", "simulated", spec.model_dump_json(), "{}")
+    epoch = ledger.become_driver("dog")
+    ledger.move("dog", epoch, State.PLANNED, State.PROVISIONING, "")
+    offer = Offer("simulated", "o", "GPU", 1, 24.0, Market.ON_DEMAND, 10.0)
+    ledger.record_intent(ledger.run("dog"), epoch, "cb-x-dog", offer)
+    ledger.record_created("dog", epoch, "cb-x-dog", MachineId("gone"))
+    ledger.move("dog", epoch, State.PROVISIONING, State.SHIPPING, "")
+    ledger.move("dog", epoch, State.SHIPPING, State.TRAINING, "")
+    store = FolderStore(tmp_path / "store")
+    context = RunContext(
+        run=ledger.run("dog"),
+        epoch=epoch,
+        ledger=ledger,
+        provider=SimulatedCloud(clock),
+        connect=unreachable,
+        clock=clock,
+        reporter=Told(),
+        home=home.run("dog"),
+        spec=spec,
+        store=store,
+    )
+    context.home.root.mkdir(parents=True)
+    clock.sleep(3600)  # the ceiling is used up: nothing is rented again
+    return Laptop(context, RunStore(store, context.folder_name), tmp_path)
+
+
+def test_a_run_that_finished_meanwhile_is_done_with_the_model_of_the_store(laptop: Laptop) -> None:
+    laptop.stored(100)
+    model = laptop.stored(120, output=True)
+    assert drive(laptop.context) is EndReason.DONE
+    assert read_committed(laptop.context.output_folder) == model
+    assert not laptop.context.ledger.open_machines()
+
+
+def test_a_run_that_had_not_finished_keeps_the_newest_checkpoint_of_the_store(laptop: Laptop) -> None:
+    laptop.stored(100)
+    newest = laptop.stored(200)
+    assert drive(laptop.context) is EndReason.MACHINE_LOST
+    [checkpoint] = laptop.context.ledger.artifacts("dog")
+    assert (checkpoint.step, checkpoint.manifest_sha256) == (200, newest.sha256)
+    assert read_committed(Path(checkpoint.folder)) == newest
+
+
+def test_a_store_that_cannot_be_asked_leaves_the_decision_open(laptop: Laptop) -> None:
+    laptop.stored(120, output=True)
+
+    class Away:
+        def __getattr__(self, _name: str) -> object:
+            raise StorageError("the store does not answer")
+
+    away: ObjectStore = Away()  # type: ignore[assignment]  # nothing of it answers
+    with pytest.raises(StorageError):
+        drive(replace(laptop.context, store=away))
+    assert laptop.context.ledger.run("dog").state is State.TRAINING
+    assert drive(laptop.context) is EndReason.DONE
+
+
+def test_the_newest_checkpoint_is_taken_wherever_it_is(laptop: Laptop) -> None:
+    laptop.stored(200)
+    bring_newer_checkpoint(laptop.context, step_there=300)
+    assert laptop.context.ledger.artifacts("dog") == []
+    bring_newer_checkpoint(laptop.context, step_there=100)
+    assert [a.step for a in laptop.context.ledger.artifacts("dog")] == [200]
+
+
+def test_pulling_twice_brings_nothing_twice(laptop: Laptop) -> None:
+    laptop.stored(120, output=True)
+    assert pull_from_store(laptop.context)
+    assert pull_from_store(laptop.context)
+    assert len(laptop.context.ledger.artifacts("dog")) == 1
+
+
+def test_the_pool_is_foreseen_from_the_method_and_never_tiny(laptop: Laptop) -> None:
+    def size(base: str, method: wire.Method) -> int:
+        model = laptop.context.spec.model.model_copy(update={"base": base})
+        spec = laptop.context.spec.model_copy(update={"model": model})
+        job = wire.Job("dog", "dog", base, wire.TrainSpec(method=method), (), ("diffusers",))
+        pool = foreseen_size(spec, job)
+        return pool.chunks * pool.chunk_bytes
+
+    assert size("builtin:tiny", "lora") > 256 << 20
+    assert size("stable-diffusion-v1-5/stable-diffusion-v1-5", "full") > 4 * 10 * 10**9
