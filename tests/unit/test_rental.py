@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.at_stake import lost_by_down
 from orchestrator.boot_plan import BOOT_DEADLINE_S
 from orchestrator.budget import spent_usd
 from orchestrator.errors import StaleDriver
-from orchestrator.home import RunHome
-from orchestrator.host import Host, HostKeyRejected
+from orchestrator.home import Home, RunHome
+from orchestrator.host import Host, HostKeyRejected, HostUnreachable
 from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
 from orchestrator.ledger import Ledger, MachineRecord
 from orchestrator.lifecycle import Facts, Keeps, Standing, Trouble, Wish
@@ -21,8 +22,10 @@ from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import Loss, declare_lost
 from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject
 from orchestrator.ssh.machine_keys import read_machine_keys
+from orchestrator.wiring import Wiring
 from providers.api import Access, BootPlan, MachineId, Offer, SshAccess
 from providers.errors import NoCapacity
+from providers.registry import ProviderContext, load_provider
 from providers.testing.faults import CloudFault, Mishap
 from providers.testing.simulated_cloud import SimulatedCloud
 from providers.testing.virtual_clock import VirtualClock
@@ -284,3 +287,48 @@ def test_after_a_day_nobody_looks_any_more(world: World) -> None:
     machines = world.ledger.machines("dog")
     assert latecomers(machines, world.clock.now() + 86000)
     assert not latecomers(machines, world.clock.now() + 87000)
+
+
+# ---- down ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_of_ones_own_that_is_gone_for_good_can_be_given_up_but_only_by_a_person(
+    world: World, tmp_path: Path
+) -> None:
+    options: dict[str, str | int | None] = {"host": "gpu-box"}
+    box = load_provider("ssh", ProviderContext(tmp_path / "ssh", options=options))
+
+    def unreachable(_access: Access) -> Host:
+        raise HostUnreachable("gpu-box does not answer", "ssh gpu-box true")
+
+    context = replace(world.context, provider=box, machine_stands=True, connect=unreachable)
+    provision.create(context, Facts())
+    world.ledger.set_wish("dog", Wish.DOWN)
+    with pytest.raises(HostUnreachable) as caught:
+        release.release(context, Facts())
+    assert "`cloudbooth down dog --force`" in caught.value.hint
+    assert world.machine().standing is Standing.HELD
+    world.ledger.set_wish("dog", Wish.ABANDON)
+    release.release(context, Facts())
+    assert world.machine().standing is Standing.ABSENT
+    assert any("what still runs there goes on" in note for note in world.told.notes)
+
+
+def test_down_names_what_a_rented_machine_holds_alone(world: World, tmp_path: Path) -> None:
+    wiring = Wiring(Home(tmp_path), world.clock, world.ledger, world.connect)
+    run = world.ledger.run("dog")
+    assert lost_by_down(wiring, run) is None, "nothing is rented"
+    world.rented()
+    assert lost_by_down(wiring, run) is None, "nothing has been trained"
+    log = wiring.home.run("dog").events("1")
+    log.parent.mkdir(parents=True)
+    log.write_bytes(wire.encode_event(wire.StepDone(40, 100, 0.1, 1e-4, 1.0), 1, 0.0))
+    loss = lost_by_down(wiring, run)
+    assert loss is not None
+    assert loss.words == "run `dog` is at step 40 of 100, and no checkpoint is here"
+    log.write_bytes(wire.encode_event(wire.Done(100, "sha"), 2, 0.0))
+    loss = lost_by_down(wiring, run)
+    assert loss is not None
+    assert (loss.keeps, "holds the finished model alone" in loss.words) == (Keeps.MODEL, True)
+    world.ledger.record_artifact("dog", "output", 100, tmp_path, "sha")
+    assert lost_by_down(wiring, run) is None, "it is here"
