@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
     HOST = 4
     """The machine cannot be reached, or its key or our login was refused."""
     PROVIDER = 5
-    """No capacity, no quota, credentials refused, ceiling reached."""
+    """No capacity, no quota, credentials refused, ceiling reached; object storage that cannot be used."""
     STOPPED = 6
     """Ended by request (`stop`, Ctrl-C) with a checkpoint; `resume` continues."""
     CANCELED = 7

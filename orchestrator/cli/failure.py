@@ -13,6 +13,7 @@ from pathlib import Path
 from orchestrator.errors import ExitCode, RunConflict, UsageError
 from orchestrator.home import Home
 from orchestrator.host import HostError
+from orchestrator.storage.api import StorageError
 from providers.errors import (
     AuthRejected,
     CloudboothError,
@@ -35,6 +36,7 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (MachineGone, ExitCode.PROVIDER),
     (Transient, ExitCode.PROVIDER),
     (Indeterminate, ExitCode.PROVIDER),
+    (StorageError, ExitCode.PROVIDER),
     (CloudboothError, ExitCode.USAGE),
 )
 

@@ -137,7 +137,7 @@ def _copy_to(run: RunStore, context: RunContext) -> None:
     for kind, artifact in newest.items():
         folder = Path(artifact.folder)
         if (folder / wire.MANIFEST_NAME).is_file():
-            run.add(kind == "output", folder)
+            run.add("output" if kind == "output" else "checkpoint", folder)
             context.reporter.arrived(f"{kind} in the store", run.url)
     run.settle(context.spec.storage.keep_last, context.spec.storage.keep_every)
 

@@ -11,7 +11,7 @@ A folder without a manifest does not exist, here as on a disk. Everything is saf
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,27 +78,25 @@ class RunStore:
     def settle(self, keep_last: int, keep_every: int) -> list[StoredFolder]:
         """Puts together what machines have uploaded since, and removes checkpoints that need not be kept.
 
-        Returns what is new, oldest first. A checkpoint that the machine overwrites meanwhile is left to its successor.
+        Returns what is new, checkpoints first. One that the machine overwrites meanwhile is left to its successor.
         """
         uploads = self._uploads()
         there = {folder.step: folder for folder in self.checkpoints()}
-        steps = [upload.index.read_manifest().step for upload in uploads if upload.index.kind == "checkpoint"]
-        kept = retained({*there, *steps}, keep_last, keep_every)
+        coming = [upload.step for upload in uploads if upload.kind == "checkpoint"]
+        kept = retained({*there, *coming}, keep_last, keep_every)
         new = []
-        for upload in uploads:
-            manifest = upload.index.read_manifest()
-            if upload.index.kind == "checkpoint" and manifest.step not in kept:
-                continue
-            folder = self._put_together(upload, manifest)
-            if folder is not None:
-                new.append(folder)
+        for kind, step in sorted({(upload.kind, upload.step) for upload in uploads}):
+            if kind == "output" or step in kept:
+                alike = [upload for upload in uploads if (upload.kind, upload.step) == (kind, step)]
+                folder = self._put_together(alike)
+                new += [folder] if folder is not None else []
         for step, folder in there.items():
             if step not in kept:
                 self._remove(folder.prefix)
-        return sorted(new, key=lambda folder: (folder.kind == "output", folder.step))
+        return new
 
     def _uploads(self) -> list[_Upload]:
-        """Every index that a machine has written; the newest last."""
+        """Every index that a machine has written."""
         uploads = []
         for found in list(self.store.objects(f"{self.prefix}/{INCOMING}/")):
             folder, _, name = found.key.rpartition("/")
@@ -110,25 +108,25 @@ class RunStore:
                 continue
             if raw != wire.RETIRED:
                 with understood(f"{found.key} in {self.store.url}"):
-                    uploads.append(_Upload(found.key, folder, raw, wire.loads(wire.UploadIndex, raw)))
-        with understood(f"what a machine has uploaded to {self.url}"):
-            return sorted(uploads, key=lambda upload: upload.index.read_manifest().step)
+                    index = wire.loads(wire.UploadIndex, raw)
+                    uploads.append(_Upload(found.key, folder, raw, index, index.read_manifest()))
+        return uploads
 
-    def _put_together(self, upload: _Upload, manifest: wire.Manifest) -> StoredFolder | None:
-        """None when it is there already, or when the machine is overwriting it."""
-        kind: Kind = upload.index.kind
-        below = wire.OUTPUT_FOLDER if kind == "output" else wire.checkpoint_folder(manifest.step)
-        prefix = f"{self.prefix}/{below}"
+    def _put_together(self, uploads: Sequence[_Upload]) -> StoredFolder | None:
+        """Of one kind and step; two machines may each have made it. None when one of them is there already, or when
+        the machine is overwriting it.
+        """
+        upload = uploads[-1]
+        prefix = self._place(upload.kind, upload.step)
         mark = f"{prefix}/{wire.MANIFEST_NAME}"
-        raw = upload.index.manifest.encode()
         try:
-            if self.store.get(mark) == raw:
+            if self.store.get(mark) in [other.index.manifest.encode() for other in uploads]:
                 return None
         except NoSuchObject:
             pass
         self.store.delete([mark])  # of an earlier machine's, at the same step
         try:
-            for entry, chunks in zip(manifest.files, upload.index.files, strict=True):
+            for entry, chunks in zip(upload.manifest.files, upload.index.files, strict=True):
                 sources = [self._chunk(upload, chunk) for chunk in chunks]
                 if sources:
                     self.store.compose(f"{prefix}/{entry.path}", sources)
@@ -139,8 +137,8 @@ class RunStore:
                 return None
         except (NoSuchObject, ObjectChanged):
             return None
-        self.store.put(mark, raw)
-        return StoredFolder(kind, manifest.step, prefix, manifest)
+        self.store.put(mark, upload.index.manifest.encode())
+        return StoredFolder(upload.kind, upload.step, prefix, upload.manifest)
 
     def _chunk(self, upload: _Upload, chunk: wire.UploadedChunk) -> StoredObject:
         key = f"{upload.folder}/{chunk_name(chunk.number)}"
@@ -149,13 +147,16 @@ class RunStore:
             raise ObjectChanged(f"{key} in {self.store.url} is no longer what it was")
         return found
 
-    def add(self, is_output: bool, folder: Path) -> None:
+    def _place(self, kind: Kind, step: int) -> str:
+        return f"{self.prefix}/{wire.OUTPUT_FOLDER if kind == 'output' else wire.checkpoint_folder(step)}"
+
+    def add(self, kind: Kind, folder: Path) -> None:
         """Copies a committed folder of this machine into the store, the manifest last. Twice is safe."""
         raw = (folder / wire.MANIFEST_NAME).read_bytes()
         manifest = wire.Manifest.from_bytes(raw)
-        prefix = f"{self.prefix}/{wire.OUTPUT_FOLDER if is_output else wire.checkpoint_folder(manifest.step)}"
+        prefix = self._place(kind, manifest.step)
         mark = f"{prefix}/{wire.MANIFEST_NAME}"
-        found = self._folder("output" if is_output else "checkpoint", prefix)
+        found = self._folder(kind, prefix)
         if found is not None and found.manifest == manifest:
             return
         self.store.delete([mark])
@@ -185,6 +186,15 @@ class _Upload:
     folder: str
     raw: bytes
     index: wire.UploadIndex
+    manifest: wire.Manifest
+
+    @property
+    def kind(self) -> Kind:
+        return self.index.kind
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
 
 
 def retained(steps: Collection[int], keep_last: int, keep_every: int) -> set[int]:

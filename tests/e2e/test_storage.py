@@ -130,15 +130,6 @@ def test_a_run_that_ends_while_the_laptop_is_off_is_whole_in_the_store(
     assert "is done" in refused.stderr
 
 
-def test_a_folder_as_a_store_gets_what_came_home(cloudbooth: Cloudbooth, tmp_path: Path) -> None:
-    url = (tmp_path / "nas").as_uri()
-    cloudbooth.run(*cloudbooth.launch_argv("subject", "--steps", "4", "--set", f"storage.url={url}"))
-    [run] = (tmp_path / "nas" / "runs").iterdir()
-    assert (run / "output" / "manifest.json").is_file()
-    assert (run / "run.json").is_file()
-    assert not (run / "incoming").exists()
-
-
 def _only_run(store: ObjectStore) -> str:
     [name] = {found.key.split("/")[1] for found in store.objects("runs/")}
     return name

@@ -140,6 +140,17 @@ def test_the_same_step_of_another_machine_replaces_the_first(machine: Path, run:
     assert [found.manifest for found in run.settle(2, 0)] == [again]
 
 
+def test_of_two_machines_at_one_step_the_first_to_be_put_together_stays(machine: Path, run: RunStore) -> None:
+    lend_to(machine, run)
+    first = uploaded(machine, 100)
+    run.settle(2, 0)
+    lend_to(machine, run)
+    uploaded(machine, 100, size=500)
+    for _ in range(3):
+        assert run.settle(2, 0) == []
+    assert [found.manifest for found in run.checkpoints()] == [first]
+
+
 def test_clearing_leaves_only_what_was_put_together(machine: Path, run: RunStore) -> None:
     lend_to(machine, run)
     uploaded(machine, 100)

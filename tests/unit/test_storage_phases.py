@@ -14,7 +14,7 @@ from orchestrator.host import Host, HostUnreachable
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, State
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.storage import bring_newer_checkpoint, foreseen_size, pull_from_store
+from orchestrator.phases.storage import bring_newer_checkpoint, foreseen_size, pull_from_store, settle_for_good
 from orchestrator.spec import RunSpec
 from orchestrator.storage.api import ObjectStore, StorageError
 from orchestrator.storage.folder import FolderStore
@@ -51,7 +51,7 @@ class Laptop:
         with preparing(folder) as prepared:
             (prepared / "weights").write_bytes(f"{step}".encode())
             manifest = commit_folder(prepared, folder, step)
-        self.run.add(output, folder)
+        self.run.add("output" if output else "checkpoint", folder)
         return manifest
 
 
@@ -132,6 +132,19 @@ def test_pulling_twice_brings_nothing_twice(laptop: Laptop) -> None:
     assert pull_from_store(laptop.context)
     assert pull_from_store(laptop.context)
     assert len(laptop.context.ledger.artifacts("dog")) == 1
+
+
+def test_a_folder_gets_what_came_home_and_nothing_unfinished_stays(laptop: Laptop) -> None:
+    with preparing(laptop.context.output_folder) as prepared:
+        (prepared / "weights").write_bytes(b"weights")
+        model = commit_folder(prepared, laptop.context.output_folder, 120)
+    laptop.context.ledger.record_artifact("dog", "output", 120, laptop.context.output_folder, model.sha256)
+    laptop.run.store.put(f"{laptop.run.prefix}/incoming/grant/chunk-00000", b"left over")
+    settle_for_good(laptop.context)
+    output = laptop.run.output()
+    assert output is not None
+    assert output.manifest == model
+    assert {found.key.split("/")[2] for found in laptop.run.store.objects(laptop.run.prefix)} == {"output"}
 
 
 def test_the_pool_is_foreseen_from_the_method_and_never_tiny(laptop: Laptop) -> None:

@@ -52,7 +52,7 @@ def test_a_folder_gets_what_came_home(tmp_path: Path) -> None:
         manifest = commit_folder(prepared, tmp_path / "home", 100)
     run = RunStore(FolderStore(tmp_path / "store"), "dog-1")
     for _ in range(2):
-        run.add(False, tmp_path / "home")
+        run.add("checkpoint", tmp_path / "home")
     assert [found.manifest for found in run.checkpoints()] == [manifest]
 
 
