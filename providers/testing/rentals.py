@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from providers.api import BootPlan, Machine, MachineId, MachineStatus, Market, Offer, SshAccess
 
@@ -24,6 +24,10 @@ class Shelf:
 
     def price(self, market: Market) -> float:
         return self.spot_usd if market is Market.SPOT else self.on_demand_usd
+
+    def at(self, factor: float) -> Shelf:
+        """The same, at a multiple of its prices per hour."""
+        return replace(self, on_demand_usd=factor * self.on_demand_usd, spot_usd=factor * self.spot_usd)
 
 
 @dataclass

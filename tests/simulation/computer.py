@@ -45,6 +45,8 @@ class Computer:
         self.up = True
         """It is not stopped."""
         self.guard: Guard | None = None
+        self.cared_for_s = clock.monotonic()
+        """When a supervisor lived or a laptop called, last."""
         self.unreachable_until_s = 0.0
         self.disk_full_until_s = 0.0
         self.hangs = False
@@ -112,7 +114,7 @@ class Computer:
     def come_up(self) -> None:
         self.up = True
         self.boot += 1
-        self._booted_s = self.clock.monotonic()
+        self._booted_s = self.cared_for_s = self.clock.monotonic()
         if self.guard is not None:
             self.guard.begin()
 

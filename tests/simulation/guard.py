@@ -69,6 +69,7 @@ class Guard:
         self._memory = computer.disk.with_name(f"{computer.disk.name}-memory")
         self.files = GuardFiles(self._state, self._memory)
         self._next: Appointment | None = None
+        self.dead_since_s = 0.0
 
     @property
     def alive(self) -> bool:
@@ -99,6 +100,7 @@ class Guard:
         if self._next is not None:
             self._next.cancel()
             self._next = None
+            self.dead_since_s = self._computer.clock.monotonic()
 
     # ---- its loop --------------------------------------------------------------------------------------------------
 

@@ -249,6 +249,7 @@ class SimulatedHost:
 
     def _contact(self, call: argparse.Namespace) -> None:
         """As `python -m remote_trainer` does before it answers a laptop."""
+        self._computer.cared_for_s = self._computer.clock.monotonic()
         contact.contact(getattr(call, "root", None) or call.run_folder, self._computer.clocks)
 
     def _through(self, verb: str, wait_s: float, chunk: bytes) -> bytes:

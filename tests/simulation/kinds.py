@@ -39,7 +39,7 @@ Kind = CloudFault | WorldFault
 
 BEYOND_TODAY: frozenset[Kind] = frozenset(
     {
-        WorldFault.OVERTAKEN_UNAWARE, WorldFault.STORE_UNREACHABLE, WorldFault.URLS_DEAD, WorldFault.UPLOAD_CUT,
+        WorldFault.STORE_UNREACHABLE, WorldFault.URLS_DEAD, WorldFault.UPLOAD_CUT,
         WorldFault.UPLOAD_ALTERED,
     }
 )  # fmt: skip

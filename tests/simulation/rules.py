@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.fetch import holds
 from orchestrator.lifecycle import MAX_RESTARTS, EndReason, State
+from providers.api import MachineId
 from providers.testing.rentals import Rental
-from remote_trainer import wire
+from remote_trainer import run_folder as folders
+from remote_trainer import supervisor, wire
+from remote_trainer.lease import BEAT_STALE_S
 from tests.simulation import trainer
 from tests.simulation.computer import Computer
+from tests.simulation.guard import Guard
 from tests.simulation.invariants import Invariant, Violation
 from tests.simulation.kinds import LEFT_TO_THE_PRODUCT, WorldFault
 
@@ -19,8 +24,15 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 REST_S = 3600.0
-LATE_S = 24 * 3600.0
+LATER_S, LOOKS_LATER = 5 * 3600.0, 4
+"""Somebody types a command every five hours, for a day."""
 TICK_S = 60.0
+MODEL = math.inf
+"""Worth more than a checkpoint of any step."""
+LONGEST_LEASE_S = 3600.0 + 1000.0
+"""`limits.wait_for_laptop_minutes`, the longest of all leases, and what an outage of the service may add."""
+GUARD_MISSED_S = BEAT_STALE_S + 2 * supervisor.HEARTBEAT_S + 5.0
+"""A dead guard is noticed by its stale beat, at a beat of the supervisor."""
 
 
 class Rules:
@@ -47,12 +59,14 @@ class Rules:
         living = {rental.tag for rental in world.cloud.living() if not self._came_late(rental)}
         if not living and world.standing is None:
             return
-        for machine in world.ledger.machines(world.run_name):
-            if machine.absent_at is not None and machine.tag in living:
-                self.violate(Invariant.ABSENCE_IS_TRUE, f"{machine.tag} is on record as absent and lives")
+        called_absent = {m.tag for m in world.ledger.machines(world.run_name) if m.absent_at is not None} & living
+        if called_absent:
+            self.violate(Invariant.ABSENCE_IS_TRUE, f"{sorted(called_absent)} are on record as absent and live")
         if world.run().state is State.ENDED:
-            if living:
-                self.violate(Invariant.ENDED_RUN_HAS_NO_MACHINE, f"{sorted(living)}")
+            if (
+                called_absent
+            ):  # what is on record as open came late and is about to be given back; `at_rest` looks again
+                self.violate(Invariant.ENDED_RUN_HAS_NO_MACHINE, f"{sorted(called_absent)}")
             self._nothing_runs()
 
     def after_event(self) -> None:
@@ -63,6 +77,43 @@ class Rules:
                     Invariant.ONE_SUPERVISOR,
                     f"{len(computer.living())} supervisors and {len(computer.stages())} stages on {computer.name}",
                 )
+            if computer.guard is not None and computer.up:
+                self._lease(computer, computer.guard)
+
+    def _lease(self, computer: Computer, guard: Guard) -> None:
+        now_s, living = self._world.clock.monotonic(), computer.living()
+        if living:
+            computer.cared_for_s = now_s
+            since_s = max(guard.dead_since_s, living[0].began_s)
+            if not guard.alive and now_s - since_s > GUARD_MISSED_S:
+                self.violate(Invariant.LEASE, f"the guard of {computer.name} has been dead for {now_s - since_s:.0f} s")
+            return
+        rental = self._world.cloud.rentals[MachineId(computer.name)]
+        # One that cannot stop keeps an only copy until its money is gone: that is the ceiling's to end.
+        can_end = self._world.schedule.abilities.machines_stop_themselves and not rental.key_refused
+        alone_s = now_s - computer.cared_for_s
+        if guard.alive and can_end and not rental.released and alone_s > LONGEST_LEASE_S:
+            self.violate(Invariant.LEASE, f"{computer.name} has run for {alone_s:.0f} s with nobody in charge")
+
+    # ---- when a machine is given back ------------------------------------------------------------------------------
+
+    def before_own_end(self, computer: Computer) -> None:
+        """A guard is about to terminate its machine."""
+        here, elsewhere = _worth(computer), self._worth_elsewhere()
+        if here > elsewhere and self._world.schedule.abilities.machines_stop_themselves:
+            self.violate(Invariant.ONLY_COPY, f"{computer.name} holds {here}, elsewhere is {elsewhere}")
+
+    def before_release(self, machine: MachineId) -> None:
+        """A laptop gives it back: one that answers, and has a model that nobody else has, only when told to."""
+        computer = self._world.computers.get(machine)
+        if computer is None or not computer.reachable or self._world.run().wish.ends_now:
+            return
+        if _worth(computer) == MODEL and self._worth_elsewhere() < MODEL:
+            self.violate(Invariant.ONLY_COPY, f"{machine} holds the model, and nobody asked for its end")
+
+    def _worth_elsewhere(self) -> float:
+        artifacts = self._world.ledger.artifacts(self._world.run_name)
+        return max((MODEL if a.kind == "output" else a.step for a in artifacts), default=0.0)
 
     def after_call(self, computer: Computer, run_folder: str, verb: str) -> None:
         """A call of the driver at work has changed something on a computer."""
@@ -127,29 +178,23 @@ class Rules:
             self.violate(Invariant.ENDED_RUN_HAS_NO_MACHINE, f"an hour after the end: {living}")
         self._nothing_runs()
         self.at_home()
-        if Invariant.LATECOMERS in self.enabled:
-            world.clock.sleep(LATE_S)
-            if world.cloud.living():
-                self.violate(Invariant.LATECOMERS, f"{[rental.tag for rental in world.cloud.living()]}")
-        self._money()
+        for _ in range(LOOKS_LATER):
+            world.clock.sleep(LATER_S)
+            world.later_command()
+        world.clock.sleep(LATER_S)
+        if living := [rental.tag for rental in world.cloud.living()]:
+            self.violate(Invariant.LATECOMERS, f"{living}")
+        if shown := [machine.tag for machine in world.ledger.open_machines()]:
+            self.violate(Invariant.LATECOMERS, f"still shown: {shown}")
+        self.ceiling_holds()
         if world.helped and self._is_left_to_the_product():
             self.violate(Invariant.RECOVERY, "the user had to say more than `attach`")
 
     def _is_left_to_the_product(self) -> bool:
-        fired = self._world.misfortune.fired
-        world = self._world
+        fired, world = self._world.misfortune.fired, self._world
         if world.schedule.standing or world.schedule.training.deadline_s is not None or world.raised:
             return False
         return set(fired) <= LEFT_TO_THE_PRODUCT and fired[WorldFault.SUPERVISOR_KILLED] < MAX_RESTARTS
-
-    def _money(self) -> None:
-        cloud, now_s = self._world.cloud, self._world.clock.monotonic()
-        limit_s = (self._world.schedule.training.deadline_s or 0.0) + REST_S
-        for rental in cloud.rentals.values():
-            lived_s = (now_s if rental.gone_s is None else rental.gone_s) - rental.created_s
-            if lived_s > limit_s:
-                self.violate(Invariant.LEASE, f"{rental.id} lived for {lived_s:.0f} s")
-        self.ceiling_holds()
 
     def ceiling_holds(self) -> None:
         """Whenever it is about to change, and at the end: what is spent only grows."""
@@ -167,6 +212,16 @@ class Rules:
         standing = self._world.standing
         if standing is not None and (standing.living() or standing.stages()):
             self.violate(Invariant.ENDED_RUN_HAS_NO_PROCESS, f"{len(standing.living())} supervisors live")
+
+
+def _worth(computer: Computer) -> float:
+    """The step of the newest checkpoint on its disk, or `MODEL`; 0 for a disk that is no more."""
+    newest = 0.0
+    for run in computer.disk.glob("*/runs/[!.]*") if computer.alive else ():
+        if folders.committed(run, wire.OUTPUT_FOLDER) is not None:
+            return MODEL
+        newest = max([newest, *(checkpoint.step for checkpoint in folders.committed_checkpoints(run))])
+    return newest
 
 
 def _is_whole(folder: Path, manifest_sha256: str) -> bool:

@@ -110,6 +110,8 @@ class Schedule:
     boot_s: float
     faults: tuple[Planned, ...]
     abilities: Abilities
+    price_factor: float
+    """Of what a small machine costs."""
     max_cost_usd: float
     courier: bool
     """Checkpoints come home while training goes on; otherwise the link is too slow for that."""
@@ -138,6 +140,7 @@ def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
         0.0 if standing else random.uniform(3, 30),
         tuple(_planned(random, kind, standing) for kind in _with_losses(random, chosen, chained and not standing)),
         random.choice(ABILITIES),
+        random.choice((1.0, 1.0, 4.0, 12.0)),
         random.choice((FAR_AWAY_USD, random.uniform(1, 3), random.uniform(1, 3), random.uniform(0.3, 0.7))),
         random.random() < 0.7,
         chained,

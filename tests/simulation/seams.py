@@ -65,6 +65,7 @@ class WatchedProvider:
 
     def release(self, machine: MachineId) -> None:
         with self.world.passage("release"):
+            self.world.rules.before_release(machine)
             self.cloud.release(machine)
 
     def self_release(self, offer: Offer) -> SelfRelease | None:

@@ -68,6 +68,7 @@ class Supervisor:
         if self._lock is None:
             return
         self.alive = True
+        self.began_s = self._now()
         found = folders.committed_checkpoints(self.folder)
         self._last_step = max((checkpoint.step for checkpoint in found), default=0)
         (self.folder / folders.SUPERVISOR_FILE).write_bytes(wire.dumps({"pid": self.pid, "epoch": self.epoch}))

@@ -26,6 +26,7 @@ from orchestrator.courier import Courier, Delivery, InlineCourier
 from orchestrator.errors import RunConflict
 from orchestrator.home import Home
 from orchestrator.host import Host
+from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
 from orchestrator.ledger import Ledger, RunRecord
 from orchestrator.lifecycle import EndReason, State, Wish
 from orchestrator.phases.context import RunContext
@@ -33,9 +34,9 @@ from orchestrator.spec import Compute, Data, Limits, Model, Output, RunSpec, Sub
 from providers.api import Access, MachineProvider, SelfRelease, SshAccess
 from providers.errors import CloudboothError
 from providers.retrying import RetryingProvider
-from providers.testing.machine_calls import SELF_RELEASE, environment
+from providers.testing.machine_calls import SELF_RELEASE, Answer, environment
 from providers.testing.rentals import Rental
-from providers.testing.simulated_cloud import Hooks, SimulatedCloud
+from providers.testing.simulated_cloud import SHELVES, Hooks, SimulatedCloud
 from providers.testing.virtual_clock import VirtualClock
 from remote_trainer import wire
 from tests.simulation import computer as machines
@@ -59,7 +60,8 @@ from tests.simulation.seams import (
 RUN = "run"
 MAX_DRIVERS = 60
 WORTH_RAISING_USD = 0.8
-"""The user who resumes a run that has less left allows it more."""
+RAISE_USD = 2.0
+"""The user who resumes a run that has less than the one left allows it the other more; of a small machine's prices."""
 PATIENCE_S = 24 * 3600.0
 """Of virtual time: no schedule's faults last for so long."""
 BACK_TOMORROW = 4.7
@@ -114,6 +116,8 @@ class World:
     A subclass may replace what a mutation test wants to break.
     """
 
+    guard_type = Guard
+
     def __init__(self, schedule: Schedule, *, enabled: frozenset[Invariant] = ENABLED, verbose: bool = False) -> None:
         self.schedule, self._verbose = schedule, verbose
         self.random = Random(schedule.seed * 7919 + 1)
@@ -127,6 +131,7 @@ class World:
         self.clock.after_each = self.rules.after_event
         self.cloud = SimulatedCloud(
             self.clock,
+            shelves=[shelf.at(schedule.price_factor) for shelf in SHELVES],
             boot_s=schedule.boot_s,
             release_s=self.random.choice((1.0, 15.0)),
             self_release=_self_release(schedule.abilities),
@@ -148,7 +153,7 @@ class World:
         self.raised = False
         """The user had to allow more money."""
         self.max_cost_usd = schedule.max_cost_usd
-        self.spec = _spec(self.model_folder.parent, schedule.training.deadline_s, self.max_cost_usd)
+        self.spec = self.make_spec()
         self.ledger = self.make_ledger()
         self._stage_job()
         self.misfortune.begin()
@@ -168,6 +173,25 @@ class World:
 
     def make_courier(self, delivery: Delivery) -> Courier:
         return InlineCourier(delivery) if self.schedule.courier else AbsentCourier()
+
+    def make_guard(self, computer: Computer, program: Program, workdir: Path, rental: Rental) -> Guard:
+        def call(method: str, url: str, authorization: str) -> int:
+            if method == Answer.TERMINATE.value:
+                self.rules.before_own_end(computer)
+            return self.cloud.answer_to_machine(method, url, authorization)
+
+        return self.guard_type(computer, program, workdir, environment(rental), call)
+
+    def make_spec(self) -> RunSpec:
+        return _spec(self.model_folder.parent, self.schedule.training.deadline_s, self.max_cost_usd)
+
+    def later_command(self) -> None:
+        """What every command does first, days after the end too."""
+        machines, note = self.ledger.machines(RUN), self.note
+        if expected := latecomers(machines, self.clock.now()):
+            give_back_latecomers(self.cloud, self.ledger, expected, note)
+        left_behind = strays(self.ledger.machines(RUN), [self.run()])
+        give_back_strays(self.cloud, self.ledger, left_behind, self.clock.sleep, note)
 
     def drive(self, context: RunContext) -> EndReason:
         return product.drive(context)
@@ -227,10 +251,11 @@ class World:
 
     def _raise_ceiling_if_needed(self) -> None:
         self.rules.ceiling_holds()
-        if spent_usd(self.ledger.machines(RUN), self.clock.now()) + WORTH_RAISING_USD > self.max_cost_usd:
+        spent, factor = spent_usd(self.ledger.machines(RUN), self.clock.now()), self.schedule.price_factor
+        if spent + factor * WORTH_RAISING_USD > self.max_cost_usd:
             self.raised = True
-            self.max_cost_usd += 2.0
-            self.spec = _spec(self.model_folder.parent, self.schedule.training.deadline_s, self.max_cost_usd)
+            self.max_cost_usd += factor * RAISE_USD
+            self.spec = self.make_spec()
             self.note(f"user: up to ${self.max_cost_usd:.2f}")
 
     def _new_driver(
@@ -377,7 +402,7 @@ class World:
             program = Program.of(rental.boot.start_command)
             if program is not None:
                 workdir = known.disk / rental.offer.workdir.removeprefix("~/")
-                known.guard = Guard(known, program, workdir, environment(rental), self.cloud.answer_to_machine)
+                known.guard = self.make_guard(known, program, workdir, rental)
                 known.guard.begin()
         self.happened(known, Occasion.BOOT)
 

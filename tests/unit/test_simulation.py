@@ -16,11 +16,14 @@ from orchestrator.ledger import Ledger, RunRecord
 from orchestrator.lifecycle import EndReason, Facts, Phase, State
 from orchestrator.phases.context import RunContext
 from orchestrator.progress import Progress
+from orchestrator.spec import RunSpec
 from providers.api import BootPlan, Machine, MachineId, MachineProvider, Offer
 from providers.errors import AuthRejected, CloudboothError, MachineGone
 from providers.testing.faults import CloudFault
 from remote_trainer import wire
+from remote_trainer.lease import GuardAction
 from tests.simulation.computer import Computer
+from tests.simulation.guard import Guard
 from tests.simulation.host import SimulatedHost
 from tests.simulation.invariants import ENABLED, Invariant, Violation
 from tests.simulation.kinds import TODAY, Kind, WorldFault
@@ -73,6 +76,8 @@ ON_STANDING_MACHINES = frozenset({Invariant.ENDED_RUN_HAS_NO_PROCESS, Invariant.
 ONLY_AFTER: dict[Invariant, Kind] = {
     Invariant.STALE_DRIVER_STARTS_NOTHING: WorldFault.TWO_DRIVERS,
     Invariant.STALE_DRIVER_SENDS_NOTHING: WorldFault.TWO_DRIVERS,
+    Invariant.LATECOMERS: CloudFault.LISTED_LATE,
+    Invariant.ONE_SUPERVISOR: WorldFault.DRIVER_KILLED,
 }
 """What cannot be without this fault: likewise."""
 
@@ -256,6 +261,44 @@ class ForgetsIntents(World):
         return ledger
 
 
+class _NeverActs(Guard):
+    """A timer that silently does nothing."""
+
+    def _decided(self, now_s: float, lease_s: float, limit_s: float | None) -> GuardAction:
+        return GuardAction.WAIT
+
+
+class _NeverStops(Guard):
+    """Terminates, whatever lies on the disk."""
+
+    def _decided(self, now_s: float, lease_s: float, limit_s: float | None) -> GuardAction:
+        action = super()._decided(now_s, lease_s, limit_s)
+        return GuardAction.TERMINATE if action is GuardAction.STOP else action
+
+
+class GuardNeverActs(World):
+    guard_type = _NeverActs
+
+
+class GuardNeverStops(World):
+    guard_type = _NeverStops
+
+
+class SpendsTenfold(World):
+    """Takes the ceiling for another number."""
+
+    def make_spec(self) -> RunSpec:
+        spec = super().make_spec()
+        limits = spec.limits.model_copy(update={"max_cost_usd": 10 * spec.limits.max_cost_usd})
+        return spec.model_copy(update={"limits": limits})
+
+
+class NeverLooksAgain(World):
+    """Believes an empty list for good."""
+
+    def later_command(self) -> None: ...
+
+
 PLANTED_AT_SEAMS: list[tuple[type[World], Invariant]] = [
     (CreatesTwice, Invariant.INTENT_BEFORE_CREATE),
     (ForgetsIntents, Invariant.INTENT_BEFORE_CREATE),
@@ -268,6 +311,10 @@ PLANTED_AT_SEAMS: list[tuple[type[World], Invariant]] = [
     (ForgetsEpochs, Invariant.STALE_DRIVER_STARTS_NOTHING),
     (TakesFromAnybody, Invariant.STALE_DRIVER_SENDS_NOTHING),
     (FollowsFromTheStart, Invariant.MIRROR),
+    (GuardNeverActs, Invariant.LEASE),
+    (GuardNeverStops, Invariant.ONLY_COPY),
+    (SpendsTenfold, Invariant.CEILING),
+    (NeverLooksAgain, Invariant.LATECOMERS),
 ]
 
 
