@@ -7,6 +7,8 @@ Three rules make it safe to be killed anywhere:
 
 Transactions are IMMEDIATE: a deferred one that starts by reading fails with "database is locked" the moment it wants
 to write, whatever the busy timeout. No network call is ever made inside a transaction.
+
+Longer than other modules, since every statement on these tables but those that make them stands here.
 """
 
 from __future__ import annotations
