@@ -97,8 +97,9 @@ def _follow_connected(
 ) -> HostStatus | None:
     """Copies events until the stream ends; the status then, or None when a supervisor still lives."""
     forget_what_the_host_lost(context.home.events(status.incarnation), status.events_bytes)
+    if status.supervisor_pid is not None:
+        lend_uploads(context, remote, status.lent_s)
     mirror = Mirror(context.home.events(status.incarnation))
-    lend_uploads(context, remote, status.lent_s)
     storekeeper = Storekeeper(context, remote)
     stop_sent = False
     wish_read_at = context.clock.monotonic()

@@ -276,6 +276,14 @@ def test_with_keys_of_the_store_requests_are_signed_on_the_machine(s3_server: S3
         LentObjects(replace(keys, secret_key="wrong")).get(url)
 
 
+def test_with_keys_of_the_store_a_checkpoint_arrives_as_with_urls(store: ObjectStore, run_folder: Path) -> None:
+    grant = lend(store, "runs/dog", PoolSize(CHUNK, 16), hand_over_keys=True)
+    give(run_folder, grant)
+    make_checkpoint(run_folder, 100, size=CHUNK + 1)
+    assert bring(run_folder)[0]
+    assert len(read_back(store, grant)["weights"]) == CHUNK + 1
+
+
 def test_a_signature_made_there_is_the_one_the_store_expects() -> None:
     """Against botocore's own, for an address with everything that has to be escaped."""
     from botocore.auth import S3SigV4Auth
