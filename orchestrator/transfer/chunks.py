@@ -18,6 +18,8 @@ from remote_trainer import wire
 CHUNK_BYTES = 8 << 20
 """Small enough that a stream's loss at a kill is nothing, large enough that a 7 GB file has under a thousand."""
 
+WORTH_TAKING_OVER_BYTES = 2 * CHUNK_BYTES
+"""A stream that loses the end of its run has up to a window of it (4 MiB) under way already, for nothing."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -90,13 +92,14 @@ class _Share:
 
     begin: int
     end: int
+    at_work: bool = False
 
 
 class Shares:
     """A list of chunks divided among streams that come, go and differ in speed. Every method may be called at once.
 
     Each stream has a run of neighbors, so that one request fetches many. One that has nothing takes the second half of
-    the longest run that is left.
+    the longest run that is left, unless so little is left that what the other has under way already would be wasted.
     """
 
     def __init__(self, chunks: Sequence[Chunk], streams: int) -> None:
@@ -109,17 +112,27 @@ class Shares:
     def left_bytes(self) -> int:
         """Of chunks that nobody has claimed."""
         with self._guard:
-            return sum(sum(c.length for c in self._chunks[s.begin : s.end]) for s in self._shares.values())
+            return sum(map(self._bytes_of, self._shares.values()))
 
     def run_for(self, stream: int, at_most: int) -> list[Chunk]:
         """The chunks that `stream` may ask for next; empty when nothing is left for it."""
         with self._guard:
             mine = self._shares.setdefault(stream, _Share(0, 0))
             if mine.begin == mine.end:
-                longest = max(self._shares.values(), key=lambda share: share.end - share.begin)
-                middle = (longest.begin + longest.end) // 2
-                mine.begin, mine.end, longest.end = middle, longest.end, middle
+                longest = max(self._shares.values(), key=self._bytes_of)
+                if not longest.at_work or self._bytes_of(longest) >= WORTH_TAKING_OVER_BYTES:
+                    middle = (longest.begin + longest.end) // 2
+                    mine.begin, mine.end, longest.end = middle, longest.end, middle
+            mine.at_work = True
             return list(self._chunks[mine.begin : min(mine.end, mine.begin + at_most)])
+
+    def leave(self, stream: int) -> None:
+        """The stream has ended: whatever it has not claimed is anybody's."""
+        with self._guard:
+            self._shares[stream].at_work = False
+
+    def _bytes_of(self, share: _Share) -> int:
+        return sum(chunk.length for chunk in self._chunks[share.begin : share.end])
 
     def claim(self, stream: int, chunk: Chunk) -> bool:
         """Whether `chunk`, the next of the stream's run, is still its own; from now on nobody else gets it."""

@@ -109,13 +109,16 @@ class _Receiver:
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, remote: RemoteRun, stream: int, on_bytes: OnBytes) -> None:
-        while run := self.shares.run_for(stream, RUN_CHUNKS):
-            with remote.read_ranges(self.arriving.folder, ranges_of(run)) as pieces:
-                incoming = _Incoming(pieces)
-                for chunk in run:
-                    if not self.shares.claim(stream, chunk):
-                        break  # another stream that had nothing to do has taken the rest
-                    self._receive(remote, chunk, stream, incoming, on_bytes)
+        try:
+            while run := self.shares.run_for(stream, RUN_CHUNKS):
+                with remote.read_ranges(self.arriving.folder, ranges_of(run)) as pieces:
+                    incoming = _Incoming(pieces)
+                    for chunk in run:
+                        if not self.shares.claim(stream, chunk):
+                            break  # another stream that had nothing to do has taken the rest
+                        self._receive(remote, chunk, stream, incoming, on_bytes)
+        finally:
+            self.shares.leave(stream)
 
     def _receive(self, remote: RemoteRun, chunk: Chunk, stream: int, incoming: _Incoming, on_bytes: OnBytes) -> None:
         path = partial(self.arriving.target / chunk.entry.path)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.transfer.chunks import Chunk, Queue, Range, Shares, chunks_of, ranges_of
+from orchestrator.transfer.chunks import WORTH_TAKING_OVER_BYTES, Chunk, Queue, Range, Shares, chunks_of, ranges_of
 from orchestrator.transfer.streams import MOST_STREAMS, Observed, first_streams, next_streams
 from remote_trainer import wire
 
@@ -38,6 +38,10 @@ def test_neighbors_are_asked_for_as_one_range() -> None:
     assert ranges_of([a[0], a[2]]) == [Range("a", 0, 10), Range("a", 20, 5)]
 
 
+TEN = WORTH_TAKING_OVER_BYTES // 10
+"""Ten chunks of it are just worth taking over."""
+
+
 def claimed(shares: Shares, stream: int) -> list[Chunk]:
     """All that a stream gets when nobody else is at work."""
     got = []
@@ -48,7 +52,7 @@ def claimed(shares: Shares, stream: int) -> list[Chunk]:
 
 @given(st.integers(0, 40), st.integers(1, 6), st.data())
 def test_every_chunk_is_claimed_once_whatever_the_streams_do(count: int, streams: int, data: st.DataObject) -> None:
-    chunks = chunks_of(file("a", count * 10), 10) if count else []
+    chunks = chunks_of(file("a", count * TEN), TEN) if count else []
     shares = Shares(chunks, streams)
     runs: dict[int, Sequence[Chunk]] = {}
     got: list[Chunk] = []
@@ -61,32 +65,46 @@ def test_every_chunk_is_claimed_once_whatever_the_streams_do(count: int, streams
             runs[stream] = rest
             if data.draw(st.integers(0, 9)) == 0:
                 shares.give_back(stream)
+                shares.leave(stream)
                 runs[stream] = []
             else:
                 got.append(chunk)
         else:
             runs[stream] = []
+    for stream in runs:
+        shares.leave(stream)
     got += claimed(shares, 99)
     assert sorted(chunk.offset for chunk in got) == [chunk.offset for chunk in chunks]
 
 
 def test_a_stream_without_work_takes_the_second_half_of_the_longest_run() -> None:
-    chunks = chunks_of(file("a", 100), 10)
+    chunks = chunks_of(file("a", 40 * TEN), TEN)
     shares = Shares(chunks, 2)
-    mine = shares.run_for(0, 99)
-    for chunk in mine:
+    for chunk in shares.run_for(0, 99):
         shares.claim(0, chunk)
-    assert shares.run_for(0, 99) == chunks[7:]
-    assert shares.claim(1, chunks[5])
-    assert shares.claim(1, chunks[6])
-    assert not shares.claim(1, chunks[7]), "it belongs to another now"
+    assert shares.run_for(1, 99) == chunks[20:]
+    assert shares.run_for(0, 99) == chunks[30:]
+    assert shares.claim(1, chunks[20])
+    for chunk in chunks[21:30]:
+        assert shares.claim(1, chunk)
+    assert not shares.claim(1, chunks[30]), "it belongs to another now"
+
+
+def test_the_last_bytes_of_a_stream_at_work_are_left_to_it() -> None:
+    chunks = chunks_of(file("a", 9 * TEN), TEN)
+    shares = Shares(chunks, 1)
+    assert shares.run_for(0, 99) == chunks
+    assert shares.run_for(1, 99) == []
+    shares.leave(0)
+    assert sorted(chunk.offset for chunk in claimed(shares, 1)) == [chunk.offset for chunk in chunks]
 
 
 def test_what_a_stream_that_ended_left_is_taken_over_to_the_last_chunk() -> None:
-    chunks = chunks_of(file("a", 70), 10)
+    chunks = chunks_of(file("a", 7 * TEN), TEN)
     shares = Shares(chunks, 3)
     shares.claim(0, shares.run_for(0, 99)[0])
     shares.give_back(0)
+    shares.leave(0)
     assert sorted(chunk.offset for chunk in claimed(shares, 1)) == [chunk.offset for chunk in chunks]
     assert shares.left_bytes == 0
 
