@@ -143,6 +143,7 @@ class RemoteRun:
         self.host = host
         self.run = run
         """The run's name on this laptop, for hints."""
+        self.stall_s = STALL_S
         self.workdir = workdir
         self.folder = f"{workdir}/runs/{folder_name}"
         self._agent = ("env", f"PYTHONPATH={workdir}/code/{code_id}", access.python, "-m", "remote_trainer")
@@ -191,7 +192,7 @@ class RemoteRun:
 
     def _read(self, ranges: Sequence[Sequence[object]]) -> AbstractContextManager[Iterator[bytes]]:
         argv = [*self._agent, "read", "--root", self.folder, "--files", json.dumps(ranges)]
-        return self.host.receive(argv, idle_timeout_s=STALL_S)
+        return self.host.receive(argv, idle_timeout_s=self.stall_s)
 
     def digests(self, root: str, ranges: Sequence[Range], chunk_bytes: int) -> list[str | None]:
         """The sha256 of each `chunk_bytes` of each range of files below `root`; None where a file ends before."""
@@ -214,7 +215,7 @@ class RemoteRun:
         """
         argv = [*self._agent, "accept", "--root", root, "--run-folder", self.folder, *self._epoch]
         argv += ["--needed-bytes", str(needed_bytes)]
-        done = self._checked(self.host.send(argv, tar, idle_timeout_s=STALL_S), "accept")
+        done = self._checked(self.host.send(argv, tar, idle_timeout_s=self.stall_s), "accept")
         damaged: list[str] = json.loads(done.stdout)
         return damaged
 
@@ -241,7 +242,7 @@ class RemoteRun:
 
     def _lines(self, argv: Sequence[str]) -> list[bytes]:
         """Of an answer that takes its time; empty ones are signs of life."""
-        with self.host.receive(argv, idle_timeout_s=STALL_S) as chunks:
+        with self.host.receive(argv, idle_timeout_s=self.stall_s) as chunks:
             return b"".join(chunks).split()
 
     def _ask(self, *call: str) -> wire.HostStatus:

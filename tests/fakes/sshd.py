@@ -48,6 +48,9 @@ class Sshd:
     host_keys: tuple[str, ...]
     """Public key lines, without comment."""
     process: subprocess.Popen[bytes]
+    address: str = "127.0.0.1"
+    prefix: Sequence[str] = ()
+    """Of the command that starts the server: it may have to run in another network namespace."""
 
     @property
     def home(self) -> Path:
@@ -62,10 +65,10 @@ class Sshd:
         return (self.folder / "sshd.log").read_text(errors="replace")
 
     def access(
-        self, *, identity_file: Path | None = None, host: str = "127.0.0.1", host_key: str | None = None
+        self, *, identity_file: Path | None = None, host: str | None = None, host_key: str | None = None
     ) -> SshAccess:
         return SshAccess(
-            host=host,
+            host=host or self.address,
             port=self.port,
             user=getpass.getuser(),
             identity_file=None if identity_file is None else str(identity_file),
@@ -77,7 +80,7 @@ class Sshd:
     def write_known_hosts(self, file: Path, *, hashed: bool = False) -> None:
         """What a user has after the first `ssh` to this server."""
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lines = [f"[127.0.0.1]:{self.port} {key}" for key in self.host_keys]
+        lines = [f"[{self.address}]:{self.port} {key}" for key in self.host_keys]
         file.write_text("# known\n" + "\n".join(lines) + "\n")
         if hashed:
             subprocess.run(["ssh-keygen", "-H", "-f", str(file)], check=True, capture_output=True)
@@ -93,7 +96,7 @@ class Sshd:
 
     def come_back(self) -> None:
         """The same server again: same port, same host keys. Returns when it answers."""
-        self.process = _start_server(self.folder)
+        self.process = _start_server(self.folder, self.prefix)
         _await_banner(self)
 
     def kill_connections(self) -> int:
@@ -120,6 +123,8 @@ def running_sshd(
     host_key_kinds: Sequence[str] = ("ed25519",),
     port: int | None = None,
     environ: Mapping[str, str] | None = None,
+    address: str = "127.0.0.1",
+    prefix: Sequence[str] = (),
 ) -> Iterator[Sshd]:
     """A server that lets in the `authorized` public keys. Give the `port` of an ended one to take its place.
 
@@ -135,8 +140,9 @@ def running_sshd(
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # privilege separation needs it; packages leave it to boot
     chosen = port or _free_port()
     config = folder / "sshd_config"
-    config.write_text(_config(folder, chosen, host_key_kinds, environ or {}))
-    server = Sshd(folder, chosen, tuple(" ".join(key.split()[:2]) for key in keys), _start_server(folder))
+    config.write_text(_config(folder, address, chosen, host_key_kinds, environ or {}))
+    public = tuple(" ".join(key.split()[:2]) for key in keys)
+    server = Sshd(folder, chosen, public, _start_server(folder, prefix), address, prefix)
     try:
         _await_banner(server)
         yield server
@@ -181,20 +187,20 @@ def corrupted(public_line: str) -> str:
     return f"{kind} {base64.b64encode(raw).decode()}"
 
 
-def _start_server(folder: Path) -> subprocess.Popen[bytes]:
+def _start_server(folder: Path, prefix: Sequence[str]) -> subprocess.Popen[bytes]:
     binary = sshd_binary()
     assert binary is not None, "ask sshd_binary() first"
     with (folder / "sshd.log").open("ab") as log:
         return subprocess.Popen(
-            [binary, "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL, stderr=log
+            [*prefix, binary, "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL, stderr=log
         )
 
 
-def _config(folder: Path, port: int, host_key_kinds: Sequence[str], environ: Mapping[str, str]) -> str:
+def _config(folder: Path, address: str, port: int, host_key_kinds: Sequence[str], environ: Mapping[str, str]) -> str:
     host_keys = "".join(f'HostKey "{folder}/host_{kind}"\n' for kind in host_key_kinds)
     # sshd heeds the first SetEnv line only
     set_env = " ".join(f'"{name}={value}"' for name, value in {"HOME": folder / "home", **environ}.items())
-    return f"""{host_keys}ListenAddress 127.0.0.1
+    return f"""{host_keys}ListenAddress {address}
 Port {port}
 PidFile "{folder}/sshd.pid"
 AuthorizedKeysFile "{folder}/authorized_keys"
@@ -208,10 +214,16 @@ UseDNS no
 MaxStartups 100
 PrintMotd no
 LogLevel VERBOSE
-Subsystem sftp internal-sftp
+Subsystem sftp {_sftp_server()}
 SetEnv {set_env}
 ForceCommand cd && exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 """
+
+
+def _sftp_server() -> str:
+    """The program: the built-in one does not go with a forced command."""
+    places = ("/usr/lib/openssh", "/usr/libexec/openssh", "/usr/lib/ssh", "/usr/libexec")
+    return next((found for place in places if Path(found := f"{place}/sftp-server").exists()), "internal-sftp")
 
 
 def _free_port() -> int:
@@ -223,7 +235,7 @@ def _free_port() -> int:
 def _await_banner(server: Sshd) -> None:
     deadline = time.monotonic() + START_DEADLINE_S
     while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 1.0) as probe:
+        with contextlib.suppress(OSError), socket.create_connection((server.address, server.port), 1.0) as probe:
             if probe.recv(4) == b"SSH-":
                 return
         if server.process.poll() is not None or time.monotonic() > deadline:

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
@@ -20,6 +21,7 @@ from orchestrator.cli.render.pipe import OutputThatMayClose
 from orchestrator.lifecycle import State
 from orchestrator.progress import Progress
 from orchestrator.reporter import Reporter
+from orchestrator.transfer.pace import Pace
 from remote_trainer import wire
 
 CostUsd = Callable[[], float]
@@ -66,6 +68,7 @@ class PlainReporter:
         self._cost_usd = cost_usd
         self._step_at = 0.0
         self._transfer_at = 0.0
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
 
     def moved(self, state: State, why: str) -> None:
         self._line(f"[bold]{state.value}[/] [dim]{escape(why)}[/]")
@@ -82,9 +85,19 @@ class PlainReporter:
 
     def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None:
         now = time.monotonic()
+        self._paces[what].told(done_bytes, now)
         if done_bytes >= total_bytes or now - self._transfer_at >= TRANSFER_LINE_EVERY_S:
             self._transfer_at = now
-            self._line(f"{escape(what)}: {volume(done_bytes)} of {volume(total_bytes)}")
+            self._line(f"{escape(what)}: {self._progress(what, done_bytes, total_bytes)}")
+
+    def _progress(self, what: str, done_bytes: int, total_bytes: int) -> str:
+        """With the time that is left, when it can be told."""
+        left_s = self._paces[what].seconds_left(total_bytes, time.monotonic())
+        if done_bytes >= total_bytes:
+            del self._paces[what]
+            left_s = None
+        left = "" if left_s is None else f", {left_s / 60:.0f} min left" if left_s > 90 else f", {left_s:.0f} s left"
+        return f"{volume(done_bytes)} of {volume(total_bytes)}{left}"
 
     def arrived(self, what: str, path: str) -> None:
         self._line(f"{escape(what)} is here: {escape(path)}")
@@ -121,7 +134,8 @@ class LiveReporter(PlainReporter):
     def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None:
         if what not in self._transfers:
             self._transfers[what] = self._bars.add_task(what, total=total_bytes, detail="")
-        detail = f"{volume(done_bytes)} of {volume(total_bytes)}"
+        self._paces[what].told(done_bytes, time.monotonic())
+        detail = self._progress(what, done_bytes, total_bytes)
         self._bars.update(self._transfers[what], completed=done_bytes, total=total_bytes, detail=detail)
         if done_bytes >= total_bytes:
             self._bars.remove_task(self._transfers.pop(what))
