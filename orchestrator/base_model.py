@@ -14,7 +14,8 @@ import os
 import re
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 from urllib.parse import quote
@@ -51,6 +52,8 @@ class HubModel:
     pinned: bool
     warning: str = ""
     """Why it could not be pinned."""
+    closed: bool = False
+    """Gated or private: whoever downloads it needs a token."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,49 @@ def _hub_model(hub: _Hub, repo: str, revision: str | None) -> HubModel:
             "and whether it exists shows only on the machine"
         )
         return HubModel(repo, revision, pinned=False, warning=warning)
-    return HubModel(repo, commit, pinned=True)
+    return HubModel(repo, commit, pinned=True, closed=gated or _is_private(hub, repo))
+
+
+def _is_private(hub: _Hub, repo: str) -> bool:
+    """Whether somebody without our token sees nothing of it. False without a token, since we have just seen it."""
+    if hub.token is None:
+        return False
+    try:
+        return replace(hub, token=None).ask(f"/api/models/{repo}").status in (401, 403, 404)
+    except _Unreachable:
+        return False
+
+
+def require_reading_token(*, endpoint: str | None = None, token: str | None = None, timeout_s: float = 10.0) -> None:
+    """For a closed base that another machine is to download: the token travels there, so it must only be able to read.
+
+    `endpoint` and `token` default as for `inspect_base`. Raises UsageError for none, a refused one and a writing one;
+    a hub that cannot be asked is believed.
+    """
+    hub = _Hub(
+        (endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
+        token or os.environ.get("HF_TOKEN") or None,
+        timeout_s,
+    )
+    make_one = f"make a read token at {hub.endpoint}/settings/tokens, then `export HF_TOKEN=…`"
+    if hub.token is None:
+        raise UsageError("the base opens only with a token, and HF_TOKEN is not set", make_one)
+    try:
+        answer = hub.ask("/api/whoami-v2")
+    except _Unreachable:
+        return
+    if answer.status == 401:
+        raise UsageError("the token in HF_TOKEN is not accepted", make_one)
+    if _may_write(answer.body):
+        raise UsageError("the token in HF_TOKEN may write, and it would travel to the machine", make_one)
+
+
+def _may_write(whoami: bytes) -> bool:
+    """By the hub's answer: a role, and for fine-grained tokens permissions such as `repo.write`. Unclear is no."""
+    with suppress(ValueError, KeyError, TypeError):
+        about = json.loads(whoami)["auth"]["accessToken"]
+        return about["role"] == "write" or ".write" in json.dumps(about.get("fineGrained", {}))
+    return False
 
 
 def _refusal(hub: _Hub, answer: _Answer, repo: str, revision: str | None) -> UsageError:

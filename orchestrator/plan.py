@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from orchestrator.base_model import BaseSource, BuiltinBase, LocalFolder, job_base
+from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, LocalFolder, job_base
 from orchestrator.budget import training_deadline_s
 from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.placement import Placement, place_photos
@@ -161,6 +161,10 @@ def make_plan(
         decisions.append(
             Decision(f"output.formats = {', '.join(formats)}", f"what method {train.method} yields by itself")
         )
+    if isinstance(base, HubModel) and base.closed and spec.compute.provider != "local":
+        decisions.append(
+            Decision("lend HF_TOKEN to the machine, in its memory", f"{base.repo} opens only with a token")
+        )
     decisions += _data_decisions(train, placements)
     if rental is not None:
         decisions += rental_decisions(spec, rental, work)
@@ -231,6 +235,7 @@ def build_job(plan: Plan, run_id: str, instance: tuple[ImageSpec, ...], class_im
         formats=plan.formats,
         deadline_s=plan.deadline_s,
         allow_cpu=plan.allow_cpu,
+        closed_base=isinstance(plan.base, HubModel) and plan.base.closed,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from orchestrator.base_model import LocalFolder, inspect_base
+from orchestrator.base_model import HubModel, LocalFolder, inspect_base, require_reading_token
 from orchestrator.dataset.scan import require_usable, scan_folder
 from orchestrator.driver import driver_lock
 from orchestrator.errors import RunConflict
@@ -45,6 +45,8 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     if store is not None:
         require_writable(store)
     base = inspect_base(spec.model.base)
+    if isinstance(base, HubModel) and base.closed and spec.compute.provider != "local":
+        require_reading_token()
     provider = wiring.provider(spec)
     left_out: list[str] = []
     if isinstance(provider, CombinedProvider):

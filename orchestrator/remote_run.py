@@ -20,6 +20,7 @@ from orchestrator.host import Completed, Host, HostError
 from orchestrator.transfer.chunks import Range
 from orchestrator.understanding import understood
 from providers.api import Access
+from providers.secret import Secret
 from remote_trainer import wire
 
 STALE_EPOCH_EXIT = 75
@@ -224,6 +225,11 @@ class RemoteRun:
         question = json.dumps([wire.encode(entry) for entry in entries])
         argv = [*self._agent, "finish", "--root", root, "--entries", question]
         return [bool(json.loads(line)) for line in self._lines(argv)]
+
+    def lend_token(self, token: Secret) -> None:
+        """Hands over a read token of the hub, in place of an earlier one. Raises StaleDriver for an old epoch."""
+        call = [*self._agent, "token", "--run-folder", self.folder, *self._epoch]
+        self._checked(self.host.run(call, stdin=token.reveal().encode()), "token")
 
     def saved(self, manifests: Sequence[str]) -> None:
         """Tells that these committed folders, named by manifest hash, are here, every file verified.

@@ -80,6 +80,13 @@ def _grant(call: argparse.Namespace) -> None:
     hold_grant(call.run_folder, sys.stdin.buffer.read())
 
 
+def _token(call: argparse.Namespace) -> None:
+    from .hub_token import hold_token
+
+    agent.claim(call.run_folder, call.epoch)
+    hold_token(call.run_folder, sys.stdin.buffer.read())
+
+
 def _saved(call: argparse.Namespace) -> None:
     contact.saved(call.run_folder, [str(sha256) for sha256 in json.loads(call.manifests)])
 
@@ -163,7 +170,7 @@ def _reply(value: object) -> None:
 VERBS = {
     "status": _status, "start": _start, "stop": _stop, "forget": _forget, "follow": _follow, "read": _read,
     "digest": _digest, "have": _have, "accept": _accept, "finish": _finish, "saved": _saved, "guard": _guard,
-    "grant": _grant,
+    "grant": _grant, "token": _token,
     "supervise": _supervise, "prepare": _prepare, "train": _train, "storage": _storage, "upload": _upload,
 }  # fmt: skip
 FROM_THE_LAPTOP = frozenset(VERBS) - {"supervise", "prepare", "train", "storage", "upload"}
@@ -174,7 +181,7 @@ _TAKES: dict[str, list[str]] = {
     "accept": ["root", "run", "epoch", "needed"], "finish": ["root", "entries"],
     "saved": ["run", "manifests"], "guard": ["workdir"],
     "supervise": ["run", "epoch", "start"], "prepare": ["run", "fd"], "train": ["run", "fd"],
-    "grant": ["run", "epoch"], "storage": ["run", "fd"], "upload": ["run", "fd"],
+    "grant": ["run", "epoch"], "token": ["run", "epoch"], "storage": ["run", "fd"], "upload": ["run", "fd"],
 }  # fmt: skip
 
 

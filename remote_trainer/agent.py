@@ -22,6 +22,7 @@ from . import only_copy, wire
 from . import run_folder as folders
 from .contact import CONTACT_EVERY_S, contact
 from .deadline import HERE, Clocks
+from .hub_token import drop_token
 from .lease import GuardFiles
 from .upload_grant import drop_grant, held_grant
 
@@ -191,10 +192,12 @@ def forget(run_folder: Path, epoch: int) -> None:
     """
     if not run_folder.exists():
         drop_grant(run_folder)
+        drop_token(run_folder)
         return
     with folders.full_disk_forgiven():
         claim(run_folder, epoch)
     drop_grant(run_folder)
+    drop_token(run_folder)
     current = status(run_folder)
     if current.supervisor_pid is not None or current.trainer_alive:
         raise AgentError("the run is still at work")

@@ -23,6 +23,7 @@ from typing import Any, Optional
 from . import run_folder as folders
 from . import wire
 from .deadline import Allowance
+from .hub_token import token_file
 from .lease import GuardFiles
 from .oversight import DISK_FULL, Silence, StageView, Urge, ending_without_word, urge, worth_starting_again
 from .store_uploads import StoreUploads
@@ -185,7 +186,7 @@ class _Supervisor:
             child = subprocess.Popen(
                 self._stage_argv(stage, write_end, lock.fileno()),
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
-                pass_fds=(write_end, lock.fileno()), env=stage_environment(job, GuardFiles.above(self._folder)),
+                pass_fds=(write_end, lock.fileno()), env=stage_environment(job, self._folder),
             )  # fmt: skip
         os.close(write_end)
         try:
@@ -264,15 +265,19 @@ class _Supervisor:
         self._stop_requested = True
 
 
-def stage_environment(job: wire.Job, guard: Optional[GuardFiles] = None) -> dict[str, str]:
+def stage_environment(job: wire.Job, run_folder: Path) -> dict[str, str]:
     """Our environment plus what a stage needs to behave the same everywhere.
 
     A rented machine, which has a guard, gets downloads of the hub beside the work folder's other things: on the volume,
-    which outlives a restart of the container, and where the machine's next run finds them.
+    which outlives a restart of the container, and where the machine's next run finds them. A lent token is named by its
+    file, and stands in no environment.
     """
+    guard, token = GuardFiles.above(run_folder), token_file(run_folder)
     environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1", PYTHONUNBUFFERED="1")
     if guard is not None:
         environment.setdefault("HF_HOME", str(guard.workdir / "hub"))
+    if token is not None:
+        environment["HF_TOKEN_PATH"] = str(token)
     if job.train.cpu_threads is not None:
         environment["OMP_NUM_THREADS"] = str(job.train.cpu_threads)
     return environment

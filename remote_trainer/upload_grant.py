@@ -1,4 +1,4 @@
-"""Where a host keeps what the laptop lent it for uploads: in memory, for its own user alone. Standard library, 3.9.
+"""What the laptop lent a host for its uploads, kept in memory (`private_memory`). Standard library only, Python 3.9.
 
 The laptop says how many seconds the grant is good for; they are counted on this machine's boot clock. A reboot, or a
 container that the provider restarts, ends it: the laptop hands over a new one when it is next in contact.
@@ -6,19 +6,13 @@ container that the provider restarts, ends it: the laptop hands over a new one w
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from . import wire
 from .deadline import boot_clock, boot_id
-
-MEMORY = Path("/dev/shm")
-FALLBACK_NAME = ".upload-grant.json"
+from .private_memory import drop, private_file, put_privately
 
 
 @dataclass(frozen=True)
@@ -40,12 +34,7 @@ def hold_grant(run_folder: Path, raw: bytes) -> None:
     """Takes a grant over, in place of an earlier one. Raises WireError and OSError; nothing of it reaches a log."""
     grant = wire.loads(wire.UploadGrant, raw)
     held = HeldGrant(grant, boot_clock() + grant.lifetime_s, boot_id())
-    path = grant_file(run_folder)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(wire.dumps(held))
-    os.replace(temporary, path)
+    put_privately(grant_file(run_folder), wire.dumps(held))
 
 
 def held_grant(run_folder: Path) -> Optional[HeldGrant]:
@@ -59,18 +48,8 @@ def held_grant(run_folder: Path) -> Optional[HeldGrant]:
 
 def drop_grant(run_folder: Path) -> None:
     """Twice is safe."""
-    with contextlib.suppress(OSError):
-        grant_file(run_folder).unlink()
+    drop(grant_file(run_folder))
 
 
 def grant_file(run_folder: Path) -> Path:
-    """In memory where this user can have a folder there that nobody else can enter; else in the run's folder."""
-    folder = MEMORY / f"cloudbooth-{os.getuid()}"
-    name = hashlib.sha256(str(run_folder).encode()).hexdigest()[:16]
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        facts = folder.lstat()
-        ours = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid()
-        if ours and not facts.st_mode & 0o077 and os.access(folder, os.W_OK):
-            return folder / f"grant-{name}.json"
-    return run_folder / FALLBACK_NAME
+    return private_file(run_folder, "upload-grant")

@@ -163,6 +163,8 @@ class Job:
     allow_cpu: bool = False
     base_path: Optional[str] = None
     """Where a base that travels lies on this host; None: `base` says it all."""
+    closed_base: bool = False
+    """The base is gated or private: the laptop lends a read token, beside this file and never in it."""
     machine: str = ""
     """Tag of the machine: each has the whole deadline, and a supervisor restarted on one has what is left of it."""
     limit_s: Optional[float] = None

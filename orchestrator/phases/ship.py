@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from orchestrator.staging import read_staged_job, staged_files
 from orchestrator.transfer.sending import upload
 from orchestrator.whole_file import write_atomically
 from providers.api import ThisMachine
+from providers.secret import Secret
 from remote_trainer import wire
 
 FOLDER_PREFIX = "folder:"
@@ -64,6 +66,7 @@ def _ship_connected(context: RunContext, facts: Facts) -> Facts:
         if status.supervisor_pid is None and status.ended != "done":
             bring_newer_checkpoint(context, max((c.step for c in status.checkpoints), default=0))
             _send_everything(context, remote, status)
+            _lend_hub_token(context, remote)
             deposit(context)
         lend_uploads(context, remote, status.lent_s)
         return replace(facts, shipped=True, host=remote.start())
@@ -83,6 +86,17 @@ def start_guard(keys: Path, remote: RemoteRun, reporter: Reporter) -> None:
         return
     remote.start_guard(program)
     reporter.note("the machine came up without its guard, which was started over SSH")
+
+
+def _lend_hub_token(context: RunContext, remote: RemoteRun) -> None:
+    """Only for a base that opens by nothing else, and over stdin; on this machine the trainer has the environment."""
+    if not read_staged_job(context.home).closed_base or isinstance(context.access(), ThisMachine):
+        return
+    token = os.environ.get("HF_TOKEN")
+    if token:
+        remote.lend_token(Secret(token, "HF_TOKEN"))
+    else:
+        context.reporter.note("HF_TOKEN is not set: the machine can download the base only with a token of its own")
 
 
 def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:

@@ -30,6 +30,12 @@ class FakeHub:
         if self.broken:
             return 503, "", None
         parts = path.strip("/").split("/")
+        if parts == ["api", "whoami-v2"]:
+            known = token in ("good", "writing")
+            role = "write" if token == "writing" else "read"
+            return (200, "", {"auth": {"accessToken": {"role": role}}}) if known else (401, "", None)
+        if parts[:2] == ["api", "models"] and len(parts) == 4:
+            return self._info("/".join(parts[2:4]), "main", token)
         if parts[:2] == ["api", "models"] and len(parts) == 6 and parts[4] == "revision":
             return self._info("/".join(parts[2:4]), unquote(parts[5]), token)
         if len(parts) == 5 and parts[2] == "resolve":

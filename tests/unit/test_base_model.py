@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.base_model import BuiltinBase, HubModel, LocalFolder, inspect_base, job_base
+from orchestrator.base_model import (
+    BuiltinBase,
+    HubModel,
+    LocalFolder,
+    inspect_base,
+    job_base,
+    require_reading_token,
+)
 from orchestrator.errors import UsageError
 from tests.fakes.hub import COMMIT, FakeHub, running_hub
 
@@ -139,7 +146,9 @@ def test_a_gated_base_says_how_to_get_in(hub: FakeHub, token: str | None, snapsh
 
 def test_a_token_opens_gated_and_private_bases(hub: FakeHub) -> None:
     for repo in ("gated/base", "private/base"):
-        assert inspect_base(repo, endpoint=hub.endpoint, token="good") == HubModel(repo, COMMIT, pinned=True)
+        assert inspect_base(repo, endpoint=hub.endpoint, token="good") == HubModel(
+            repo, COMMIT, pinned=True, closed=True
+        )
 
 
 def test_a_hub_out_of_order_is_a_warning(hub: FakeHub) -> None:
@@ -158,3 +167,34 @@ def test_an_unreachable_hub_is_a_warning() -> None:
     assert isinstance(found, HubModel)
     assert (found.pinned, job_base(found)) == (False, "open/diffusers")
     assert "Connection refused" in found.warning
+
+
+@pytest.mark.parametrize(
+    ("base", "token", "closed"),
+    [("open/diffusers", None, False), ("open/diffusers", "good", False), ("gated/base", "good", True),
+     ("private/base", "good", True)],
+)  # fmt: skip
+def test_a_base_that_only_a_token_opens_is_known_as_closed(
+    hub: FakeHub, base: str, token: str | None, closed: bool
+) -> None:
+    found = inspect_base(base, endpoint=hub.endpoint, token=token)
+    assert isinstance(found, HubModel)
+    assert found.closed is closed
+
+
+@pytest.mark.parametrize(
+    ("token", "said"), [("", "HF_TOKEN is not set"), ("stranger", "is not accepted"), ("writing", "may write")]
+)
+def test_a_token_that_cannot_travel_is_refused_before_anything_starts(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, token: str, said: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(UsageError, match=said) as caught:
+        require_reading_token(endpoint=hub.endpoint)
+    assert "settings/tokens" in caught.value.hint
+    assert not token or token not in caught.value.message + caught.value.hint
+
+
+def test_a_read_token_may_travel_and_a_silent_hub_is_believed(hub: FakeHub) -> None:
+    require_reading_token(endpoint=hub.endpoint, token="good")
+    require_reading_token(endpoint="http://127.0.0.1:9", token="good", timeout_s=1)

@@ -152,8 +152,10 @@ def test_memory_that_is_gone_is_no_reason_to_fail(files: GuardFiles, tmp_path: P
 def test_downloads_of_a_rented_machine_lie_on_its_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HOME", raising=False)
     job = wire.Job("run", "dog", "builtin:tiny", wire.TrainSpec(), (), ())
-    guard = GuardFiles(tmp_path / "work" / GUARD_FOLDER, tmp_path / "memory")
-    assert stage_environment(job, guard)["HF_HOME"] == str(tmp_path / "work" / "hub")
-    assert "HF_HOME" not in stage_environment(job, None)
+    (tmp_path / "work" / GUARD_FOLDER).mkdir(parents=True)
+    (tmp_path / "work" / GUARD_FOLDER / "memory").write_text(str(tmp_path / "memory"))
+    rented, own = tmp_path / "work" / "runs" / "dog", tmp_path / "own" / "runs" / "dog"
+    assert stage_environment(job, rented)["HF_HOME"] == str(tmp_path / "work" / "hub")
+    assert "HF_HOME" not in stage_environment(job, own)
     monkeypatch.setenv("HF_HOME", "/the/owners")
-    assert stage_environment(job, guard)["HF_HOME"] == "/the/owners"
+    assert stage_environment(job, rented)["HF_HOME"] == "/the/owners"
