@@ -74,8 +74,7 @@ def place(
             return None
         gone = leaving.pop(0)
         staying.remove(gone)
-        if gone.committed:
-            retired.append(gone.index)
+        retired.append(gone.index)  # an unfinished one too: killed after its index was written, it looks whole
     slot = Slot(indexes[0], kind, step, manifest_sha256, tuple(chunks[:needed]))
     return Placement(replace(ring, slots=(*staying, slot)), slot, tuple(retired))
 

@@ -65,7 +65,14 @@ def test_what_was_never_finished_goes_before_anything_whole() -> None:
     placement = put(unfinished.ring, 4, 4)
     assert placement is not None
     assert [slot.step for slot in placement.ring.slots] == [1, 2, 4]
-    assert placement.retired == ()
+
+
+def test_what_looks_unfinished_is_retired_too_since_its_index_may_have_been_written() -> None:
+    unfinished = put(committed(3, 3), 3, 2)
+    assert unfinished is not None
+    placement = put(unfinished.ring, 4, 4)
+    assert placement is not None
+    assert placement.retired == (unfinished.slot.index,)
 
 
 def test_a_model_is_never_overwritten_by_a_checkpoint() -> None:
