@@ -19,7 +19,15 @@ from orchestrator.recovery import capacity_pause_s, history_of, too_dear
 from orchestrator.ssh.machine_keys import make_machine_keys
 from orchestrator.whole_file import write_atomically
 from providers.api import BootPlan, HasLogs, HasStop, Machine, MachineId, MachineStatus, Offer
-from providers.errors import AuthRejected, CloudboothError, Indeterminate, NoCapacity, QuotaExceeded, Transient
+from providers.errors import (
+    AuthRejected,
+    CloudboothError,
+    Indeterminate,
+    MachineGone,
+    NoCapacity,
+    QuotaExceeded,
+    Transient,
+)
 
 STANDING_TIMEOUT_S = 120.0
 READY_POLL_S = 2.0
@@ -160,17 +168,25 @@ def await_ready(context: RunContext, facts: Facts) -> Facts:
 
     A rented machine is looked at first: one that bills more than it should is lost, and so is one that does not let
     us in until `BOOT_DEADLINE_S`, for whatever reason. Until then another host key or a refused login may be those of
-    an image that has not finished its start; nothing is sent to such a host. For a machine that stands on its own
-    HostUnreachable is raised after two minutes, and a refused key or login at once.
+    an image that has not finished its start; nothing is sent to such a host. One that nobody has seen yet is not gone
+    before it is `SETTLE_AGE_S` old: giving back what does not show would leave it standing. For a machine that stands
+    on its own HostUnreachable is raised after two minutes, and a refused key or login at once.
     """
     if context.machine_stands:
         return _await_standing(context, facts)
     deadline = context.clock.monotonic() + BOOT_DEADLINE_S
     record = context.held_machine()
     assert record.machine_id is not None
-    said = ""
+    said, seen = "", False
     while _is_wanted(context, record):
-        machine = context.provider.describe(record.machine_id)
+        try:
+            machine, seen = context.provider.describe(record.machine_id), True
+        except MachineGone:
+            if seen or context.clock.now() - record.bills_since >= SETTLE_AGE_S:
+                raise
+            context.require_driver()
+            context.clock.sleep(READY_POLL_S)
+            continue
         dear = _check_price(context, record, machine)
         if dear:
             return declare_lost(context, facts, Loss(Trouble.TOO_DEAR, dear))
