@@ -80,7 +80,7 @@ class RunPodClient:
         raise Transient("RunPod's list of pods does not end")
 
     def act(self, pod_id: str, action: str) -> Pod:
-        """`start` or `stop`. 409, when the pod's status forbids it, is a CloudboothError as other refusals are."""
+        """`start` or `stop`. Raises NotInThisStatus when the pod's status forbids it."""
         path, what = f"/pods/{_segment(pod_id)}/action", f"asking a pod to {action}"
         return self._ask(Pod, what, "POST", path, body={"action": action}, machine=pod_id)
 
@@ -136,7 +136,9 @@ class RunPodClient:
             problem = f"RunPod's answer cannot be read ({what}): {_first_problem(error)}"
             if effect is Effect.RENTS:
                 raise Indeterminate(problem) from error
-            raise Transient(problem) from error
+            if error.errors(include_url=False)[0]["type"] == "json_invalid":  # something in between has answered
+                raise Transient(problem) from error
+            raise CloudboothError(problem, "uv tool upgrade cloudbooth, for RunPod may have changed its API") from error
 
     def _exchange(
         self,

@@ -29,7 +29,7 @@ from providers.registry import ProviderContext
 from providers.runpod import boot as booting
 from providers.runpod import client, disks, spot
 from providers.runpod.records import Pod
-from providers.runpod.refusals import KEYS_PAGE
+from providers.runpod.refusals import KEYS_PAGE, NotInThisStatus
 from providers.runpod.wares import PROVIDER, Ware, clouds, on_demand_offer, spot_offer
 from providers.secret import Secret
 
@@ -138,9 +138,7 @@ class RunPodProvider:
     def stop(self, machine: MachineId) -> None:
         try:
             self._client.act(machine, "stop")
-        except MachineGone:
-            raise
-        except CloudboothError:
+        except NotInThisStatus:
             if self.describe(machine).status is not MachineStatus.STOPPED:
                 raise
 
@@ -148,9 +146,7 @@ class RunPodProvider:
         """A pod that comes back without a GPU, as RunPod's may, is stopped again."""
         try:
             pod = self._client.act(machine, "start")
-        except (MachineGone, NoCapacity):
-            raise
-        except CloudboothError:
+        except NotInThisStatus:
             pod = self._client.pod(machine)
             if _STATUS.get(pod.status) not in (MachineStatus.STARTING, MachineStatus.RUNNING):
                 raise

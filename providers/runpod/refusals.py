@@ -37,6 +37,10 @@ _NO_MONEY = re.compile(r"insufficient (balance|funds|credit)|balance is too low|
 _PASSING = re.compile(r"something went wrong|please try again later|internal server error", re.IGNORECASE)
 
 
+class NotInThisStatus(CloudboothError):
+    """The pod's status forbids what was asked for; it may be there already."""
+
+
 class Effect(Enum):
     """What the request does if it does arrive, and therefore what a lost answer means."""
 
@@ -72,6 +76,8 @@ def error_of(refusal: Refusal, what: str, effect: Effect, machine: str | None = 
             return MachineGone(f"RunPod has no pod {machine}")
         case 410:
             return CloudboothError(said, "uv tool upgrade cloudbooth, for RunPod has retired this part of its API")
+        case 409 if machine is not None and not _NO_CAPACITY.search(refusal.text):
+            return NotInThisStatus(said)
         case 429:
             return Transient("RunPod limits the rate of requests", retry_after_s=refusal.retry_after_s)
     if status not in (404, 405, 413, 422) and _NO_CAPACITY.search(refusal.text):

@@ -103,6 +103,26 @@ class TestRunPodInPages(TestRunPod):
         return built(runpod, tmp_path)
 
 
+# ---- the fake --------------------------------------------------------------------------------------------------------
+
+
+def test_the_fake_refuses_what_the_published_contract_refuses(runpod: FakeRunPod) -> None:
+    if runpod.contract is None:
+        pytest.skip("the published contract is not at hand")
+    headers = {"Authorization": f"Bearer {ACCOUNT_KEY}", "User-Agent": "test"}
+    body = {"name": "x", "image": "y", "gpu": {"id": "NVIDIA A40"}, "imageName": "z"}
+    answer = httpx.post(f"{runpod.url}/v2/pods", json=body, headers=headers)
+    assert (answer.status_code, runpod.pods) == (422, {})
+    assert "imageName" in runpod.problems.pop()
+
+
+def test_a_pods_own_key_opens_no_other_pod(runpod: FakeRunPod, provider: RunPodProvider) -> None:
+    own, other = rented(provider, "cb-a"), rented(provider, "cb-b")
+    headers = {"Authorization": f"Bearer {runpod.pods[own].key}", "User-Agent": "test"}
+    assert httpx.delete(f"{runpod.url}/v2/pods/{other}", headers=headers).status_code == 403
+    assert httpx.get(f"{runpod.url}/v2/pods", headers=headers).status_code == 403
+
+
 # ---- credentials -----------------------------------------------------------------------------------------------------
 
 

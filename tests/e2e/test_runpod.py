@@ -57,8 +57,9 @@ def test_on_demand_with_the_answer_to_the_rental_lost_and_the_pod_listed_late(
     assert runpod.requests.count(("POST", "/v2/pods")) == 1
 
 
-def test_on_the_spot_market(renting: Cloudbooth, runpod: FakeRunPod) -> None:
+def test_on_the_spot_market_with_a_pod_that_shows_up_late(renting: Cloudbooth, runpod: FakeRunPod) -> None:
     pytest.importorskip("runpod", reason="the extra `runpod` is not installed")
+    runpod.listed_after_s = 3.0
     done = renting.run(*renting.launch_argv("subject", "--steps", "6", "--spot", photos=SUBJECT))
     assert_trained_and_given_back(done, renting, runpod)
     assert all(pod.spot for pod in runpod.pods.values())

@@ -17,7 +17,7 @@ from providers.errors import (
     UnsupportedMarket,
 )
 from providers.runpod import spot
-from providers.runpod.refusals import Effect, Refusal, error_of, reason_of, retry_after_s
+from providers.runpod.refusals import Effect, NotInThisStatus, Refusal, error_of, reason_of, retry_after_s
 
 LOOKS, RENTS = Effect.NONE_OR_REPEATABLE, Effect.RENTS
 
@@ -71,6 +71,11 @@ def test_an_answer_becomes_an_error(status: int, text: str, effect: Effect, expe
 @pytest.mark.parametrize("status", [404, 410])
 def test_a_pod_that_the_service_does_not_know_is_gone(status: int) -> None:
     assert type(error_of(Refusal(status, "pod not found"), "looking", LOOKS, machine="p1")) is MachineGone
+
+
+def test_a_status_that_forbids_an_action_is_told_apart() -> None:
+    refusal = Refusal(409, "cannot stop a pod that is EXITED")
+    assert type(error_of(refusal, "asking", LOOKS, machine="p1")) is NotInThisStatus
 
 
 def test_a_404_that_is_not_the_services_own_proves_no_absence() -> None:
