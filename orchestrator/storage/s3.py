@@ -171,7 +171,12 @@ class S3Store:
                 Bucket=self._bucket, Prefix=self._full(prefix)
             )
             for page in pages:
-                stale += [item for item in page.get("Uploads", ()) if item["Initiated"] < begun_before]
+                stale += [
+                    item
+                    for item in page.get("Uploads", ())
+                    # The prefix once more: a server that overlooks it would have us end what others have begun.
+                    if item["Initiated"] < begun_before and item["Key"].startswith(self._full(prefix))
+                ]
             for item in stale:
                 with suppress(NoSuchObject), self._explained(prefix):
                     self._client.abort_multipart_upload(Bucket=self._bucket, Key=item["Key"], UploadId=item["UploadId"])
