@@ -120,7 +120,10 @@ def compare(
     ground.clear()
     medians = {name: statistics.median(values) for name, values in rates.items()}
     told = ", ".join(f"{name} {median:.1f}" for name, median in medians.items())
-    print(f"\n{what} {way}: {told} MB/s (medians of {ROUNDS}, load {os.getloadavg()[0]:.1f})", flush=True)
+    print(
+        f"\n{what} ({len(entries)} × {entries[0].bytes / 1e6:.1f} MB) {way}: {told} MB/s (medians of {ROUNDS}, load {os.getloadavg()[0]:.1f})",
+        flush=True,
+    )
     return medians
 
 
@@ -134,8 +137,8 @@ def require(*programs: str) -> None:
 def test_beside_scp_where_the_processor_is_the_limit(sshd: Sshd, ram: Path, way: Way) -> None:
     require("scp", "rsync")
     ground = arena_in(sshd, ram)
-    large = compare(ground, "loopback, 1 GiB", way, ground.make(1, int(1024 * SCALE) * MIB))
-    photos = compare(ground, "loopback, 300 photos", way, ground.make(int(300 * SCALE), PHOTO_BYTES))
+    large = compare(ground, "loopback, one file", way, ground.make(1, int(1024 * SCALE) * MIB))
+    photos = compare(ground, "loopback, photos", way, ground.make(int(300 * SCALE), PHOTO_BYTES))
     ground.run.host.close()
     assert large["cloudbooth"] >= 0.8 * large["scp"]
     assert photos["cloudbooth"] >= 0.8 * photos["scp"]
@@ -161,7 +164,7 @@ def test_beside_scp_and_rsync_over_a_far_link(isolated_home: Path, ram: Path, wa
         running_sshd(ram / "sshd", [public], address=FAR, prefix=prefix) as server,
     ):
         ground = arena(server, ram)
-        large = compare(ground, "far, 256 MiB", way, ground.make(1, int(256 * SCALE) * MIB))
+        large = compare(ground, "far, one file", way, ground.make(1, int(256 * SCALE) * MIB))
         photos = compare(ground, "far, photos", way, ground.make(int(300 * SCALE), PHOTO_BYTES), without=("rsync",))
         ground.run.host.close()
     assert large["cloudbooth"] >= 1.4 * max(large["scp"], large["rsync"])
