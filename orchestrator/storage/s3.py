@@ -43,7 +43,7 @@ _REFUSED = {
     "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401",
     "AllAccessDisabled", "AccountProblem", "UnauthorizedAccess", "Unauthorized",
 }  # fmt: skip
-_MISSING = {"404", "NoSuchKey", "NotFound"}
+_MISSING = {"404", "NoSuchKey", "NoSuchUpload", "NotFound"}
 
 T = TypeVar("T")
 _BringPart = Callable[[str, str, int, StoredObject], dict[str, Any]]
@@ -166,7 +166,7 @@ class S3Store:
     def abort_stale(self, prefix: str, older_than_s: float) -> int:
         begun_before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=older_than_s)
         stale = []
-        with self._explained(prefix):
+        with suppress(NoSuchObject), self._explained(prefix):  # as some servers call it when there never was one
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._full(prefix)
             )
