@@ -120,10 +120,8 @@ def compare(
     ground.clear()
     medians = {name: statistics.median(values) for name, values in rates.items()}
     told = ", ".join(f"{name} {median:.1f}" for name, median in medians.items())
-    print(
-        f"\n{what} ({len(entries)} × {entries[0].bytes / 1e6:.1f} MB) {way}: {told} MB/s (medians of {ROUNDS}, load {os.getloadavg()[0]:.1f})",
-        flush=True,
-    )
+    size, load = f"{len(entries)} × {entries[0].bytes / 1e6:.1f} MB", f"load {os.getloadavg()[0]:.1f}"
+    print(f"\n{what} ({size}) {way}: {told} MB/s (medians of {ROUNDS}, {load})", flush=True)
     return medians
 
 
