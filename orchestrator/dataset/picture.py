@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageCms, UnidentifiedImageError, features
@@ -35,7 +36,10 @@ HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if _AVIF else []))
 """Pillow's decoders that a photo may reach; the many rarer ones are left to nobody's test."""
 
-HEIF_HINT = "export it as JPEG: in Photos use File > Export, on an iPhone set Camera > Formats > Most Compatible"
+HEIF_HINT = (
+    "uv tool install 'cloudbooth[heif]', or export it as JPEG: in Photos use File > Export, on an iPhone set Camera > "
+    "Formats > Most Compatible"
+)
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _PLAIN_MODES = frozenset({"1", "L", "RGB", "RGBX", "YCbCr", "CMYK"})
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
@@ -57,6 +61,20 @@ class UnreadablePicture(CloudboothError):
     """A file that is no picture we can use. The message begins with what it is and does not name the path."""
 
 
+@cache
+def reads_heif() -> bool:
+    """Whether the extra `heif` is installed; then Pillow knows the format from here on.
+
+    Its decoder turns pictures upright by itself and says so in the orientation that it hands over.
+    """
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 @contextmanager
 def open_picture(content: bytes) -> Iterator[Image.Image]:
     """The picture in a file's bytes, its header read, its pixels not yet.
@@ -66,7 +84,8 @@ def open_picture(content: bytes) -> Iterator[Image.Image]:
     """
     if not content:
         raise UnreadablePicture("is empty (0 bytes)", "copy the photo again from where it came from")
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+    is_heif = content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS
+    if is_heif and not reads_heif():
         raise UnreadablePicture("is a HEIC photo, which cannot be read", HEIF_HINT)
     with warnings.catch_warnings():
         # Pillow warns above its limit and raises above twice that: one limit of ours, and always an error.
@@ -74,7 +93,7 @@ def open_picture(content: bytes) -> Iterator[Image.Image]:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
         try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=("HEIF",) if is_heif else FORMATS) as image:
                 yield image
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise UnreadablePicture(

@@ -25,6 +25,7 @@ from orchestrator.dataset.picture import (
     open_picture,
     orientation,
     read_content,
+    reads_heif,
     upright_size,
 )
 from orchestrator.errors import UsageError
@@ -122,7 +123,7 @@ def scan_photo(path: Path) -> tuple[Photo | None, list[Finding]]:
     def find(severity: Severity, message: str, hint: str = "") -> None:
         findings.append(Finding(severity, path, message, hint))
 
-    if path.suffix.lower() in HEIF_SUFFIXES:
+    if path.suffix.lower() in HEIF_SUFFIXES and not reads_heif():
         find(Severity.ERROR, "is a HEIC photo, which cannot be read", HEIF_HINT)
         return None, findings
     try:
