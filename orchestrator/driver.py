@@ -36,7 +36,7 @@ from orchestrator.lifecycle import (
 )
 from orchestrator.phases import follow, keep, provision, release, rescue, retrieve, ship
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, Loss, declare_lost, loss_of_machine
+from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, UNREACHABLE_TRIES, Loss, declare_lost, loss_of_machine
 from providers.errors import CloudboothError, MachineGone
 
 LOCK_PATIENCE_S = 1.0
@@ -115,7 +115,7 @@ def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:
     try:
         after = PHASES[phase](context, facts)
         heard_at_s = context.clock.monotonic() if phase in TALKING else after.heard_at_s
-        return replace(after, unreachable_since_s=None, heard_at_s=heard_at_s)
+        return replace(after, unreachable_since_s=None, unreachable_tries=0, heard_at_s=heard_at_s)
     except (HostUnreachable, ConnectionLost, MachineGone) as error:
         loss = loss_of_machine(context)
         if loss is not None and not (loss.stopped and phase is Phase.REVIVE):
@@ -126,13 +126,14 @@ def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:
         answered = facts.unreachable_since_s is None or isinstance(error, ConnectionLost)
         since = now if answered else facts.unreachable_since_s
         assert since is not None
-        if now - since > UNREACHABLE_LIMIT_S:
+        tries = 1 if answered else facts.unreachable_tries + 1
+        if now - since > UNREACHABLE_LIMIT_S and tries > UNREACHABLE_TRIES:
             why = f"the machine cannot be reached: {error.message}"
             return declare_lost(context, facts, Loss(Trouble.LOST, why))
         context.reporter.note(f"{error.message}; trying again in {UNREACHABLE_PAUSE_S:.0f} s")
         context.clock.sleep(UNREACHABLE_PAUSE_S)
         context.require_driver()
-        return replace(facts, unreachable_since_s=since)
+        return replace(facts, unreachable_since_s=since, unreachable_tries=tries)
 
 
 def _with_what_the_ledger_knows(context: RunContext, facts: Facts, machine: MachineRecord | None) -> Facts:

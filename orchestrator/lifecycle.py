@@ -176,6 +176,8 @@ class Facts:
     """The machine was lost and the finished model came home from the store."""
     unreachable_since_s: float | None = None
     """On the driver's monotonic clock: since when every phase has failed to reach a rented machine."""
+    unreachable_tries: int = 0
+    """How often since then."""
     heard_at_s: float | None = None
     """On the same clock: when the host last answered this driver."""
     keeps: Keeps = Keeps.NOTHING

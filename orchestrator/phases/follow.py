@@ -9,7 +9,7 @@ from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Trouble, Wish
 from orchestrator.mirror import Mirror, forget_what_the_host_lost
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, Loss, declare_lost, loss_of_machine
+from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, UNREACHABLE_TRIES, Loss, declare_lost, loss_of_machine
 from orchestrator.phases.persistence import Pauses
 from orchestrator.phases.storage import Storekeeper, lend_uploads
 from orchestrator.progress import Progress
@@ -51,7 +51,7 @@ def follow(context: RunContext, facts: Facts) -> Facts:
             facts = contact.added_to(facts)
             if (loss := loss_of_machine(context)) is not None:
                 return declare_lost(context, facts, loss)
-            if not context.machine_stands and contact.silence_s > UNREACHABLE_LIMIT_S:
+            if not context.machine_stands and contact.is_given_up():
                 why = f"the machine has not answered for {UNREACHABLE_LIMIT_S / 60:.0f} min"
                 return declare_lost(context, facts, Loss(Trouble.LOST, why))
             context.reporter.note(f"{error.message}; the run goes on, trying again in {pauses.next_s:.0f} s")
@@ -66,16 +66,19 @@ class _Contact:
         self._context, self._clock, self._quoted = context, context.clock, False
         self._began_s = context.clock.monotonic()
         self._heard_at_s = heard_at_s
+        self._failures = 0
         self.broken_gpu = ""
         """What the trainer says about a GPU that does not work; empty when it says nothing of the kind."""
 
     def heard(self) -> None:
         self._heard_at_s = self._clock.monotonic()
+        self._failures = 0
 
-    @property
-    def silence_s(self) -> float:
-        """Of this following: what was before it is not counted."""
-        return self._clock.monotonic() - max(self._began_s, self._heard_at_s or 0.0)
+    def is_given_up(self) -> bool:
+        """After one more failure. What was before this following is not counted."""
+        self._failures += 1
+        silence_s = self._clock.monotonic() - max(self._began_s, self._heard_at_s or 0.0)
+        return silence_s > UNREACHABLE_LIMIT_S and self._failures > UNREACHABLE_TRIES
 
     def say_what_it_will_cost(self, progress: Progress) -> None:
         """Once, as soon as the pace is known."""

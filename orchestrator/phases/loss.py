@@ -19,6 +19,8 @@ from remote_trainer import wire
 
 UNREACHABLE_LIMIT_S = 600.0
 """A rented machine that the provider calls running and that answers nobody for this long is given back."""
+UNREACHABLE_TRIES = 6
+"""But not before it was tried this often: most of that time a laptop may have slept, and its network wakes after it."""
 AGREEMENT_S = 5.0
 """One answer may be wrong: a loss is believed when two answers this far apart agree."""
 

@@ -80,14 +80,19 @@ def _wait_for_capacity(context: RunContext, facts: Facts, error: NoCapacity) -> 
 def _unaffordable(context: RunContext, offer: Offer, intents: list[MachineRecord]) -> str:
     """Why the ceiling does not pay for a machine of this offer; empty when it does."""
     ceiling, now = context.spec.limits.max_cost_usd, context.clock.now()
-    left_s = seconds_left(ceiling, offer.price_per_hour_usd, intents, now, _kept_back_usd(context, offer))
-    if left_s >= WORTH_RENTING_S:
+    if _paid_for_s(context, offer, intents) >= WORTH_RENTING_S:
         return ""
     spent = spent_usd(intents, now)
     return (
         f"${spent:.2f} of limits.max_cost_usd = {ceiling:g} are spent, which leaves too little for a machine "
         f"at ${offer.price_per_hour_usd:.2f}/h; `cloudbooth resume {context.run.name} --max-cost …` allows more"
     )
+
+
+def _paid_for_s(context: RunContext, offer: Offer, intents: list[MachineRecord]) -> float:
+    """How long the ceiling pays for a machine of this offer."""
+    ceiling, now = context.spec.limits.max_cost_usd, context.clock.now()
+    return seconds_left(ceiling, offer.price_per_hour_usd, intents, now, _kept_back_usd(context, offer))
 
 
 def _kept_back_usd(context: RunContext, offer: Offer) -> float:
@@ -107,8 +112,9 @@ def _rent(context: RunContext, facts: Facts, choice: Choice, number: int) -> Fac
         context.reporter.note(f"renting {what}: {choice.why}")
         keys = make_machine_keys(context.home.machine_keys, tag)
         calls = context.provider.self_release(offer)
-        boot = boot_plan(offer, keys, calls, machine_disk_gb(context.spec))
-        guard = guard_for(offer, calls)
+        paid_for_s = _paid_for_s(context, offer, context.ledger.machines(run))
+        boot = boot_plan(offer, keys, calls, machine_disk_gb(context.spec), paid_for_s)
+        guard = guard_for(offer, calls, paid_for_s)
         if guard is not None:
             write_atomically(context.home.machine_keys / tag / GUARD_FILE, guard.encode())
     context.ledger.record_intent(context.run, epoch, tag, offer, _kept_back_usd(context, offer))

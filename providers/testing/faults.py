@@ -73,5 +73,5 @@ class Mishap:
         if kind in TAKES_MACHINE:
             return cls(kind, 0, 10 ** random.uniform(-1, 1.3), amount)
         if kind is CloudFault.DISK_VANISHES:
-            return cls(kind, 0, random.uniform(0, 600), amount)
+            return cls(kind, 0, random.uniform(0, 15), amount)
         return cls(kind, int(random.expovariate(1 / 4)), 0.0, amount)

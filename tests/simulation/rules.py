@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.fetch import holds
 from orchestrator.lifecycle import MAX_RESTARTS, EndReason, State
+from orchestrator.phases.provision import SETTLE_AGE_S
 from providers.api import MachineId
 from providers.testing.rentals import Rental
 from remote_trainer import run_folder as folders
@@ -197,16 +198,21 @@ class Rules:
         return set(fired) <= LEFT_TO_THE_PRODUCT and fired[WorldFault.SUPERVISOR_KILLED] < MAX_RESTARTS
 
     def ceiling_holds(self) -> None:
-        """Whenever it is about to change, and at the end: what is spent only grows."""
+        """Whenever it is about to change, and at the end: what is spent only grows. One's own machine costs nothing."""
         cloud = self._world.cloud
+        if self._world.standing is not None:
+            return
         dearest_usd = max((rental.price_per_hour_usd for rental in cloud.rentals.values()), default=0.0)
-        if cloud.spent_usd() > self._world.max_cost_usd + TICK_S * dearest_usd / 3600:
-            self.violate(Invariant.CEILING, f"${cloud.spent_usd():.2f} of ${self._world.max_cost_usd:.2f}")
+        unseen_usd = sum(cloud.spent_usd(rental.tag) for rental in cloud.rentals.values() if self._came_late(rental))
+        spent_usd = cloud.spent_usd() - unseen_usd  # what no list showed for minutes is not counted: the docs say so
+        if spent_usd > self._world.max_cost_usd + TICK_S * dearest_usd / 3600:
+            self.violate(Invariant.CEILING, f"${spent_usd:.2f} of ${self._world.max_cost_usd:.2f}")
 
     def _came_late(self, rental: Rental) -> bool:
         """Its create was never answered and every list was empty for minutes: LATECOMERS is about these."""
         known = {machine.tag: machine for machine in self._world.ledger.machines(self._world.run_name)}
-        return rental.listed_from_s > rental.created_s and known[rental.tag].machine_id is None
+        late = rental.listed_from_s > rental.created_s + SETTLE_AGE_S
+        return late or (rental.listed_from_s > rental.created_s and known[rental.tag].machine_id is None)
 
     def _nothing_runs(self) -> None:
         standing = self._world.standing

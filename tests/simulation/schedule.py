@@ -133,16 +133,17 @@ def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
     count = 0 if seed % UNDISTURBED_EVERY == 0 or not usable else random.randint(1, MOST_FAULTS)
     chosen = [random.choice(usable) for _ in range(count)]
     chained = random.random() < 0.7
+    rescued = CloudFault.NO_RESTART in chosen  # only a machine that holds something of its own is started again
     return Schedule(
         seed,
         standing,
         training,
-        0.0 if standing else random.uniform(3, 30),
+        0.0 if standing else random.uniform(3, 12),
         tuple(_planned(random, kind, standing) for kind in _with_losses(random, chosen, chained and not standing)),
-        random.choice(ABILITIES),
+        Abilities() if rescued else random.choice(ABILITIES),
         random.choice((1.0, 1.0, 4.0, 12.0)),
         random.choice((FAR_AWAY_USD, random.uniform(1, 3), random.uniform(1, 3), random.uniform(0.3, 0.7))),
-        random.random() < 0.7,
+        random.random() < 0.7 and not rescued,
         chained,
     )
 
@@ -170,6 +171,8 @@ _MAKES_ANOTHER = frozenset({*_LOSSES, WorldFault.HOST_DEAD, CloudFault.NO_CAPACI
 
 
 def _planned(random: Random, kind: Kind, standing: bool) -> Planned:
+    if kind is CloudFault.OUTBID:
+        return Mishap(kind, 0, random.uniform(0.1, 35))  # also when there is something to keep
     if isinstance(kind, CloudFault):
         return Mishap.drawn(random, kind)
     if kind in _AT_PASSAGE:

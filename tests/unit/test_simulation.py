@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.boot_plan import FIRST_LEASE_S, boot_plan
 from orchestrator.courier import Courier, Delivery, InlineCourier, checkpoint_home
 from orchestrator.driver import PHASES
 from orchestrator.host import Host
@@ -17,17 +19,22 @@ from orchestrator.lifecycle import EndReason, Facts, Phase, State
 from orchestrator.phases.context import RunContext
 from orchestrator.progress import Progress
 from orchestrator.spec import RunSpec
-from providers.api import BootPlan, Machine, MachineId, MachineProvider, Offer
+from orchestrator.ssh.machine_keys import MachineKeys
+from providers.api import BootPlan, GpuRequest, Machine, MachineId, MachineProvider, Offer
 from providers.errors import AuthRejected, CloudboothError, MachineGone
+from providers.secret import Secret
 from providers.testing.faults import CloudFault
+from providers.testing.machine_calls import SELF_RELEASE
+from providers.testing.simulated_cloud import SimulatedCloud
+from providers.testing.virtual_clock import VirtualClock
 from remote_trainer import wire
 from remote_trainer.lease import GuardAction
 from tests.simulation.computer import Computer
-from tests.simulation.guard import Guard
+from tests.simulation.guard import Guard, Program
 from tests.simulation.host import SimulatedHost
 from tests.simulation.invariants import ENABLED, Invariant, Violation
 from tests.simulation.kinds import TODAY, Kind, WorldFault
-from tests.simulation.schedule import draw
+from tests.simulation.schedule import Abilities, AtPassage, Planned, draw
 from tests.simulation.seams import WatchedLedger, WatchedProvider
 from tests.simulation.trainer import WEIGHTS
 from tests.simulation.world import RUN, Outcome, World, play
@@ -61,6 +68,34 @@ def test_an_undisturbed_run_needs_one_driver_one_machine_and_nobody() -> None:
         assert not world.helped
     finally:
         world.close()
+
+
+def _played(*faults: Planned) -> World:
+    """A rented machine, plenty of money, and exactly these."""
+    base = replace(draw(0), standing=False, boot_s=5.0, abilities=Abilities(), max_cost_usd=50.0, courier=True)
+    training = replace(base.training, deadline_s=None)
+    world = World(replace(base, training=training, faults=faults, chained=False))
+    try:
+        outcome = world.play()
+        assert outcome.violation is None
+        return world
+    finally:
+        world.close()
+
+
+def test_a_laptop_that_slept_for_hours_asks_before_it_gives_the_machine_up() -> None:
+    world = _played(AtPassage(WorldFault.ASLEEP, "chunk follow:before", 6, 2 * 3600.0))
+    assert WorldFault.ASLEEP in world.misfortune.fired
+    assert len(world.cloud.rentals) == 1
+
+
+def test_a_machine_that_nobody_logs_into_runs_no_longer_than_the_ceiling_pays() -> None:
+    offer = SimulatedCloud(VirtualClock()).offers(GpuRequest())[0]
+    keys = MachineKeys(Path("key"), "ssh-ed25519 AAAA me", "ssh-ed25519 BBBB host", Secret("private", "a host key"))
+    for paid_for_s, expected_s in ((700.0, 700.0), (math.inf, FIRST_LEASE_S)):
+        program = Program.of(boot_plan(offer, keys, SELF_RELEASE, None, paid_for_s).start_command)
+        assert program is not None
+        assert program.first_s == expected_s
 
 
 @pytest.mark.parametrize("kind", TODAY, ids=lambda kind: kind.name)
