@@ -8,7 +8,7 @@ DEMO_HOME ?= $(CURDIR)/demo-output
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint types imports format docs lock benchmark simulate clean
+.PHONY: help env demo test check lint types imports format docs lock benchmark simulate simulate-coverage clean
 
 help:
 	@echo 'make demo       train a small model of a drawn robot on this machine and show the pictures'
@@ -16,6 +16,7 @@ help:
 	@echo 'make check      linters and types only'
 	@echo 'make benchmark  measurements beside named rivals'
 	@echo 'make simulate   SEEDS=10000 schedules of everything that can go wrong'
+	@echo 'make simulate-coverage  the branches that SEEDS schedules reach'
 	@echo 'make docs       the generated parts of docs/ anew'
 	@echo 'make lock       pin the trainer dependencies anew (remote_trainer/requirements.lock)'
 
@@ -86,6 +87,9 @@ lock:
 
 simulate: env
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --processes $$(getconf _NPROCESSORS_ONLN)
+
+simulate-coverage: env
+	$(BIN)/python -m tests.simulation.branches --seeds $(SEEDS)
 
 clean:
 	rm -rf $(VENV) demo-output

@@ -45,6 +45,8 @@ class Computer:
         self.up = True
         """It is not stopped."""
         self.guard: Guard | None = None
+        self.lost_its_guard = False
+        """It was killed, or the whole host died while it was still billed."""
         self.cared_for_s = clock.monotonic()
         """When a supervisor lived or a laptop called, last."""
         self.unreachable_until_s = 0.0

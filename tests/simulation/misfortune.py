@@ -169,6 +169,7 @@ class Misfortune:
                 computer.restart(pause_s=10.0)
             case WorldFault.GUARD_KILLED if computer.guard is not None and computer.guard.alive:
                 computer.guard.kill()
+                computer.lost_its_guard = True
             case WorldFault.SUPERVISOR_KILLED if computer.living():
                 computer.living()[0].kill()
             case WorldFault.TRAINER_KILLED if computer.stages():
@@ -178,8 +179,10 @@ class Misfortune:
                 clock.after(HANG_S, lambda: setattr(computer, "hangs", False))
             case WorldFault.HOST_DEAD:
                 computer.die()
+                computer.lost_its_guard = True
             case WorldFault.HOST_GONE:
                 computer.die()
+                computer.lost_its_guard = True
                 clock.after(fault.length_s, lambda: self._world.cloud.vanish(MachineId(computer.name)))
             case _:
                 return False

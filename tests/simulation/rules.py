@@ -200,13 +200,20 @@ class Rules:
     def ceiling_holds(self) -> None:
         """Whenever it is about to change, and at the end: what is spent only grows. One's own machine costs nothing."""
         cloud = self._world.cloud
-        if self._world.standing is not None:
+        if self._world.standing is not None or not all(map(self._can_end_itself, cloud.rentals.values())):
             return
         dearest_usd = max((rental.price_per_hour_usd for rental in cloud.rentals.values()), default=0.0)
         unseen_usd = sum(cloud.spent_usd(rental.tag) for rental in cloud.rentals.values() if self._came_late(rental))
         spent_usd = cloud.spent_usd() - unseen_usd  # what no list showed for minutes is not counted: the docs say so
         if spent_usd > self._world.max_cost_usd + TICK_S * dearest_usd / 3600:
             self.violate(Invariant.CEILING, f"${spent_usd:.2f} of ${self._world.max_cost_usd:.2f}")
+
+    def _can_end_itself(self, rental: Rental) -> bool:
+        """Otherwise it bills until a laptop is there again, which may sleep: the plan says so."""
+        computer = self._world.computers.get(rental.id)
+        if computer is None or computer.guard is None or rental.key_refused:
+            return self._came_late(rental)
+        return not computer.lost_its_guard
 
     def _came_late(self, rental: Rental) -> bool:
         """Its create was never answered and every list was empty for minutes: LATECOMERS is about these."""

@@ -36,7 +36,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\nseed {call.seed}: {outcome.violation or 'all rules held'}")
         return 1 if outcome.violation else 0
     begin = time.perf_counter()
-    outcomes = list(_play_all(range(call.first, call.first + call.seeds), call.processes, kinds, enabled))
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in _play_all(range(call.first, call.first + call.seeds), call.processes, kinds, enabled):
+            outcomes.append(outcome)
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(outcomes)} of {call.seeds} schedules")
     took_s = time.perf_counter() - begin
     _print_coverage(outcomes, kinds)
     days = sum(outcome.virtual_s for outcome in outcomes) / 86400

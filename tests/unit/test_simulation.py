@@ -123,6 +123,8 @@ def _found(world_type: type[World], invariant: Invariant) -> int:
         schedule = draw(seed)
         if invariant in ON_STANDING_MACHINES and not schedule.standing:
             continue
+        if invariant is Invariant.CEILING and schedule.max_cost_usd > 1:
+            continue  # a low one is broken sooner
         if invariant in ONLY_AFTER and ONLY_AFTER[invariant] not in {fault.kind for fault in schedule.faults}:
             continue
         world = world_type(schedule, enabled=frozenset({invariant}))
