@@ -108,8 +108,11 @@ probe() {
 }
 
 decide() {
+  # A volume that cannot be read now has not forgotten what it holds: the last word counts.
   word=
-  { read -r word <"$state/on-lapse"; } 2>/dev/null || [ -e "$state/on-lapse" ] || word=terminate
+  { read -r word <"$state/on-lapse"; } 2>/dev/null
+  [ "$word" ] && known=$word
+  word=$known
   if [ "$now" -lt "$lease" ]; then
     action=wait
   elif [ "$word" = terminate ]; then
@@ -140,8 +143,11 @@ act() {
 
 mkdir -p "$state" 2>/dev/null
 # One guard at a time: the first that lives, and of two that begin at once the one that `pid` names in the end.
-number "$memory/pid" && tr '\0' '\n' 2>/dev/null <"/proc/$n/cmdline" | grep -qxF "$0" && exit 0
+number "$memory/pid" && [ "$n" -ne $$ ] && tr '\0' '\n' 2>/dev/null <"/proc/$n/cmdline" | grep -qxF "$0" && exit 0
 put pid $$
+# Only a volume that takes this word has certainly none yet; anything unclear protects the disk.
+known=stop
+{ [ -e "$state/on-lapse" ] || { echo terminate >"$state/on-lapse" && known=terminate; }; } 2>/dev/null
 clock
 limit= end= before=wait probes=8 probe_at=0
 if [ "${CLOUDBOOTH_GUARD_AGAIN-}" ]; then

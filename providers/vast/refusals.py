@@ -99,8 +99,10 @@ def refusal(answer: Answer, what: str) -> CloudboothError:
         return AuthRejected(f"Vast.ai does not accept the key for this ({what}): {answer.shown}", KEY_HINT)
     if answer.says(*_MONEY) or answer.status == 402:
         return QuotaExceeded(f"Vast.ai lets this account rent no more: {answer.shown}", f"look at {BILLING_PAGE}")
-    if answer.says(*_GONE) or answer.status == 404:
+    if answer.body and (answer.says(*_GONE) or answer.status == 404):
         return MachineGone(f"Vast.ai knows no such instance ({what})")
+    if answer.status == 404:  # of a proxy, or of another path: it proves no absence
+        return CloudboothError(f"something that is not Vast.ai answers 404 ({what})", "check VAST_URL and the proxy")
     if answer.status >= 500 or answer.status == 408:
         return Transient(f"Vast.ai answers {answer.status} ({what})")
     if 300 <= answer.status < 400:

@@ -311,3 +311,31 @@ def test_a_guard_started_again_keeps_lease_and_proof(tmp_path: Path, service: Se
         eventually(lambda: machine.files.is_alive(boot_clock()), "it does not look")
     assert (machine.files.proven, service.asked) == (True, [])
     assert (machine.files.lease_s or 0) - boot_clock() == pytest.approx(77, abs=3)
+
+
+def test_a_volume_that_cannot_be_read_any_more_has_not_forgotten_its_only_copy(
+    tmp_path: Path, service: SelfReleaseService
+) -> None:
+    machine = Machine(tmp_path, service, first_lease_s=3)
+    machine.files.set_on_lapse("stop")
+    with machine.guard():
+        service.wait_for("probe")  # by then it has looked
+        (machine.state / "on-lapse").unlink()
+        service.wait_for("stop")
+    assert service.acts() == ["stop"]
+
+
+def test_a_volume_that_takes_no_word_is_kept(tmp_path: Path, service: SelfReleaseService) -> None:
+    machine = Machine(tmp_path, service, first_lease_s=0)
+    (machine.state / "on-lapse").mkdir(parents=True)  # neither to be read nor to be written
+    with machine.guard():
+        service.wait_for("stop")
+    assert service.acts() == ["stop"]
+
+
+def test_a_pid_that_comes_back_after_a_restart_is_no_rival(tmp_path: Path, service: SelfReleaseService) -> None:
+    machine = Machine(tmp_path, service, first_lease_s=60)
+    same_number = ("sh", "-c", 'echo $$ >"${0%/*}/pid"; exec sh "$0"')
+    with machine.guard(shell=same_number):
+        service.wait_for("probe")
+    assert machine.files.lease_s is not None

@@ -100,7 +100,6 @@ def test_a_wrong_key_is_no_missing_machine(said: Answer) -> None:
         answer(404, success=False, error="not_found", msg="Instance not found"),
         answer(400, success=False, error="no_such_instance"),
         answer(404, error="invalid_id", msg="Invalid instance id."),
-        Answer(404, "Not Found"),
     ],
 )
 def test_a_missing_machine_is_gone_in_every_wording(said: Answer) -> None:
@@ -130,3 +129,10 @@ def test_the_daily_search_quota_is_not_waited_out() -> None:
 )
 def test_how_long_to_wait_is_taken_from_wherever_it_is_said(said: Answer, seconds: float | None) -> None:
     assert retry_after_s(said) == seconds
+
+
+@pytest.mark.parametrize("text", ["Not Found", "<html><body>404</body></html>", ""])
+def test_a_404_of_somebody_else_proves_no_absence(text: str) -> None:
+    error = refusal(Answer(404, text), "show instance 7")
+    assert not isinstance(error, MachineGone)
+    assert "VAST_URL" in error.hint
