@@ -252,8 +252,8 @@ def _is_private(hub: _Hub, repo: str) -> bool:
 def require_reading_token(*, endpoint: str | None = None, token: str | None = None, timeout_s: float = 10.0) -> None:
     """For a closed base that another machine is to download: the token travels there, so it must only be able to read.
 
-    `endpoint` and `token` default as for `inspect_base`. Raises UsageError for none, a refused one and a writing one;
-    a hub that cannot be asked is believed.
+    `endpoint` and `token` default as for `inspect_base`. Raises UsageError for none, a refused one, a writing one, and
+    one of which the hub does not say what it may do.
     """
     hub = _Hub(
         (endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
@@ -265,20 +265,25 @@ def require_reading_token(*, endpoint: str | None = None, token: str | None = No
         raise UsageError("the base opens only with a token, and HF_TOKEN is not set", make_one)
     try:
         answer = hub.ask("/api/whoami-v2")
-    except _Unreachable:
-        return
+    except _Unreachable as reason:
+        raise UsageError(f"{hub.endpoint} cannot be asked what HF_TOKEN may do: {reason}", "try again") from None
     if answer.status == 401:
         raise UsageError("the token in HF_TOKEN is not accepted", make_one)
-    if _may_write(answer.body):
+    reads_only = _only_reads(answer.body)
+    if reads_only is None:
+        raise UsageError(f"{hub.endpoint} does not say what HF_TOKEN may do (HTTP {answer.status})", make_one)
+    if not reads_only:
         raise UsageError("the token in HF_TOKEN may write, and it would travel to the machine", make_one)
 
 
-def _may_write(whoami: bytes) -> bool:
-    """By the hub's answer: a role, and for fine-grained tokens permissions such as `repo.write`. Unclear is no."""
+def _only_reads(whoami: bytes) -> bool | None:
+    """By the hub's answer: a role, and for fine-grained tokens permissions such as `repo.write`. None: unclear."""
     with suppress(ValueError, KeyError, TypeError):
         about = json.loads(whoami)["auth"]["accessToken"]
-        return about["role"] == "write" or ".write" in json.dumps(about.get("fineGrained", {}))
-    return False
+        if about["role"] == "fineGrained":
+            return ".write" not in json.dumps(about["fineGrained"])
+        return {"read": True, "write": False}.get(about["role"])
+    return None
 
 
 def _refusal(hub: _Hub, answer: _Answer, repo: str, revision: str | None) -> UsageError:

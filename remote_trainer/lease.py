@@ -171,7 +171,7 @@ class GuardFiles:
     def set_on_lapse(self, action: wire.LapseAction) -> None:
         """On the disk itself when it returns; raises OSError when that cannot be. Nothing is written without need.
 
-        A full disk has room for `stop` all the same: over the longer word that the guard put there at its start. Half of
+        A full disk has room for `stop` all the same: over the longer word that the guard put there. Half of
         it says as much.
         """
         path = self._state / "on-lapse"

@@ -23,12 +23,12 @@ from typing import Any, Optional
 from . import run_folder as folders
 from . import wire
 from .deadline import Allowance
-from .hub_token import token_file
+from .hub_token import drop_token, token_file
 from .lease import GuardFiles
 from .oversight import DISK_FULL, Silence, StageView, Urge, ending_without_word, urge, worth_starting_again
 from .store_uploads import StoreUploads
 from .tenancy import Tenancy
-from .upload_grant import held_grant
+from .upload_grant import drop_grant, held_grant
 from .uploads import Uploads
 
 HEARTBEAT_S = 15.0
@@ -60,6 +60,8 @@ def supervise(run_folder: Path, epoch: int, start_fd: Optional[int] = None) -> i
         if start_fd is not None:
             os.close(start_fd)
         supervisor.run()
+        drop_grant(run_folder)  # what was lent was lent for this
+        drop_token(run_folder)
         # While the lock is ours: the next holder must not be taken for us.
         (run_folder / folders.SUPERVISOR_FILE).unlink(missing_ok=True)
     return 0
@@ -108,7 +110,7 @@ class _Supervisor:
         if not self._previous_stage_is_gone():
             self._say(wire.Failed("internal", "an earlier trainer of this run does not end"))
             return
-        stages = STAGES if held_grant(self._folder) is None else (STORAGE_STAGE, *STAGES)
+        stages = (STORAGE_STAGE, *STAGES) if self._store_is_yet_unproven() else STAGES
         for stage in stages:
             if stage == STAGES[-1]:
                 tenancy.say_what_is_proven()
@@ -117,6 +119,11 @@ class _Supervisor:
                 self._say(self._last_word(exit_code, tenancy))
             if self._ended is not None:
                 return
+
+    def _store_is_yet_unproven(self) -> bool:
+        """Before the first checkpoint a store out of reach is a setting to mend; later it is no reason to end a run."""
+        held = held_grant(self._folder)
+        return held is not None and held.left_s > 0 and not folders.committed_checkpoints(self._folder)
 
     def _run_to_an_end(self, stage: str, job: wire.Job, tenancy: Tenancy) -> int:
         """Starts a stage that was killed again while that makes sense. The last exit code."""

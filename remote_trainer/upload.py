@@ -27,7 +27,7 @@ from .upload_ring import Journal, Slot, in_store, place, read_ring, with_committ
 LOCK_FILE = "upload.lock"
 THREADS = 4
 READ_BYTES = 1 << 20
-PROBE_ATTEMPTS = 3
+PROBE_ATTEMPTS = 6
 NOT_ALL_EXIT = 3
 """Exit code of an uploader that could not bring everything."""
 STAYS = "it stays on the machine for the laptop"

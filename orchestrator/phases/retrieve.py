@@ -143,4 +143,3 @@ def _fetch_output(context: RunContext, remote: RemoteRun, status: wire.HostStatu
     )
     remote.saved([output.manifest_sha256])
     context.reporter.arrived("model", str(context.output_folder))
-    remote.saved([output.manifest_sha256])

@@ -7,14 +7,15 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.base_model import LocalFolder, inspect_base, job_base
+from orchestrator.base_model import LocalFolder, inspect_base, job_base, require_reading_token
 from orchestrator.boot_plan import GUARD_FILE
-from orchestrator.budget import time_limits, used_before_s
+from orchestrator.budget import TimeLimits, time_limits, used_before_s
 from orchestrator.checksum import sha256_of
 from orchestrator.courier import bring
-from orchestrator.errors import RunConflict
-from orchestrator.lifecycle import Facts, Wish
+from orchestrator.errors import RunConflict, UsageError
+from orchestrator.lifecycle import Facts, Trouble, Wish
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.loss import Loss, declare_lost
 from orchestrator.phases.persistence import a_few_times
 from orchestrator.phases.retrieve import newest_committed
 from orchestrator.phases.storage import bring_newer_checkpoint, deposit, lend_uploads
@@ -44,9 +45,16 @@ def ship(context: RunContext, facts: Facts) -> Facts:
         return a_few_times(context, lambda: _ship_connected(context, facts))
     except _EndWished:
         return facts
+    except _MoneySpent:
+        why = "the money of the run was spent while its files were under way"
+        return declare_lost(context, facts, Loss(Trouble.TOO_SLOW, why))
 
 
 WISH_POLL_S = 1.0
+
+
+class _MoneySpent(Exception):
+    """What is left of the ceiling would not train any more."""
 
 
 class _EndWished(Exception):
@@ -92,15 +100,16 @@ def _lend_hub_token(context: RunContext, remote: RemoteRun) -> None:
     """Only for a base that opens by nothing else, and over stdin; on this machine the trainer has the environment."""
     if not read_staged_job(context.home).closed_base or isinstance(context.access(), ThisMachine):
         return
-    token = os.environ.get("HF_TOKEN")
-    if token:
-        remote.lend_token(Secret(token, "HF_TOKEN"))
-    else:
-        context.reporter.note("HF_TOKEN is not set: the machine can download the base only with a token of its own")
+    try:
+        require_reading_token()  # anew: whoever resumes a run may have another token than whoever planned it
+    except UsageError as error:
+        context.reporter.note(f"{error.message}: the machine can download the base only with a token of its own")
+        return
+    remote.lend_token(Secret(os.environ["HF_TOKEN"], "HF_TOKEN"))
 
 
 def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
-    job = _with_deadline(context, read_staged_job(context.home))
+    job = read_staged_job(context.home)
     base = inspect_base(context.spec.model.base) if job.base.startswith(FOLDER_PREFIX) else None
     if isinstance(base, LocalFolder):
         if job_base(base) != job.base:
@@ -111,7 +120,7 @@ def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostSt
         job = replace(job, base_path=_bring_base(context, remote, base))
     _send(context, remote, "photos", remote.folder, context.home.staged, staged_files(context.home, job))
     _send_newest_checkpoint(context, remote, status)
-    _send_job(context, remote, job)
+    _send_job(context, remote, _with_deadline(context, job))  # only now: what the journey took is spent
 
 
 def _with_deadline(context: RunContext, job: wire.Job) -> wire.Job:
@@ -123,8 +132,14 @@ def _with_deadline(context: RunContext, job: wire.Job) -> wire.Job:
         before = wire.loads(wire.Job, context.home.sent_job.read_bytes())
         if before.machine == machine.tag:
             return replace(job, deadline_s=before.deadline_s, limit_s=before.limit_s, reserve_s=before.reserve_s)
+    allowed = _allowed(context)
+    return replace(job, deadline_s=allowed.hours_left_s, limit_s=allowed.limit_s, reserve_s=allowed.reserve_s)
+
+
+def _allowed(context: RunContext) -> TimeLimits:
+    machine = context.held_machine()
     machines, now = context.ledger.machines(context.run.name), context.clock.now()
-    allowed = time_limits(
+    return time_limits(
         context.spec.limits.max_cost_usd,
         machine.rate_usd,
         context.spec.limits.max_hours,
@@ -133,7 +148,6 @@ def _with_deadline(context: RunContext, job: wire.Job) -> wire.Job:
         kept_back_usd=machine.rescue_usd,
         used_s=used_before_s(machine, machines, now),
     )
-    return replace(job, deadline_s=allowed.hours_left_s, limit_s=allowed.limit_s, reserve_s=allowed.reserve_s)
 
 
 def _bring_base(context: RunContext, remote: RemoteRun, base: LocalFolder) -> str:
@@ -163,8 +177,16 @@ def _send(
                 wish_read_at = context.clock.monotonic()
                 if context.wish() is not Wish.RUN:
                     raise _EndWished
+                _require_money(context)
 
         upload(remote, root, source, missing, on_bytes, meter.found)
+
+
+def _require_money(context: RunContext) -> None:
+    """Raises _MoneySpent when what is left of the ceiling would not train any more."""
+    allowed = _allowed(context)
+    if allowed.limit_s is not None and allowed.limit_s <= allowed.reserve_s:
+        raise _MoneySpent
 
 
 def _send_newest_checkpoint(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:

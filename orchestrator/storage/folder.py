@@ -49,6 +49,8 @@ class FolderStore:
                 return handle.read(-1 if length is None else length)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise _missing(key, self.url) from None
+        except OSError as error:
+            raise _refused(error, key, self.url) from error
 
     def head(self, key: str) -> StoredObject | None:
         path = self._path(key)
@@ -56,6 +58,8 @@ class FolderStore:
             facts = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise _refused(error, key, self.url) from error
         return StoredObject(key, facts.st_size, f"{facts.st_ino}-{facts.st_mtime_ns}") if path.is_file() else None
 
     def objects(self, prefix: str = "") -> Iterator[StoredObject]:
@@ -73,8 +77,12 @@ class FolderStore:
     def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             path = self._path(key)
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
                 path.unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError as error:
+                raise _refused(error, key, self.url) from error
             with contextlib.suppress(OSError):  # the folder still holds something
                 while (path := path.parent) != self._root:
                     path.rmdir()
@@ -144,6 +152,13 @@ class FolderStore:
 
 def _missing(key: str, url: str) -> NoSuchObject:
     return NoSuchObject(f"there is no {key} in {url}")
+
+
+def _refused(error: OSError, key: str, url: str) -> StorageError:
+    """A disk that is mounted over a network has many ways to say no."""
+    reason = (error.strerror or str(error)).lower()
+    kind = StorageRefused if isinstance(error, PermissionError) else StorageError
+    return kind(f"{key} in {url} cannot be used: {reason}", "is it mounted? Then run the command again")
 
 
 def _sync(path: Path) -> None:

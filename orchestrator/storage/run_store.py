@@ -82,18 +82,23 @@ class RunStore:
         """
         uploads = self._uploads()
         there = {folder.step: folder for folder in self.checkpoints()}
-        coming = [upload.step for upload in uploads if upload.kind == "checkpoint"]
-        kept = retained({*there, *coming}, keep_last, keep_every)
-        new = []
-        for kind, step in sorted({(upload.kind, upload.step) for upload in uploads}):
-            if kind == "output" or step in kept:
-                alike = [upload for upload in uploads if (upload.kind, upload.step) == (kind, step)]
-                folder = self._put_together(alike)
-                new += [folder] if folder is not None else []
+        new = list[StoredFolder]()
+        # Newest first, and only what is whole counts: an upload that cannot be put together displaces nothing.
+        for step in sorted({upload.step for upload in uploads if upload.kind == "checkpoint"}, reverse=True):
+            if step in retained({*there, *(folder.step for folder in new), step}, keep_last, keep_every):
+                new += self._newly_whole("checkpoint", step, uploads)
+        kept = retained({*there, *(folder.step for folder in new)}, keep_last, keep_every)
         for step, folder in there.items():
             if step not in kept:
                 self._remove(folder.prefix)
+        new.sort(key=lambda folder: folder.step)
+        for step in sorted({upload.step for upload in uploads if upload.kind == "output"}):
+            new += self._newly_whole("output", step, uploads)
         return new
+
+    def _newly_whole(self, kind: Kind, step: int, uploads: Sequence[_Upload]) -> list[StoredFolder]:
+        folder = self._put_together([upload for upload in uploads if (upload.kind, upload.step) == (kind, step)])
+        return [] if folder is None else [folder]
 
     def _uploads(self) -> list[_Upload]:
         """Every index that a machine has written."""
@@ -114,20 +119,25 @@ class RunStore:
 
     def _put_together(self, uploads: Sequence[_Upload]) -> StoredFolder | None:
         """Of one kind and step; two machines may each have made it. None when one of them is there already, or when
-        the machine is overwriting it.
+        none is whole: a machine may be overwriting it.
         """
-        upload = uploads[-1]
-        prefix = self._place(upload.kind, upload.step)
-        mark = f"{prefix}/{wire.MANIFEST_NAME}"
+        mark = f"{self._place(uploads[0].kind, uploads[0].step)}/{wire.MANIFEST_NAME}"
         try:
-            if self.store.get(mark) in [other.index.manifest.encode() for other in uploads]:
+            if self.store.get(mark) in [upload.index.manifest.encode() for upload in uploads]:
                 return None
         except NoSuchObject:
             pass
-        self.store.delete([mark])  # of an earlier machine's, at the same step
+        for upload in reversed(uploads):
+            if (folder := self._composed(upload, mark)) is not None:
+                return folder
+        return None
+
+    def _composed(self, upload: _Upload, mark: str) -> StoredFolder | None:
+        prefix = self._place(upload.kind, upload.step)
         try:
-            for entry, chunks in zip(upload.manifest.files, upload.index.files, strict=True):
-                sources = [self._chunk(upload, chunk) for chunk in chunks]
+            parts = [[self._chunk(upload, chunk) for chunk in chunks] for chunks in upload.index.files]
+            self.store.delete([mark])  # of an earlier machine's, at the same step, now that this one is all there
+            for entry, sources in zip(upload.manifest.files, parts, strict=True):
                 if sources:
                     self.store.compose(f"{prefix}/{entry.path}", sources)
                 else:
