@@ -35,6 +35,7 @@ DOCS = Path(__file__).parent
 
 MEANINGS = {
     "data.regularization": "Class images: `none`, a folder, or `generate:N`, which lets the base make N of them.",
+    "data.ship_originals": "Photos travel with their own pixels, without metadata, and the machine scales them.",
     "model.base": "`builtin:tiny`, a diffusers folder, or a hub id with optional `@revision`.",
     "train.method": "`full` trains every weight of the denoiser, `lora` matrices beside them, `dora` lengths too.",
     "train.batch_size": "Pictures at a time.",

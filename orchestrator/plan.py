@@ -115,6 +115,8 @@ class Plan:
     warnings: tuple[Warned, ...]
     storage: StoragePlan | None = None
     """None when everything comes over SSH."""
+    ship_originals: bool = False
+    """Photos travel with their own pixels, and the machine scales them."""
 
 
 def make_plan(
@@ -215,6 +217,7 @@ def make_plan(
             *machine_warnings(spec, base, offer, None if machine is None else machine.has_gpu),
             *(() if rental is None else rental_warnings(rental, deadline_s)),
         ),
+        ship_originals=spec.data.ship_originals,
     )
 
 

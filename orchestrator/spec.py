@@ -75,6 +75,8 @@ class Data(_Section):
     """Folder of photos; `name.txt` beside `name.jpg` is its caption."""
     regularization: str = "none"
     """`none`, `generate:N` or a folder; read it through `class_images`."""
+    ship_originals: bool = False
+    """Photos travel with their own pixels, without metadata, and the machine scales them."""
 
     @field_validator("regularization")
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 
 from orchestrator.dataset.buckets import Bucket
+from orchestrator.dataset.originals import ship_originals
 from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.prepare import prepare_photos
 from orchestrator.dataset.scan import Photo
@@ -26,9 +27,10 @@ def stage(home: RunHome, plan: Plan) -> wire.Job:
     """
     shutil.rmtree(home.root, ignore_errors=True)
     home.staged.mkdir(parents=True)
-    instance = prepare_photos(_placed(plan.instance), home.staged / INSTANCE_FOLDER)
+    make_ready = ship_originals if plan.ship_originals else prepare_photos
+    instance = make_ready(_placed(plan.instance), home.staged / INSTANCE_FOLDER)
     class_placements = plan.class_images.placements if plan.class_images else ()
-    class_images = prepare_photos(_placed(class_placements), home.staged / CLASS_FOLDER)
+    class_images = make_ready(_placed(class_placements), home.staged / CLASS_FOLDER)
     job = build_job(plan, plan.name, instance, class_images)
     write_atomically(home.job_file, wire.dumps(job))
     sync_folder(home.root.parent)

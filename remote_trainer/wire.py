@@ -119,16 +119,21 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """One picture, as prepared by the laptop: RGB, 8 bit, upright, large enough to cover its bucket."""
+    """One picture, as prepared by the laptop: without metadata; unless `original`: RGB, 8 bit, upright, large enough to
+    cover its bucket."""
 
     file: str
     """Path relative to the dataset's folder, with forward slashes."""
     sha256: str
     bucket_width: int
     bucket_height: int
-    """The size in pixels it is trained at: the trainer center-crops to it and never resamples."""
+    """The size in pixels it is trained at: the trainer center-crops to it, and resamples originals alone."""
     caption: Optional[str] = None
     """None: the dataset's prompt."""
+    original: bool = False
+    """The file has the photo's own pixels, in RGB or gray: the trainer scales it to just cover its bucket."""
+    orientation: Annotated[int, Bounds(ge=1, le=8)] = 1
+    """How the pixels of an original have to be turned to be upright, as EXIF counts."""
 
 
 @dataclass(frozen=True)

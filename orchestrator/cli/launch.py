@@ -76,6 +76,11 @@ def _spec_options(function: Any) -> Any:
             ),
             click.option("--max-hours", type=float, metavar="H", help="The longest that the run may be at work."),
             click.option(
+                "--ship-originals",
+                is_flag=True,
+                help="Send photos with their own pixels, still without metadata, and scale them on the machine.",
+            ),
+            click.option(
                 "--pod-credentials",
                 is_flag=True,
                 help="Hand the store's keys to the machine. Only for stores that cannot presign.",
@@ -148,6 +153,7 @@ def _spec(
     max_price: float | None,
     max_cost: float | None,
     max_hours: float | None,
+    ship_originals: bool,
     pod_credentials: bool,
     overrides: tuple[str, ...],
 ) -> RunSpec:
@@ -166,6 +172,7 @@ def _spec(
         "compute.max_price_per_hour": max_price,
         "limits.max_cost_usd": max_cost,
         "limits.max_hours": max_hours,
+        "data.ship_originals": True if ship_originals else None,
         "storage.pod_credentials": True if pod_credentials else None,
         "train.steps": steps,
     }

@@ -30,7 +30,7 @@ RECIPE = 1
 def prepare_photos(placed: Sequence[tuple[Photo, Bucket]], folder: Path) -> tuple[ImageSpec, ...]:
     """Every photo into `folder`, in order, as `000-name.png`. Safe to run twice; what is right already is kept."""
     return tuple(
-        prepare_photo(photo, bucket, folder / f"{index:03d}-{_plain(photo.path.stem)}.png")
+        prepare_photo(photo, bucket, folder / picture_name(index, photo, ".png"))
         for index, (photo, bucket) in enumerate(placed)
     )
 
@@ -46,7 +46,7 @@ def prepare_photo(photo: Photo, bucket: Bucket, target: Path) -> ImageSpec:
     origin: dict[str, int | str] = {"recipe": RECIPE, "photo": photo.sha256, "bucket": str(bucket)}
     sha256 = _already_made(target, record, origin)
     if sha256 is None:
-        content = _png(_fitted(photo, bucket))
+        content = png(_fitted(photo, bucket))
         sha256 = hashlib.sha256(content).hexdigest()
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, content)
@@ -64,22 +64,39 @@ def _already_made(target: Path, record: Path, origin: dict[str, int | str]) -> s
 
 
 def _fitted(photo: Photo, bucket: Bucket) -> Image.Image:
-    again = "run the command again, so that the plan shows the photos as they are now"
+    content = as_scanned(photo)
+    scale = enlargement(photo.width, photo.height, bucket)
+    # Ceiling would add a row when scale · side is whole but for rounding errors. `pictures.load_pixels` does the same.
+    width = max(bucket.width, math.ceil(photo.width * scale - 1e-6))
+    height = max(bucket.height, math.ceil(photo.height * scale - 1e-6))
     try:
-        content = read_content(photo.path)
-        if hashlib.sha256(content).hexdigest() != photo.sha256:
-            raise UsageError(f"{photo.path} has changed since the plan was made", again)
-        scale = enlargement(photo.width, photo.height, bucket)
-        # Ceiling would add a row when scale · side is whole but for rounding errors.
-        width = max(bucket.width, math.ceil(photo.width * scale - 1e-6))
-        height = max(bucket.height, math.ceil(photo.height * scale - 1e-6))
         with open_picture(content) as image:
             return decode_rgb(image, (width, height))
     except UnreadablePicture as error:
         raise UsageError(f"{photo.path} {error.message}", error.hint) from None
 
 
-def _png(image: Image.Image) -> bytes:
+def as_scanned(photo: Photo) -> bytes:
+    """The file's bytes. Raises UsageError when they are not those that were scanned, or cannot be read."""
+    try:
+        content = read_content(photo.path)
+    except UnreadablePicture as error:
+        raise UsageError(f"{photo.path} {error.message}", error.hint) from None
+    if hashlib.sha256(content).hexdigest() != photo.sha256:
+        raise UsageError(
+            f"{photo.path} has changed since the plan was made",
+            "run the command again, so that the plan shows the photos as they are now",
+        )
+    return content
+
+
+def picture_name(index: int, photo: Photo, suffix: str) -> str:
+    """Of the file that is shipped: in order, and legible."""
+    return f"{index:03d}-{_plain(photo.path.stem)}{suffix}"
+
+
+def png(image: Image.Image) -> bytes:
+    """Of an RGB picture's pixels alone."""
     # A new image holds nothing but pixels; Pillow would write the old one's profile and transparency along.
     bare = Image.frombytes("RGB", image.size, image.tobytes())
     file = io.BytesIO()

@@ -1,16 +1,21 @@
-"""Pictures as tensors: read, checked against the job, center-cropped to their bucket. Never resampled."""
+"""Pictures as tensors: read, checked against the job, center-cropped to their bucket. Only originals are resampled."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import TrainingFailed
 from ..wire import DatasetSpec, ImageSpec, Job
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class Picture:
     caption: str
     sha256: str | None
     """None: made on this host, so there is nothing to compare it with."""
+    original: bool = False
+    """Has to be turned by `orientation` (EXIF's, 1…8) and scaled to just cover the crop."""
+    orientation: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,8 @@ def training_set(job: Job, run_folder: Path) -> TrainingSet:
 def _named(run_folder: Path, spec: DatasetSpec, image: ImageSpec) -> Picture:
     caption = spec.prompt if image.caption is None else image.caption
     path = run_folder / spec.folder / image.file
-    return Picture(path, image.bucket_width, image.bucket_height, caption, image.sha256)
+    size = image.bucket_width, image.bucket_height
+    return Picture(path, *size, caption, image.sha256, image.original, image.orientation)
 
 
 def load_pixels(picture: Picture) -> Tensor:
@@ -80,8 +89,11 @@ def load_pixels(picture: Picture) -> Tensor:
         hint = "start the run again: photographs are sent anew when their hashes differ"
         raise TrainingFailed("bad-image", f"{picture.path} is not the file that was sent", hint)
     try:
+        if picture.original:
+            # The laptop has decoded this very file, by its hash: Pillow need not suspect a large one.
+            Image.MAX_IMAGE_PIXELS = None
         with Image.open(picture.path) as opened:
-            image = opened.convert("RGB")
+            image = _covering(opened, picture) if picture.original else opened.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise TrainingFailed("bad-image", f"{picture.path} cannot be read as a picture: {error}") from None
     if image.width < picture.width or image.height < picture.height:
@@ -91,3 +103,32 @@ def load_pixels(picture: Picture) -> Tensor:
     cropped = image.crop((left, top, left + picture.width, top + picture.height))
     pixels = torch.from_numpy(np.array(cropped, dtype=np.float32)).permute(2, 0, 1)
     return pixels / 127.5 - 1.0
+
+
+def _covering(image: Image.Image, picture: Picture) -> Image.Image:
+    """Upright RGB, scaled (Lanczos) to just cover the crop, by the very steps of the laptop's `dataset.prepare`: a JPEG
+    is decoded at the smallest scale that holds twice the size, reduced, and turned after that. One version of Pillow
+    gives one picture, wherever it is scaled."""
+    from PIL import Image
+
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    across = picture.orientation >= 5
+    width, height = (image.height, image.width) if across else image.size
+    scale = max(picture.width / width, picture.height / height)
+    wide = max(picture.width, math.ceil(width * scale - 1e-6))
+    high = max(picture.height, math.ceil(height * scale - 1e-6))
+    stored = (high, wide) if across else (wide, high)
+    drafted = image.draft(None, (2 * stored[0], 2 * stored[1]))
+    plain = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    small = plain.resize(stored, Image.Resampling.LANCZOS, drafted[1] if drafted else None, 3.0)
+    if picture.orientation in turns:
+        small = small.transpose(turns[picture.orientation])
+    return small.convert("RGB")

@@ -10,9 +10,12 @@ import pytest
 from orchestrator.cli.driving import NewLimits, take_up
 from orchestrator.cli.main import run
 from orchestrator.errors import ExitCode
+from orchestrator.home import RunHome
 from orchestrator.lifecycle import EndReason, State
+from orchestrator.planning import look_up
 from orchestrator.spec import spec_from_json, spec_to_json
 from orchestrator.spec_file import load_spec
+from orchestrator.staging import stage
 from orchestrator.wiring import wire_up
 from tests.fakes.photos import photo_folder
 
@@ -35,6 +38,20 @@ def test_limits_given_as_flags_win_over_the_spec(spec: Path, capsys: pytest.Capt
     plan = json.loads(capsys.readouterr().out.splitlines()[0])
     assert (plan["max_cost_usd"], plan["deadline_s"]) == (2.5, 1.5 * 3600)
     assert any("compute.max_price_per_hour" in warning["message"] for warning in plan["warnings"])
+
+
+def test_photos_keep_their_own_pixels_only_when_asked(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, kept in (([], False), (["--ship-originals"], True)):
+        assert run(["plan", str(spec), *flags, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[0])["ship_originals"] is kept
+
+
+@pytest.mark.parametrize(("kept", "suffix"), [(False, ".png"), (True, ".jpg")])
+def test_what_the_plan_says_of_photos_is_staged(spec: Path, tmp_path: Path, kept: bool, suffix: str) -> None:
+    planned = look_up(wire_up(), load_spec(spec, [f"data.ship_originals={str(kept).lower()}"]))
+    images = stage(RunHome(tmp_path / "run"), planned).datasets[0].images
+    assert {Path(image.file).suffix for image in images} == {suffix}
+    assert {image.original for image in images} == {kept}
 
 
 def test_spot_is_asked_of_the_provider(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
