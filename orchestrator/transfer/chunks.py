@@ -64,6 +64,12 @@ def ranges_of(chunks: Sequence[Chunk]) -> list[Range]:
     return ranges
 
 
+def dealt_out(chunks: Sequence[Chunk], hands: int) -> list[Chunk]:
+    """In an order of which each of `hands` equal parts has every so-manieth chunk: streams that take a part each move
+    through a file side by side, and its hash can follow them."""
+    return [chunk for hand in range(hands) for chunk in chunks[hand::hands]]
+
+
 def digests_here(path: Path, chunks: Sequence[Chunk]) -> tuple[str, list[str | None]]:
     """The sha256 of a file of this machine, if the chunks are all of it, and of each chunk; None for one that the file
     does not reach to the end of. Reads each chunk once; memory stays at a piece."""

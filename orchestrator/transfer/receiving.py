@@ -7,17 +7,24 @@ the host: a process killed anywhere, a disk that forgot its last seconds and a p
 from __future__ import annotations
 
 import os
-import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.checksum import sha256_of
 from orchestrator.host import HostError
 from orchestrator.remote_run import OnBytes, RemoteRun
-from orchestrator.transfer.chunks import CHUNK_BYTES, Chunk, Shares, chunks_of, digests_here, ranges_of, zeros_sha256
+from orchestrator.transfer.chunks import (
+    CHUNK_BYTES,
+    Chunk,
+    Shares,
+    chunks_of,
+    dealt_out,
+    digests_here,
+    ranges_of,
+    zeros_sha256,
+)
 from orchestrator.transfer.crew import planned_streams, work_together
+from orchestrator.transfer.hashing import Following
 from remote_trainer import wire
 
 RUN_CHUNKS = 256
@@ -47,9 +54,10 @@ class Arriving:
         for folder in {partial(self.target / chunk.entry.path).parent for chunk in chunks}:
             folder.mkdir(parents=True, exist_ok=True)
         streams = planned_streams(self.remote.host, sum(chunk.length for chunk in chunks))
-        shares = Shares(chunks, streams)
-        worker = _Receiver(self, shares, Counter(chunk.entry.path for chunk in chunks))
-        work_together(self.remote, worker, streams, lambda: shares.left_bytes, on_bytes)
+        shares = Shares(dealt_out(chunks, streams), streams)
+        with Following(chunks, lambda entry: partial(self.target / entry.path), self._right.add) as following:
+            worker = _Receiver(self, shares, following)
+            work_together(self.remote, worker, streams, lambda: shares.left_bytes, on_bytes)
 
     def name(self, entries: Sequence[wire.FileEntry]) -> list[wire.FileEntry]:
         """Gives the files that are right their names, once their bytes are on the disk. Returns the others."""
@@ -60,10 +68,6 @@ class Arriving:
         for entry in named:
             partial(self.target / entry.path).rename(self.target / entry.path)
         return [entry for entry in entries if entry.path not in self._right]
-
-    def verify(self, entry: wire.FileEntry) -> None:
-        if sha256_of(partial(self.target / entry.path)) == entry.sha256:
-            self._right.add(entry.path)
 
     def _missing_of(self, entry: wire.FileEntry) -> list[Chunk]:
         path = partial(self.target / entry.path)
@@ -100,13 +104,11 @@ class Arriving:
 
 @dataclass
 class _Receiver:
-    """The work of every stream: ask for a run of chunks, write each where it belongs, verify the file it completes."""
+    """The work of every stream: ask for a run of chunks, and write each where it belongs."""
 
     arriving: Arriving
     shares: Shares
-    outstanding: Counter[str]
-    """Chunks that are still to come, by path."""
-    _guard: threading.Lock = field(default_factory=threading.Lock)
+    following: Following
 
     def __call__(self, remote: RemoteRun, stream: int, on_bytes: OnBytes) -> None:
         try:
@@ -137,11 +139,7 @@ class _Receiver:
             if arrived:
                 on_bytes(-arrived)
             raise
-        with self._guard:
-            self.outstanding[chunk.entry.path] -= 1
-            complete = self.outstanding[chunk.entry.path] == 0
-        if complete:
-            self.arriving.verify(chunk.entry)
+        self.following.arrived(chunk)
 
 
 class _Incoming:
