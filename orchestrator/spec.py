@@ -238,6 +238,12 @@ class RunSpec(_Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
+        own = self.compute.provider in ("local", "ssh")
+        if self.storage.pod_credentials and not own and self.compute.trust != "secure":
+            raise RuleBroken(
+                "storage.pod_credentials hands the store's keys to the machine, and a community host is a stranger's",
+                '`--set compute.trust="secure"`, or leave pod_credentials out: presigned addresses need no key',
+            )
         if not isinstance(self.data.class_images, NoClassImages) and self.subject.class_prompt is None:
             raise ValueError(
                 'data.regularization needs subject.class_prompt, for example class_prompt = "a photo of a dog"'

@@ -331,3 +331,11 @@ def test_a_folder_named_generate_is_written_with_its_path(write: Write, tmp_path
 def test_a_recorded_spec_of_another_version_is_refused(write: Write) -> None:
     recorded = spec_to_json(load_spec(write(MINIMAL))).replace('"steps"', '"stepz"')
     assert "the recorded spec has a problem" in refusal(lambda: spec_from_json(recorded))
+
+
+def test_keys_of_the_store_go_to_no_strangers_machine(write: Write) -> None:
+    rented = ['compute.provider="vast"', "storage.pod_credentials=true", 'storage.url="s3://models/dogs"']
+    with pytest.raises(UsageError, match="a community host is a stranger's") as caught:
+        load_spec(write(MINIMAL), rented)
+    assert "secure" in caught.value.hint
+    assert load_spec(write(MINIMAL), [*rented, 'compute.trust="secure"']).storage.pod_credentials
