@@ -75,12 +75,14 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 def test_what_broke_the_transfer_is_raised_and_not_what_the_hash_found(tmp_path: Path) -> None:
     chunks = chunks_of(ENTRY, CHUNK)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        Following(chunks, lambda entry: tmp_path / entry.path, lambda _path: None) as following,
-    ):
-        following.arrived(chunks[0])
-        raise KeyboardInterrupt
+
+    def broken() -> None:
+        with Following(chunks, lambda entry: tmp_path / entry.path, lambda _path: None) as following:
+            following.arrived(chunks[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
 
 
 @pytest.mark.parametrize(("count", "hands"), [(0, 2), (1, 2), (7, 2), (8, 4), (9, 4)])
