@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from orchestrator.latecomers import RECHECK_S
 from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import Trouble
 
@@ -13,10 +14,16 @@ from orchestrator.lifecycle import Trouble
 def spent_usd(machines: Iterable[MachineRecord], now: float) -> float:
     """From each machine's creation to its confirmed absence, or to `now` (Unix seconds) while that is open.
 
-    A machine whose `create` was never answered counts from its intent: it may exist. This is the count that ceilings
-    are held by, on the high side of the truth: loading an image counts in full, and so does the wait for absence.
+    A machine whose `create` was never answered counts from its intent: it may exist. While it may still show up, what
+    it costs until its guard ends it counts in full, though no list shows it. This is the count that ceilings are held
+    by, on the high side of the truth: loading an image counts in full, and so does the wait for absence.
     """
-    return sum(_counted_usd(machine, now) for machine in machines)
+    return sum(_counted_usd(machine, now) + _unseen_usd(machine, now) for machine in machines)
+
+
+def unseen_usd(machines: Iterable[MachineRecord], now: float) -> float:
+    """The part of `spent_usd` that is kept for machines that no list shows and that may exist all the same."""
+    return sum(_unseen_usd(machine, now) for machine in machines)
 
 
 def cost_usd(machines: Iterable[MachineRecord], now: float) -> float:
@@ -38,12 +45,26 @@ def _billed_or_counted_usd(machine: MachineRecord, now: float) -> float:
 
 def _counted_usd(machine: MachineRecord, now: float) -> float:
     if machine.machine_id is None and machine.absent_at is not None:
-        return 0.0  # nothing came of the intent
+        return 0.0  # nothing came of the intent, as far as can be seen
     until = machine.absent_at if machine.absent_at is not None else now
+    if machine.machine_id is None:
+        until = min(until, machine.intent_at + _longest_unseen_s(machine))
     changes = [(machine.bills_since, machine.price_per_hour_usd)]
     changes += [(rate.at, rate.usd_per_hour) for rate in machine.rates]
     ends = [at for at, _ in changes[1:]] + [until]
     return sum(max(0.0, end - at) / 3600 * usd for (at, usd), end in zip(changes, ends, strict=True))
+
+
+def _unseen_usd(machine: MachineRecord, now: float) -> float:
+    """What an answer that was lost may still cost: a machine that no list shows, until it ends itself."""
+    unseen = machine.machine_id is None and machine.absent_at is not None and not machine.refused
+    if not unseen or now - machine.intent_at >= RECHECK_S:
+        return 0.0
+    return _longest_unseen_s(machine) / 3600 * machine.price_per_hour_usd
+
+
+def _longest_unseen_s(machine: MachineRecord) -> float:
+    return BOOT_DEADLINE_S + (FIRST_LEASE_LIMITS_S[1] if machine.first_lease_s is None else machine.first_lease_s)
 
 
 def may_bill(machines: Iterable[MachineRecord]) -> list[MachineRecord]:
@@ -57,8 +78,13 @@ MAX_BROKEN = 4
 """Of one attempt: machines that never answered, or without a GPU that works. More of them are not bad luck."""
 REVIVAL_S = 600.0
 """What is kept back for starting a stopped machine once more and bringing home what it holds."""
-WORTH_RENTING_S = 600.0
-"""Less time than this on a machine is spent on booting and shipping alone."""
+BOOT_DEADLINE_S = 600.0
+"""A rented machine that has not let us in after this long is given back: a cold image takes minutes on a good host."""
+FIRST_LEASE_LIMITS_S = (300.0, BOOT_DEADLINE_S + 900.0)
+"""From the start of a machine's guard until somebody must have renewed: enough for a login, and at most for a whole
+boot with a margin, where the guard comes before the image."""
+WORTH_RENTING_S = BOOT_DEADLINE_S + FIRST_LEASE_LIMITS_S[0]
+"""What a machine may bill that boots slowly and is reached by nobody. Less money than that buys no training either."""
 RESERVE_SHARE = 0.1
 RESERVE_LIMITS_S = (60.0, 900.0)
 """Kept back from a machine's time for the way home of what it made: a tenth, within these bounds."""
@@ -84,6 +110,12 @@ def seconds_left(
     if price_per_hour_usd <= 0:
         return math.inf
     return (max_cost_usd - kept_back_usd - spent_usd(machines, now)) / price_per_hour_usd * 3600
+
+
+def first_lease_s(left_s: float) -> float:
+    """How long a machine may wait for its first login when the ceiling pays for `left_s` of it, its boot included."""
+    shortest, longest = FIRST_LEASE_LIMITS_S
+    return max(shortest, min(longest, left_s - BOOT_DEADLINE_S))
 
 
 def used_before_s(machine: MachineRecord, machines: Iterable[MachineRecord], now: float) -> float:

@@ -86,6 +86,10 @@ class MachineRecord:
     """After the offered price, oldest first."""
     billed_usd: float | None = None
     """What the provider stated after the machine's end; None where it has not."""
+    first_lease_s: float | None = None
+    """How long after its boot a machine that nobody reaches ends itself; None where that is not on record."""
+    refused: bool = False
+    """The provider has said that `create` made nothing. An answer that was lost says no such thing."""
 
     @property
     def rate_usd(self) -> float:
@@ -263,16 +267,25 @@ class Ledger:
 
     # -- machines
 
-    def record_intent(self, run: RunRecord, epoch: int, tag: str, offer: Offer, rescue_usd: float = 0.0) -> None:
+    def record_intent(
+        self,
+        run: RunRecord,
+        epoch: int,
+        tag: str,
+        offer: Offer,
+        rescue_usd: float = 0.0,
+        first_lease_s: float | None = None,
+    ) -> None:
         """Written before `create` is called: from here on a machine may exist."""
         with self._transaction():
             self._require_epoch(run.name, epoch)
             self._db.execute(
                 "INSERT INTO machines (tag, run, attempt, provider, offer_id, price_per_hour_usd, intent_at, market, "
-                "disk_per_day_usd, rescue_usd) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "disk_per_day_usd, rescue_usd, first_lease_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     tag, run.name, run.attempt, offer.provider, offer.id, offer.price_per_hour_usd, self._clock.now(),
                     offer.market.value, offer.stopped_disk_per_day_usd, rescue_usd,
+                    first_lease_s,
                 ),
             )  # fmt: skip
 
@@ -314,11 +327,13 @@ class Ledger:
             if stopped:
                 self._note_rate(tag, self._machine(tag).disk_per_day_usd / 24, stopped=True)
 
-    def record_absent(self, run: str, epoch: int, tag: str) -> None:
-        """The provider has confirmed that nothing of this intent exists."""
+    def record_absent(self, run: str, epoch: int, tag: str, *, refused: bool = False) -> None:
+        """The provider has confirmed that nothing of this intent exists. `refused`: that nothing ever did."""
         with self._transaction():
             self._require_epoch(run, epoch)
-            self._db.execute("UPDATE machines SET absent_at = ? WHERE tag = ?", (self._clock.now(), tag))
+            self._db.execute(
+                "UPDATE machines SET absent_at = ?, refused = ? WHERE tag = ?", (self._clock.now(), refused, tag)
+            )
 
     def record_bill(self, tag: str, usd: float) -> None:
         """The provider's own word on what a machine that is gone has cost. No epoch: it is a fact."""
@@ -332,7 +347,7 @@ class Ledger:
         """
         with self._transaction():
             self._db.execute(
-                "UPDATE machines SET absent_at = NULL, billed_usd = NULL, machine_id = ?, "
+                "UPDATE machines SET absent_at = NULL, billed_usd = NULL, refused = 0, machine_id = ?, "
                 "created_at = coalesce(created_at, intent_at) WHERE tag = ?",
                 (machine_id, tag),
             )
@@ -451,4 +466,5 @@ def _machine_record(row: sqlite3.Row, rates: tuple[Rate, ...]) -> MachineRecord:
         row["intent_at"], machine_id, row["created_at"], row["absent_at"], Market(row["market"]),
         row["disk_per_day_usd"], row["rescue_usd"], Trouble(row["trouble"]) if row["trouble"] else None,
         row["trouble_why"] or "", Keeps(row["keeps"] or ""), row["keeps_since"], rates, row["billed_usd"],
+        row["first_lease_s"], bool(row["refused"]),
     )  # fmt: skip

@@ -46,5 +46,12 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     ("0003-what-the-provider-billed", "ALTER TABLE machines ADD COLUMN billed_usd REAL"),
+    (
+        "0004-what-an-unanswered-create-may-cost",
+        """
+        ALTER TABLE machines ADD COLUMN first_lease_s REAL;
+        ALTER TABLE machines ADD COLUMN refused INTEGER NOT NULL DEFAULT 0;
+        """,
+    ),
 )
 """Applied in order, once each; never edited after a release."""

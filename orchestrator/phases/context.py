@@ -88,9 +88,9 @@ class RunContext:
             host_key=access.host_key or keys.host_key,
         )
 
-    def settle_absent(self, tag: str) -> None:
+    def settle_absent(self, tag: str, *, refused: bool = False) -> None:
         """The provider has confirmed that nothing of this intent exists: its keys are of no use any more."""
-        self.ledger.record_absent(self.run.name, self.epoch, tag)
+        self.ledger.record_absent(self.run.name, self.epoch, tag, refused=refused)
         forget_machine_keys(self.home.machine_keys, tag)
 
     def delivery(self) -> Delivery:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.boot_plan import BOOT_DEADLINE_S, GUARD_FILE, boot_plan, guard_for
-from orchestrator.budget import MAX_MACHINES, WORTH_RENTING_S, rescue_usd, seconds_left, spent_usd
+from orchestrator.boot_plan import GUARD_FILE, boot_plan, guard_for
+from orchestrator.budget import (
+    BOOT_DEADLINE_S,
+    MAX_MACHINES,
+    WORTH_RENTING_S,
+    first_lease_s,
+    rescue_usd,
+    seconds_left,
+    spent_usd,
+    unseen_usd,
+)
 from orchestrator.errors import StaleDriver
 from orchestrator.host import ConnectionLost, HostError, HostUnreachable
 from orchestrator.ledger import MachineRecord
@@ -52,11 +61,12 @@ def create(context: RunContext, facts: Facts) -> Facts:
         return _wait_for_capacity(context, facts, error)
     if choice.offer.id in facts.refused:
         return _wait_for_capacity(context, facts, NoCapacity(f"no {choice.offer.gpu} is left"))
-    unaffordable = _unaffordable(context, choice.offer, intents)
-    if unaffordable:
+    left_s = _seconds_left(context, choice.offer, intents)
+    if left_s < WORTH_RENTING_S:
+        unaffordable = _unaffordable(context, choice.offer, intents)
         context.reporter.note(unaffordable)
         return replace(facts, no_machine=unaffordable)
-    return _rent(context, facts, choice, len(intents) + 1)
+    return _rent(context, facts, choice, len(intents) + 1, first_lease_s(left_s))
 
 
 def _choose(context: RunContext, facts: Facts, intents: list[MachineRecord]) -> Choice:
@@ -77,22 +87,20 @@ def _wait_for_capacity(context: RunContext, facts: Facts, error: NoCapacity) -> 
     return replace(facts, refused=frozenset(), waited_s=facts.waited_s + pause_s)
 
 
+def _seconds_left(context: RunContext, offer: Offer, intents: list[MachineRecord]) -> float:
+    ceiling, kept_back_usd = context.spec.limits.max_cost_usd, _kept_back_usd(context, offer)
+    return seconds_left(ceiling, offer.price_per_hour_usd, intents, context.clock.now(), kept_back_usd)
+
+
 def _unaffordable(context: RunContext, offer: Offer, intents: list[MachineRecord]) -> str:
-    """Why the ceiling does not pay for a machine of this offer; empty when it does."""
+    """Said when the ceiling does not pay for a machine of this offer."""
     ceiling, now = context.spec.limits.max_cost_usd, context.clock.now()
-    if _paid_for_s(context, offer, intents) >= WORTH_RENTING_S:
-        return ""
-    spent = spent_usd(intents, now)
+    spent, unseen = spent_usd(intents, now), unseen_usd(intents, now)
+    kept = f", ${unseen:.2f} of them for a machine whose creation was never answered" if unseen else ""
     return (
-        f"${spent:.2f} of limits.max_cost_usd = {ceiling:g} are spent, which leaves too little for a machine "
+        f"${spent:.2f} of limits.max_cost_usd = {ceiling:g} are spent{kept}, which leaves too little for a machine "
         f"at ${offer.price_per_hour_usd:.2f}/h; `cloudbooth resume {context.run.name} --max-cost …` allows more"
     )
-
-
-def _paid_for_s(context: RunContext, offer: Offer, intents: list[MachineRecord]) -> float:
-    """How long the ceiling pays for a machine of this offer."""
-    ceiling, now = context.spec.limits.max_cost_usd, context.clock.now()
-    return seconds_left(ceiling, offer.price_per_hour_usd, intents, now, _kept_back_usd(context, offer))
 
 
 def _kept_back_usd(context: RunContext, offer: Offer) -> float:
@@ -102,7 +110,7 @@ def _kept_back_usd(context: RunContext, offer: Offer) -> float:
     return rescue_usd(offer.price_per_hour_usd, offer.stopped_disk_per_day_usd, hours)
 
 
-def _rent(context: RunContext, facts: Facts, choice: Choice, number: int) -> Facts:
+def _rent(context: RunContext, facts: Facts, choice: Choice, number: int, lease_s: float) -> Facts:
     offer, run, epoch = choice.offer, context.run.name, context.epoch
     birth = int(context.clock.now())
     tag = f"{tag_prefix(context.ledger.installation)}{run}-{number}-{birth}"
@@ -112,20 +120,19 @@ def _rent(context: RunContext, facts: Facts, choice: Choice, number: int) -> Fac
         context.reporter.note(f"renting {what}: {choice.why}")
         keys = make_machine_keys(context.home.machine_keys, tag)
         calls = context.provider.self_release(offer)
-        paid_for_s = _paid_for_s(context, offer, context.ledger.machines(run))
-        boot = boot_plan(offer, keys, calls, machine_disk_gb(context.spec), paid_for_s)
-        guard = guard_for(offer, calls, paid_for_s)
+        boot = boot_plan(offer, keys, calls, machine_disk_gb(context.spec), lease_s)
+        guard = guard_for(offer, calls, lease_s)
         if guard is not None:
             write_atomically(context.home.machine_keys / tag / GUARD_FILE, guard.encode())
-    context.ledger.record_intent(context.run, epoch, tag, offer, _kept_back_usd(context, offer))
+    context.ledger.record_intent(context.run, epoch, tag, offer, _kept_back_usd(context, offer), lease_s)
     try:
         machine_id = context.provider.create(offer, boot, tag)
     except NoCapacity as error:
         context.reporter.note(error.message)
-        context.settle_absent(tag)
+        context.settle_absent(tag, refused=True)
         return replace(facts, refused=facts.refused | {offer.id})
     except (AuthRejected, QuotaExceeded):
-        context.settle_absent(tag)
+        context.settle_absent(tag, refused=True)
         raise
     except (Indeterminate, Transient) as error:
         context.reporter.note(f"{error.message}; looking whether a machine came of it")

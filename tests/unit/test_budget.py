@@ -9,9 +9,12 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.budget import (
+    BOOT_DEADLINE_S,
     MAX_BROKEN,
     MAX_MACHINES,
+    WORTH_RENTING_S,
     cost_usd,
+    first_lease_s,
     may_rent_again,
     rescue_usd,
     seconds_left,
@@ -104,6 +107,12 @@ def test_broken_machines_are_not_replaced_for_ever() -> None:
     broken = replace(machine(0.01), trouble=Trouble.BROKEN)
     assert may_rent_again(5.0, 1, [broken] * (MAX_BROKEN - 1), now=HOUR_S)
     assert not may_rent_again(5.0, 1, [broken] * MAX_BROKEN, now=HOUR_S)
+
+
+def test_a_machine_that_nobody_reaches_ends_within_what_is_left() -> None:
+    assert first_lease_s(math.inf) == first_lease_s(9999.0) == 1500.0
+    assert first_lease_s(1000.0) == 1000.0 - BOOT_DEADLINE_S
+    assert first_lease_s(WORTH_RENTING_S) == WORTH_RENTING_S - BOOT_DEADLINE_S == 300.0, "enough for a login"
 
 
 def test_a_spent_ceiling_leaves_no_time() -> None:

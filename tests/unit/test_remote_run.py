@@ -101,9 +101,9 @@ def test_what_the_laptop_keeps_of_the_guard_is_what_the_boot_plan_carries(tmp_pa
     with SelfReleaseService() as service:
         calls = service.calls()
     offer = Offer("p", "1", "A40", 1, 48.0, Market.ON_DEMAND, 0.4)
-    command = boot_plan(offer, make_machine_keys(tmp_path, "cb-1"), calls, None).start_command
+    command = boot_plan(offer, make_machine_keys(tmp_path, "cb-1"), calls, None, 1500.0).start_command
     carried = gzip.decompress(base64.b64decode(command.split("|")[0].removeprefix("echo "))).decode()
-    program = guard_for(offer, calls)
+    program = guard_for(offer, calls, 1500.0)
     assert program is not None
     assert program in carried
-    assert guard_for(offer, None) is None
+    assert guard_for(offer, None, 1500.0) is None

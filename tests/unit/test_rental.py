@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.at_stake import lost_by_down
-from orchestrator.boot_plan import BOOT_DEADLINE_S
-from orchestrator.budget import spent_usd
+from orchestrator.budget import BOOT_DEADLINE_S, FIRST_LEASE_LIMITS_S, cost_usd, spent_usd, unseen_usd
 from orchestrator.errors import StaleDriver
 from orchestrator.home import Home, RunHome
 from orchestrator.host import Host, HostKeyRejected, HostUnreachable
@@ -175,6 +174,35 @@ def test_another_host_key_is_waited_out_while_booting_and_then_the_machine_is_lo
     assert world.machine().trouble is Trouble.BROKEN
     assert world.machine().keeps is Keeps.NOTHING
     assert all(access.host_key for access in world.asked)
+
+
+def test_an_answer_that_was_lost_counts_for_as_long_as_its_machine_may_run_unseen(world: World) -> None:
+    world.cloud.arm(Mishap(CloudFault.LOST_ANSWER))
+    world.cloud.arm(Mishap(CloudFault.LISTED_LATE, amount=3000.0))
+    provision.create(world.context, Facts())
+    provision.settle(world.context, Facts())
+    assert world.ledger.open_machines() == []
+    unseen = world.ledger.machines("dog")
+    counted = spent_usd(unseen, world.clock.now())
+    assert counted == unseen_usd(unseen, world.clock.now()) == pytest.approx(2100 / 3600 * 0.36)
+    assert cost_usd(unseen, world.clock.now()) == 0.0, "people are told what was seen"
+    assert spent_usd(unseen, world.clock.now() + 24 * 3600) == 0.0, "by then it would have shown up"
+
+
+def test_a_refusal_is_known_to_have_cost_nothing(world: World) -> None:
+    world.cloud.arm(Mishap(CloudFault.NO_CAPACITY))
+    provision.create(world.context, Facts())
+    (refused,) = world.ledger.machines("dog")
+    assert refused.refused
+    assert spent_usd([refused], world.clock.now()) == 0.0
+
+
+def test_the_first_lease_is_no_longer_than_the_ceiling_pays_for(tmp_path: Path) -> None:
+    for world in made(tmp_path, Limits(max_cost_usd=0.2, rescue_hours=0.0)):
+        machine = world.rented()
+        left_s = (0.2 - machine.rescue_usd) / 0.36 * 3600
+        assert machine.first_lease_s == pytest.approx(left_s - BOOT_DEADLINE_S)
+        assert machine.first_lease_s < FIRST_LEASE_LIMITS_S[1]
 
 
 # ---- rescue --------------------------------------------------------------------------------------------------------
