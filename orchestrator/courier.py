@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from orchestrator.checksum import sha256_of
 from orchestrator.fetch import fetch_files, fetch_folder, fetch_manifest, holds, partial_folder
 from orchestrator.fetch_lock import fetching_alone
 from orchestrator.home import RunHome
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import ArtifactRecord, Ledger
 from orchestrator.progress import Progress
 from orchestrator.remote_run import OnBytes, RemoteRun
 from orchestrator.reporter import Meter, Reporter
@@ -164,6 +164,18 @@ def _on_record(delivery: Delivery, checkpoint: wire.CheckpointCommitted) -> bool
     return any(a.kind == "checkpoint" and a.manifest_sha256 == checkpoint.manifest_sha256 for a in recorded)
 
 
+def home_already(status: wire.HostStatus, artifacts: Sequence[ArtifactRecord]) -> list[str]:
+    """Of what a rented machine keeps its disk for, the manifests that are on record as home. Pure.
+
+    Said at every contact: the call that said so when they arrived may have been lost, and a machine that was never
+    told stops and keeps a disk that nobody needs.
+    """
+    recorded = {artifact.manifest_sha256 for artifact in artifacts}
+    kept = [*status.checkpoints[-1:], *([] if status.output is None else [status.output])]
+    keeps_its_disk = status.guard is not None and status.guard.on_lapse == "stop"
+    return [folder.manifest_sha256 for folder in kept if keeps_its_disk and folder.manifest_sha256 in recorded]
+
+
 def missing_samples(home: RunHome, progress: Progress) -> list[wire.FileEntry]:
     """A picture that was made again, after a restart, counts once, as it is now."""
     newest = {sample.file.path: sample.file for sample in progress.samples}
@@ -213,7 +225,6 @@ def _bring_alone(delivery: Delivery, remote: RemoteRun, progress: Progress, on_b
     delivery.ledger.record_artifact(delivery.run, "checkpoint", newest.step, target, newest.manifest_sha256)
     remote.saved([newest.manifest_sha256])
     reporter.arrived("checkpoint", str(target))
-    remote.saved([newest.manifest_sha256])
     _remove_old_checkpoints(home)
 
 

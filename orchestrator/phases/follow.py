@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.budget import spent_usd
+from orchestrator.courier import home_already
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Trouble, Wish
 from orchestrator.mirror import Mirror, forget_what_the_host_lost
@@ -99,6 +100,8 @@ def _follow_connected(
     context: RunContext, remote: RemoteRun, status: HostStatus, contact: _Contact
 ) -> HostStatus | None:
     """Copies events until the stream ends; the status then, or None when a supervisor still lives."""
+    if known := home_already(status, context.ledger.artifacts(context.run.name)):
+        remote.saved(known)
     forget_what_the_host_lost(context.home.events(status.incarnation), status.events_bytes)
     if status.supervisor_pid is not None:
         lend_uploads(context, remote, status.lent_s)

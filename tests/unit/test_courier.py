@@ -5,15 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.code_bundle import trainer_code
-from orchestrator.courier import BackgroundCourier, Delivery, bring, checkpoint_home, deliver
+from orchestrator.courier import BackgroundCourier, Delivery, bring, checkpoint_home, deliver, home_already
 from orchestrator.home import RunHome
 from orchestrator.host import HostUnreachable
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import ArtifactRecord, Ledger
 from orchestrator.progress import Progress
 from orchestrator.remote_run import RemoteRun, probe, unpack_code
 from orchestrator.this_machine import LocalHost
@@ -62,6 +63,18 @@ def progress(remote: RemoteRun) -> Progress:
 
 def nobody_to_wait_for() -> None:
     pytest.fail("nobody else fetches")
+
+
+def test_a_rented_machine_is_told_again_what_is_home() -> None:
+    newest = wire.CommittedFolder(20, "checkpoints/checkpoint-000020", "c20")
+    older = wire.CommittedFolder(10, "checkpoints/checkpoint-000010", "c10")
+    guard = wire.GuardStatus(True, True, 600.0, None, "stop")
+    status = wire.HostStatus("log", 17, True, 1, 100, True, None, (older, newest), None, 0, guard=guard)
+    home = [ArtifactRecord("checkpoint", 10, "/x", "c10"), ArtifactRecord("checkpoint", 20, "/x", "c20")]
+    assert home_already(status, home) == ["c20"], "the one that the disk is kept for"
+    assert home_already(status, home[:1]) == []
+    assert home_already(replace(status, guard=replace(guard, on_lapse="terminate")), home) == [], "it knows"
+    assert home_already(replace(status, guard=None), home) == [], "a machine that stands on its own keeps its disk"
 
 
 def test_a_picture_that_was_made_twice_is_fetched_once(delivery: Delivery, remote: RemoteRun) -> None:
