@@ -28,6 +28,8 @@ class MachineStatus(Enum):
     STOPPED = "stopped"
     """Not running, disk kept: still billed by most providers."""
     RELEASING = "releasing"
+    FAILED = "failed"
+    """It will never come up; `Machine.status_text` says why. Billed until it is released."""
     UNKNOWN = "unknown"
     """A status word this adapter does not know; the word stands in `Machine.status_text`."""
 

@@ -91,4 +91,6 @@ def _look(context: RunContext, machine_id: MachineId, record: MachineRecord) -> 
         return None  # no answer is no proof
     if machine.status is MachineStatus.STOPPED:
         return Loss(taken_away(record.market), "the machine has been stopped", stopped=True)
+    if machine.status is MachineStatus.FAILED:
+        return Loss(Trouble.BROKEN, f"the machine will never come up: {machine.status_text}")
     return None

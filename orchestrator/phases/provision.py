@@ -40,6 +40,10 @@ from providers.errors import (
 
 STANDING_TIMEOUT_S = 120.0
 READY_POLL_S = 2.0
+OVER = (MachineStatus.STOPPED, MachineStatus.FAILED)
+"""Nothing is to be waited for."""
+LOG_LOOKS, LOG_PAUSE_S = 4, 3.0
+"""Services upload a machine's log some seconds after they were asked for it."""
 SETTLE_AGE_S = 180.0
 """Providers have been seen to list a machine only minutes after it was made."""
 
@@ -203,7 +207,9 @@ def await_ready(context: RunContext, facts: Facts) -> Facts:
         dear = _check_price(context, record, machine)
         if dear:
             return declare_lost(context, facts, Loss(Trouble.TOO_DEAR, dear))
-        if machine.status is MachineStatus.STOPPED and (loss := loss_of_machine(context)):
+        if machine.status in OVER and (loss := loss_of_machine(context)):
+            if loss.trouble is Trouble.BROKEN:
+                _keep_boot_log(context, record)
             return declare_lost(context, facts, loss)
         try:
             if machine.access is not None:
@@ -262,6 +268,11 @@ def _keep_boot_log(context: RunContext, record: MachineRecord) -> None:
     assert record.machine_id is not None
     try:
         text = context.provider.logs(record.machine_id)
+        for _ in range(LOG_LOOKS - 1):
+            if text:
+                break
+            context.clock.sleep(LOG_PAUSE_S)
+            text = context.provider.logs(record.machine_id)
     except CloudboothError as error:
         context.reporter.note(f"its boot log cannot be read: {error.message}")
         return

@@ -89,9 +89,14 @@ def _leave_stopped(context: RunContext, machine: MachineRecord, obstacle: str) -
 
 
 def _await_status(context: RunContext, machine_id: MachineId, *, stopped: bool) -> None:
-    """Until the provider says so, or for `STATUS_PATIENCE_S`: what comes next finds out by itself."""
+    """Until the provider says so, or that the machine is dead, or for `STATUS_PATIENCE_S`: what comes next finds out by
+    itself.
+    """
     until = context.clock.monotonic() + STATUS_PATIENCE_S
-    while (context.provider.describe(machine_id).status is MachineStatus.STOPPED) is not stopped:
+    while True:
+        status = context.provider.describe(machine_id).status
+        if status is MachineStatus.FAILED or (status is MachineStatus.STOPPED) is stopped:
+            return
         context.require_driver()
         if context.clock.monotonic() >= until:
             if stopped:

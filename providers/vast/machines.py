@@ -18,6 +18,14 @@ _GOING = frozenset({"running", "frozen"})
 """Frozen: paused by its host, the GPU billed as ever."""
 
 
+_NOT_UP_YET = frozenset({None, "created", "loading"})
+_BOOT_FAILURES = (
+    "error response from daemon", "failed to pull image", "manifest unknown", "unauthorized",
+    "no space left on device", "unexpected eof", "oci runtime create failed",
+)  # fmt: skip
+"""In `status_msg`, in any case: the host has given up, though the status words may go on for as long as one waits."""
+
+
 def as_machine(record: Instance) -> Machine:
     status = machine_status(record)
     return Machine(
@@ -32,7 +40,9 @@ def as_machine(record: Instance) -> Machine:
 
 def machine_status(record: Instance) -> MachineStatus:
     """STOPPED as soon as the contract says so: nothing that the container still does will be kept."""
-    if "stopped" in (record.intended_status, record.cur_state):
+    if _gave_up_at_boot(record):
+        return MachineStatus.FAILED
+    if _is_stopped(record):
         return MachineStatus.STOPPED
     if record.actual_status is None or record.actual_status in _COMING:
         return MachineStatus.STARTING
@@ -41,6 +51,15 @@ def machine_status(record: Instance) -> MachineStatus:
     if record.actual_status in ("exited", "stopped"):
         return MachineStatus.STARTING  # a start reads so for minutes; a crashed container does, too
     return MachineStatus.UNKNOWN
+
+
+def _is_stopped(record: Instance) -> bool:
+    return "stopped" in (record.intended_status, record.cur_state)
+
+
+def _gave_up_at_boot(record: Instance) -> bool:
+    said = (record.status_msg or "").casefold()
+    return record.actual_status in _NOT_UP_YET and any(text in said for text in _BOOT_FAILURES)
 
 
 def status_text(record: Instance) -> str:
@@ -57,7 +76,7 @@ def status_text(record: Instance) -> str:
 def price_per_hour_usd(record: Instance) -> float:
     """Of a stopped instance its disk alone, which some hosts charge more for than while it runs."""
     disk = record.storage_total_cost or 0.0
-    if machine_status(record) is MachineStatus.STOPPED:
+    if _is_stopped(record):
         stated = record.instance
         if stated is not None and stated.diskHour is not None and not stated.gpuCostPerHour:
             return stated.diskHour

@@ -22,7 +22,7 @@ from orchestrator.phases.loss import Loss, declare_lost
 from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject
 from orchestrator.ssh.machine_keys import read_machine_keys
 from orchestrator.wiring import Wiring
-from providers.api import Access, BootPlan, MachineId, Offer, SshAccess
+from providers.api import Access, BootPlan, Machine, MachineId, MachineStatus, Offer, SshAccess
 from providers.errors import NoCapacity
 from providers.registry import ProviderContext, load_provider
 from providers.testing.faults import CloudFault, Mishap
@@ -203,6 +203,31 @@ def test_the_first_lease_is_no_longer_than_the_ceiling_pays_for(tmp_path: Path) 
         left_s = (0.2 - machine.rescue_usd) / 0.36 * 3600
         assert machine.first_lease_s == pytest.approx(left_s - BOOT_DEADLINE_S)
         assert machine.first_lease_s < FIRST_LEASE_LIMITS_S[1]
+
+
+class _GivesUpAtBoot(SimulatedCloud):
+    """The host cannot start the container, and says why; its log comes some seconds after it was asked for."""
+
+    looks = 0
+
+    def describe(self, machine: MachineId) -> Machine:
+        return replace(super().describe(machine), status=MachineStatus.FAILED, status_text="manifest unknown")
+
+    def logs(self, machine: MachineId) -> str:
+        self.looks += 1
+        return "no such image\n" if self.looks > 2 else ""
+
+
+def test_a_boot_that_the_provider_says_has_failed_is_not_waited_for(world: World) -> None:
+    cloud = _GivesUpAtBoot(world.clock)
+    context = replace(world.context, provider=cloud)
+    provision.create(context, Facts())
+    facts = provision.await_ready(context, Facts())
+    assert facts.machine_lost == "the machine will never come up: manifest unknown"
+    assert world.machine().trouble is Trouble.BROKEN
+    assert world.clock.monotonic() < 20
+    (log,) = world.context.home.root.glob("boot-*.log")
+    assert log.read_text() == "no such image\n"
 
 
 # ---- rescue --------------------------------------------------------------------------------------------------------

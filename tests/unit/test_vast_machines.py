@@ -52,6 +52,19 @@ def test_four_words_make_one_status(words: tuple[str | None, ...], expected: Mac
     assert machine_status(instance(words)) is expected
 
 
+@pytest.mark.parametrize("current", ["running", "stopped"])
+def test_a_host_that_gave_up_at_boot_is_not_waited_for(current: str) -> None:
+    said = "Error response from daemon: failed to create task: OCI runtime create failed: no CDI device"
+    failed = instance(("created", current, current, current), status_msg=said)
+    assert machine_status(failed) is MachineStatus.FAILED
+    assert "OCI runtime create failed" in status_text(failed)
+
+
+def test_an_old_complaint_of_a_container_that_runs_is_no_failure() -> None:
+    assert machine_status(instance(UP, status_msg="unexpected EOF")) is MachineStatus.RUNNING
+    assert machine_status(instance(("loading", *UP[1:]), status_msg="a1b2: Pulling fs layer")) is MachineStatus.STARTING
+
+
 def test_an_outbid_machine_bills_its_disk_and_cannot_be_reached() -> None:
     machine = as_machine(instance(("running", "stopped", "stopped", "stopped")))
     assert (machine.price_per_hour_usd, machine.access) == (0.01, None)
