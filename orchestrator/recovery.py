@@ -21,6 +21,7 @@ PRICE_TOLERANCE = 0.1
 """How far a machine's price may lie above its offer: disk and rounding, not another price."""
 MEASURED_STEPS = 20
 """So many show the pace of a machine; the first few alone are those of warming up."""
+RESCUE_PATIENCE_S = {Keeps.MODEL: 1800.0, Keeps.UNKNOWN: 1800.0, Keeps.CHECKPOINT: 300.0, Keeps.NOTHING: 0.0}
 IN_CONTACT_S = 120.0
 """A host that was heard this recently has told everything that matters."""
 
@@ -118,6 +119,27 @@ def kept_alone(progress: Progress, artifacts: Sequence[ArtifactRecord], silence_
     step_at_home = max((a.step for a in artifacts if a.kind == "checkpoint"), default=0)
     newest = max((checkpoint.step for checkpoint in progress.checkpoints), default=0)
     return Keeps.CHECKPOINT if newest > step_at_home else Keeps.NOTHING
+
+
+def to_do_again_s(progress: Progress, artifacts: Sequence[ArtifactRecord]) -> float | None:
+    """What giving up a machine's newest checkpoint costs, in seconds of training; None where no pace is known."""
+    if len(progress.step_times) < 2:
+        return None
+    (first, begin_s), (last, end_s) = progress.step_times[0], progress.step_times[-1]
+    step_at_home = max((a.step for a in artifacts if a.kind == "checkpoint"), default=0)
+    newest = max((checkpoint.step for checkpoint in progress.checkpoints), default=0)
+    return max(0, newest - step_at_home) * (end_s - begin_s) / max(1, last - first)
+
+
+def rescue_patience_s(keeps: Keeps, again_s: float | None) -> float:
+    """For how long a driver asks a stopped machine's host for its GPU. It is asked once in any case.
+
+    A mere checkpoint is not waited for longer than training it again takes, `again_s`: another machine, which boots
+    meanwhile, is then as far.
+    """
+    if keeps is Keeps.CHECKPOINT and again_s is not None:
+        return min(RESCUE_PATIENCE_S[keeps], again_s)
+    return RESCUE_PATIENCE_S[keeps]
 
 
 def _may_have_finished(progress: Progress, silence_s: float) -> bool:

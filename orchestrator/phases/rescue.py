@@ -8,12 +8,12 @@ from typing import NoReturn
 from orchestrator.budget import REVIVAL_S, seconds_left
 from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import Facts, Keeps
+from orchestrator.mirror import progress_of
 from orchestrator.phases.context import RunContext
+from orchestrator.recovery import rescue_patience_s, to_do_again_s
 from providers.api import HasStop, MachineId, MachineStatus
 from providers.errors import CloudboothError, NoCapacity
 
-PATIENCE_S = {Keeps.MODEL: 1800.0, Keeps.UNKNOWN: 1800.0, Keeps.CHECKPOINT: 300.0, Keeps.NOTHING: 0.0}
-"""For so long a driver asks a stopped machine's host for its GPU. A checkpoint is worth less than the time it took."""
 ASK_AGAIN_S = 30.0
 LOOK_AGAIN_S = 5.0
 STATUS_PATIENCE_S = 180.0
@@ -43,11 +43,12 @@ def revive(context: RunContext, facts: Facts) -> Facts:
     if obstacle:
         return _not_now(context, facts, machine, obstacle)
     began = context.clock.monotonic()
+    patience_s = rescue_patience_s(machine.keeps, _to_do_again_s(context))
     while not context.wish().ends_now:
         try:
             context.provider.start(machine.machine_id)
         except NoCapacity as error:
-            if context.clock.monotonic() - began >= PATIENCE_S[machine.keeps]:
+            if context.clock.monotonic() - began >= patience_s:
                 return _not_now(context, facts, machine, error.message)
             context.reporter.note(f"{error.message}; asking again in {ASK_AGAIN_S:.0f} s")
             context.require_driver()
@@ -57,6 +58,13 @@ def revive(context: RunContext, facts: Facts) -> Facts:
         _await_status(context, machine.machine_id, stopped=False)
         return replace(facts, revived=True)
     return facts
+
+
+def _to_do_again_s(context: RunContext) -> float | None:
+    logs = context.home.event_logs()
+    log = logs[-1].read_bytes() if logs else b""
+    progress = progress_of(log[: log.rfind(b"\n") + 1])
+    return to_do_again_s(progress, context.ledger.artifacts(context.run.name))
 
 
 def _obstacle(context: RunContext, machine: MachineRecord) -> str:

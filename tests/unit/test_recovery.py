@@ -18,7 +18,9 @@ from orchestrator.recovery import (
     history_of,
     kept_alone,
     renewed_quote,
+    rescue_patience_s,
     taken_away,
+    to_do_again_s,
     too_dear,
 )
 from providers.api import MachineId, Market
@@ -106,6 +108,15 @@ def test_what_a_disk_holds_alone(
     progress: Progress, here: list[ArtifactRecord], silence_s: float, keeps: Keeps
 ) -> None:
     assert kept_alone(progress, here, silence_s) is keeps
+
+
+def test_a_checkpoint_is_waited_for_no_longer_than_training_it_again_takes() -> None:
+    again_s = to_do_again_s(TRAINING, [ArtifactRecord("checkpoint", 280, "/x", "c2")])
+    assert again_s == 20.0, "steps 281 to 300, a second each"
+    assert rescue_patience_s(Keeps.CHECKPOINT, again_s) == 20.0
+    assert rescue_patience_s(Keeps.CHECKPOINT, 9000.0) == rescue_patience_s(Keeps.CHECKPOINT, None) == 300.0
+    assert rescue_patience_s(Keeps.MODEL, again_s) == 1800.0, "it is what everything was for"
+    assert to_do_again_s(Progress(checkpoints=(CHECKPOINT,)), []) is None, "nobody knows how long it took"
 
 
 PACED = Progress(step=130, of=1000, step_times=((100, 0.0), (130, 60.0)))
