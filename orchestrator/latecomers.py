@@ -35,6 +35,24 @@ def strays(machines: Iterable[MachineRecord], runs: Iterable[RunRecord]) -> list
     return [machine for machine in ordered if _is_stray(machine, runs_by_name[machine.run], newest)]
 
 
+def expired_rescues(
+    machines: Iterable[MachineRecord],
+    rescue_hours: Callable[[MachineRecord], float],
+    is_driven: Callable[[MachineRecord], bool],
+    now: float,
+) -> list[MachineRecord]:
+    """Stopped disks that were kept for a model for as long as `limits.rescue_hours` says, and that no driver looks
+    after now: a driver gives them up by itself.
+    """
+    return [
+        machine
+        for machine in machines
+        if machine.stopped and machine.machine_id is not None and machine.absent_at is None
+        and machine.keeps_since is not None and now - machine.keeps_since > rescue_hours(machine) * 3600
+        and not is_driven(machine)
+    ]  # fmt: skip
+
+
 def give_back_latecomers(
     provider: MachineProvider, ledger: Ledger, expected: Sequence[MachineRecord], told: Callable[[str], None]
 ) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from orchestrator.clock import SystemClock
 from orchestrator.home import Home
-from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
+from orchestrator.latecomers import expired_rescues, give_back_latecomers, give_back_strays, latecomers, strays
 from orchestrator.ledger import Ledger, MachineRecord
 from providers.errors import CloudboothError
 
@@ -19,7 +19,10 @@ PATIENCE_S = 10.0
 
 
 def sweep() -> None:
-    """One list for each run that may have left something; mostly there is none. Tells on stderr, never raises."""
+    """One list for each run that may have left something; mostly there is none. Tells on stderr, never raises.
+
+    A stopped disk whose `limits.rescue_hours` are over is given up here, too: perhaps nobody drives its run any more.
+    """
     home = Home.of_environment()
     if not home.ledger_file.exists():
         return
@@ -38,12 +41,34 @@ def _sweep(home: Home, told: Callable[[str], None]) -> None:
     try:
         ledger = Ledger(home.ledger_file, SystemClock())
         machines = ledger.every_machine()
-        wanted = [*latecomers(machines, time.time()), *strays(machines, ledger.runs())]
+        left_behind = strays(machines, ledger.runs())
+        expired = [machine for machine in _expired(home, ledger, machines) if machine not in left_behind]
+        for machine in expired:
+            told(
+                f"{machine.tag} was kept stopped for as long as limits.rescue_hours says; it is given back, with "
+                f"{machine.keeps.words} on its disk"
+            )
+        wanted = [*latecomers(machines, time.time()), *left_behind, *expired]
         if wanted:
             _ask_providers(ledger, wanted, told)
         ledger.close()
     except sqlite3.Error as error:
         told(f"the ledger cannot be read: {error}")
+
+
+def _expired(home: Home, ledger: Ledger, machines: list[MachineRecord]) -> list[MachineRecord]:
+    stopped = [machine for machine in machines if machine.stopped and machine.absent_at is None]
+    if not stopped:
+        return []
+    from orchestrator.driver import is_driven  # these two load pydantic, as below
+    from orchestrator.spec import spec_from_json
+
+    def rescue_hours(machine: MachineRecord) -> float:
+        return spec_from_json(ledger.run(machine.run).spec_json).limits.rescue_hours
+
+    return expired_rescues(
+        stopped, rescue_hours, lambda machine: is_driven(home.run(machine.run).driver_lock), time.time()
+    )
 
 
 def _ask_providers(ledger: Ledger, wanted: list[MachineRecord], told: Callable[[str], None]) -> None:

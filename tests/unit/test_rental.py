@@ -13,7 +13,7 @@ from orchestrator.budget import BOOT_DEADLINE_S, FIRST_LEASE_LIMITS_S, cost_usd,
 from orchestrator.errors import StaleDriver
 from orchestrator.home import Home, RunHome
 from orchestrator.host import Host, HostKeyRejected, HostUnreachable
-from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
+from orchestrator.latecomers import expired_rescues, give_back_latecomers, give_back_strays, latecomers, strays
 from orchestrator.ledger import Ledger, MachineRecord
 from orchestrator.lifecycle import Facts, Keeps, Standing, Trouble, Wish
 from orchestrator.phases import provision, release, rescue
@@ -340,6 +340,25 @@ def test_after_a_day_nobody_looks_any_more(world: World) -> None:
     machines = world.ledger.machines("dog")
     assert latecomers(machines, world.clock.now() + 86000)
     assert not latecomers(machines, world.clock.now() + 87000)
+
+
+def test_a_stopped_disk_is_given_up_when_its_hours_are_over_even_if_nobody_drives_its_run(world: World) -> None:
+    stopped(world, world.shipped_and_done)
+    machine = world.machine()
+    assert machine.keeps_since is not None
+
+    def expired(hours_later: float, *, driven: bool = False) -> list[MachineRecord]:
+        now = (machine.keeps_since or 0.0) + hours_later * 3600
+        return expired_rescues([machine], lambda _: 72.0, lambda _: driven, now)
+
+    assert expired(71.9) == []
+    assert expired(72.1) == [machine]
+    assert expired(72.1, driven=True) == [], "its driver gives it up by itself"
+    give_back_strays(world.cloud, world.ledger, expired(72.1), world.clock.sleep, world.told.note)
+    world.clock.sleep(60)
+    give_back_strays(world.cloud, world.ledger, expired(72.1), world.clock.sleep, world.told.note)
+    assert world.machine().standing is Standing.ABSENT
+    assert not world.cloud.living()
 
 
 # ---- down ----------------------------------------------------------------------------------------------------------
