@@ -6,6 +6,7 @@ back. Another run uses it as a machine that stands (`providers.adopted`).
 
 from __future__ import annotations
 
+from orchestrator.budget import seconds_left
 from orchestrator.errors import RunConflict
 from orchestrator.ledger import Ledger, MachineRecord
 from orchestrator.lifecycle import State
@@ -38,6 +39,16 @@ def kept_by(ledger: Ledger, run_name: str) -> MachineRecord:
             "`cloudbooth ps` shows which runs do; `launch --keep 30m` makes one do so",
         )
     return machine
+
+
+def paid_for_s(ledger: Ledger, machine: MachineRecord, now: float) -> float:
+    """For how long the run that rented a machine still pays for it, what a rescue would cost kept back.
+
+    Whoever else uses the machine has no more time than this: its guard knows the ceiling of the first run alone.
+    """
+    ceiling_usd = spec_from_json(ledger.run(machine.run).spec_json).limits.max_cost_usd
+    machines = ledger.machines(machine.run)
+    return max(0.0, seconds_left(ceiling_usd, machine.rate_usd, machines, now, machine.rescue_usd))
 
 
 def held_as(ledger: Ledger, provider: str, machine_id: str) -> MachineRecord | None:

@@ -6,16 +6,19 @@ import json
 from dataclasses import replace
 
 from orchestrator.base_model import HubModel, LocalFolder, inspect_base, require_reading_token
+from orchestrator.budget import reserve_s
 from orchestrator.dataset.scan import require_usable, scan_folder
 from orchestrator.driver import driver_lock
 from orchestrator.errors import RunConflict
 from orchestrator.fetch import disk_full_explained
 from orchestrator.fire_drill import read_drill
+from orchestrator.keeping import held_as, paid_for_s
 from orchestrator.measured import measured_speeds
 from orchestrator.offers import OfferHistory, gpu_requests, markets_of
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plan_json import plan_to_data
 from orchestrator.preflight import check_output_folder, look_at_machine
+from orchestrator.ranges import duration
 from orchestrator.recovery import spot_record
 from orchestrator.rental import terms_of
 from orchestrator.spec import ClassFolder, RunSpec, spec_to_json
@@ -26,7 +29,7 @@ from orchestrator.wiring import Wiring, store_of
 from providers.api import HasStandingMachine, MachineProvider, Market, Offer
 from providers.combined import CombinedProvider
 from providers.errors import CloudboothError
-from remote_trainer.wire import Warned
+from remote_trainer.wire import Decision, Warned
 
 
 def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
@@ -72,11 +75,28 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         Warned(text, "`cloudbooth gpus` shows what every provider answers") for text in dict.fromkeys(left_out)
     )
     plan = replace(plan, warnings=(*plan.warnings, *told))
+    plan = _within_what_its_keeper_pays(wiring, spec, plan)
     if store is None:
         return plan
     storage = plan_storage(store, pod_credentials=spec.storage.pod_credentials)
     warned = storage_warnings(storage, plan.deadline_s, rented=plan.rental is not None)
     return replace(plan, storage=storage, warnings=(*plan.warnings, *warned))
+
+
+def _within_what_its_keeper_pays(wiring: Wiring, spec: RunSpec, plan: Plan) -> Plan:
+    """A machine that another run keeps lasts as long as that run's ceiling."""
+    on = spec.compute.machine
+    kept = held_as(wiring.ledger, spec.compute.provider, on) if on is not None else None
+    if kept is None:
+        return plan
+    left_s = paid_for_s(wiring.ledger, kept, wiring.clock.now())
+    ends_s = max(0.0, left_s - reserve_s(left_s))
+    decided = Decision(
+        f"train for {duration(ends_s)} at most, then end with a checkpoint",
+        f"the machine is paid for by run `{kept.run}`, within its ceiling",
+    )
+    deadline_s = ends_s if plan.deadline_s is None else min(plan.deadline_s, ends_s)
+    return replace(plan, deadline_s=deadline_s, decisions=(*plan.decisions, decided))
 
 
 def _proven_at(wiring: Wiring, offer: Offer) -> float | None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from orchestrator.base_model import LocalFolder, inspect_base, job_base, require_reading_token
 from orchestrator.boot_plan import GUARD_FILE
-from orchestrator.budget import TimeLimits, time_limits, used_before_s
+from orchestrator.budget import TimeLimits, reserve_s, time_limits, used_before_s
 from orchestrator.checksum import sha256_of
 from orchestrator.courier import bring
 from orchestrator.errors import RunConflict, UsageError
+from orchestrator.keeping import held_as, paid_for_s
 from orchestrator.lifecycle import Facts, Trouble, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import Loss, declare_lost
@@ -139,7 +140,7 @@ def _with_deadline(context: RunContext, job: wire.Job) -> wire.Job:
 def _allowed(context: RunContext) -> TimeLimits:
     machine = context.held_machine()
     machines, now = context.ledger.machines(context.run.name), context.clock.now()
-    return time_limits(
+    allowed = time_limits(
         context.spec.limits.max_cost_usd,
         machine.rate_usd,
         context.spec.limits.max_hours,
@@ -148,6 +149,11 @@ def _allowed(context: RunContext) -> TimeLimits:
         kept_back_usd=machine.rescue_usd,
         used_s=used_before_s(machine, machines, now),
     )
+    on = context.spec.compute.machine
+    if on is not None and (kept := held_as(context.ledger, context.run.provider, on)) is not None:
+        left_s = paid_for_s(context.ledger, kept, now)
+        allowed = replace(allowed, limit_s=left_s, reserve_s=reserve_s(left_s))
+    return allowed
 
 
 def _bring_base(context: RunContext, remote: RemoteRun, base: LocalFolder) -> str:
@@ -177,7 +183,8 @@ def _send(
                 wish_read_at = context.clock.monotonic()
                 if context.wish() is not Wish.RUN:
                     raise _EndWished
-                _require_money(context)
+                if not context.machine_stands:  # who stands on another's machine has nowhere else to go
+                    _require_money(context)
 
         upload(remote, root, source, missing, on_bytes, meter.found)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from orchestrator.keeping import keep_left_s
+from orchestrator.keeping import held_as, keep_left_s, paid_for_s
+from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import Do, EndReason, Facts, Move, Phase, Standing, State, Wish, next_step
+from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject, spec_to_json
+from providers.api import MachineId, Market, Offer
+from tests.unit.fake_clock import FakeClock
 
 DONE = EndReason.DONE
 
@@ -31,6 +37,29 @@ def test_a_machine_stays_as_long_as_asked_used_or_paid_for(
     keep_s: float, kept_for_s: float, money_left_s: float, in_use: bool, left_s: float
 ) -> None:
     assert keep_left_s(keep_s, kept_for_s, money_left_s, in_use=in_use) == left_s
+
+
+def test_another_run_has_the_time_that_the_keepers_ceiling_pays_for(tmp_path: Path) -> None:
+    clock = FakeClock()
+    ledger = Ledger(tmp_path / "ledger.sqlite3", clock)
+    spec = RunSpec(
+        name="dog",
+        subject=Subject(instance_prompt="a dog"),
+        data=Data(instance=Path("photos")),
+        compute=Compute(provider="cloud"),
+        limits=Limits(max_cost_usd=2.0),
+    )
+    ledger.add_run("dog", "cloud", spec_to_json(spec), "{}")
+    epoch = ledger.become_driver("dog")
+    offer = Offer("cloud", "offer", "GPU", 1, 24.0, Market.ON_DEMAND, 0.5)
+    ledger.record_intent(ledger.run("dog"), epoch, "cb-x-dog", offer, rescue_usd=0.25)
+    ledger.record_created("dog", epoch, "cb-x-dog", MachineId("m1"))
+    clock.sleep(3600)
+    kept = held_as(ledger, "cloud", "m1")
+    assert kept is not None
+    assert paid_for_s(ledger, kept, clock.now()) == pytest.approx((2.0 - 0.5 - 0.25) / 0.5 * 3600)
+    clock.sleep(9 * 3600)
+    assert paid_for_s(ledger, kept, clock.now()) == 0.0
 
 
 def test_a_model_that_is_home_leads_to_keeping_only_where_that_was_asked_for() -> None:
