@@ -45,6 +45,8 @@ class GpuRequest:
     max_price_per_hour_usd: float | None = None
     secure_only: bool = False
     gpu_count: int = 1
+    volume: str = ""
+    """Id of a network volume (`HasVolumes`): offers only where it can be mounted. Empty: the machine's own disk."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ class BootPlan:
     authorized_key: str = ""
     """OpenSSH public key line of this run."""
     disk_gb: float = 0.0
+    volume: str = ""
+    """Id of a network volume (`HasVolumes`), mounted where the work folder lies, in place of the machine's own volume.
+    The offer answers a request that named it."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,8 @@ class SelfRelease:
     probe: MachineCall
     """Harmless, twice is safe, and allowed only to a key that may also terminate: a 2xx answer proves self-release."""
     stop: MachineCall | None = None
-    """Ends the GPU's billing and keeps the disk; None where that cannot be had."""
+    """Ends the GPU's billing and keeps what the work folder holds; None where that cannot be had. With a network volume
+    it is what `terminate` is: the volume outlives the machine."""
 
 
 @runtime_checkable
@@ -227,6 +233,30 @@ class HasStop(Protocol):
 
         Raises NoCapacity when its host has no free GPU now (nothing is left queued then), and MachineGone.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A network volume of the account: a disk that no machine owns, billed from its making to its deletion."""
+
+    id: str
+    name: str
+    region: str
+    """The only place where machines can have it."""
+    size_gb: float
+    usd_per_month: float | None
+    """Whether or not a machine has it; None: not known."""
+    mounted_by: tuple[str, ...] = ()
+    """Tags of the machines that have it now."""
+
+
+@runtime_checkable
+class HasVolumes(Protocol):
+    """The provider rents disks apart from machines: `GpuRequest.volume` and `BootPlan.volume` name one."""
+
+    def volumes(self) -> Sequence[Volume]:
+        """Those of the account. They are made and deleted by their owner, never from here."""
         ...
 
 

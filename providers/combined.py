@@ -19,14 +19,16 @@ from providers.api import (
     HasBilling,
     HasLogs,
     HasStop,
+    HasVolumes,
     Machine,
     MachineId,
     MachineProvider,
     Market,
     Offer,
     SelfRelease,
+    Volume,
 )
-from providers.errors import AuthRejected, CloudboothError, MachineGone, Transient, UnsupportedMarket
+from providers.errors import AuthRejected, CloudboothError, MachineGone, NoCapacity, Transient, UnsupportedMarket
 from providers.registry import ProviderContext, installed_providers, load_provider
 
 NAME = "any"
@@ -71,7 +73,8 @@ class CombinedProvider:
     when one that ever rented here does not answer, the whole list is an error, for absence must not be believed from
     half an answer. `state_folder` keeps the names of members that have rented.
 
-    HasStop when every member has it; HasLogs and HasBilling when one has, the others answer that nothing is known.
+    HasStop when every member has it; HasLogs, HasBilling and HasVolumes when one has, the others answer that nothing is
+    known. A volume belongs to one member, as its id says.
     """
 
     name = NAME
@@ -80,6 +83,7 @@ class CombinedProvider:
         found = members.values()
         able = (
             *((_Stopping,) if all(isinstance(member, HasStop) for member in found) else ()),
+            *((_WithVolumes,) if any(isinstance(member, HasVolumes) for member in found) else ()),
             *((_Logging,) if any(isinstance(member, HasLogs) for member in found) else ()),
             *((_Billing,) if any(isinstance(member, HasBilling) for member in found) else ()),
         )
@@ -106,10 +110,16 @@ class CombinedProvider:
             message = f"no configured provider rents {want.market.value} machines"
             raise UnsupportedMarket(message, f'compute.market = "{others}"')
         found, errors = list[Offer](), list[CloudboothError]()
-        asked = [name for name, member in self._members.items() if want.market in member.markets]
+        owner, _, volume = want.volume.partition(":")
+        asked = [
+            name
+            for name, member in self._members.items()
+            if want.market in member.markets and (not want.volume or name == owner)
+        ]
+        own_want = replace(want, volume=volume)
         for name in asked:
             try:
-                found += [replace(offer, id=f"{name}:{offer.id}") for offer in self._members[name].offers(want)]
+                found += [replace(offer, id=f"{name}:{offer.id}") for offer in self._members[name].offers(own_want)]
             except CloudboothError as error:
                 errors.append(error)
                 self.told(f"{name} is left out: {error.message}")
@@ -119,8 +129,11 @@ class CombinedProvider:
 
     def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
         name, member, own = self._own_offer(offer)
+        owner, _, volume = boot.volume.partition(":")
+        if boot.volume and owner != name:
+            raise NoCapacity(f"the volume {boot.volume} is not one of {name}")
         self._remember(name)
-        return MachineId(f"{name}:{member.create(own, boot, tag)}")
+        return MachineId(f"{name}:{member.create(own, replace(boot, volume=volume), tag)}")
 
     def describe(self, machine: MachineId) -> Machine:
         member, own = self._member_of(machine)
@@ -199,6 +212,17 @@ class _Stopping(CombinedProvider):
     def start(self, machine: MachineId) -> None:
         member, own = self._member_of(machine)
         cast(HasStop, member).start(own)
+
+
+class _WithVolumes(CombinedProvider):
+    def volumes(self) -> Sequence[Volume]:
+        """Ids carry the member's name, as those of machines do."""
+        return [
+            replace(volume, id=f"{name}:{volume.id}")
+            for name, member in self._members.items()
+            if isinstance(member, HasVolumes)
+            for volume in member.volumes()
+        ]
 
 
 class _Logging(CombinedProvider):

@@ -18,12 +18,14 @@ from providers.api import (
     HasLogs,
     HasStandingMachine,
     HasStop,
+    HasVolumes,
     Machine,
     MachineId,
     MachineProvider,
     Market,
     Offer,
     SelfRelease,
+    Volume,
 )
 from providers.errors import Transient
 
@@ -104,6 +106,11 @@ class _Stopping(RetryingProvider):
         self._patiently(lambda: _able(self._inner, HasStop).start(machine))
 
 
+class _WithVolumes(RetryingProvider):
+    def volumes(self) -> Sequence[Volume]:
+        return self._patiently(lambda: _able(self._inner, HasVolumes).volumes())
+
+
 class _Logging(RetryingProvider):
     def logs(self, machine: MachineId) -> str:
         return self._patiently(lambda: _able(self._inner, HasLogs).logs(machine))
@@ -121,6 +128,7 @@ class _Standing(RetryingProvider):
 
 _ABILITIES: tuple[tuple[Any, type[RetryingProvider]], ...] = (
     (HasStop, _Stopping),
+    (HasVolumes, _WithVolumes),
     (HasLogs, _Logging),
     (HasBilling, _Billing),
     (HasStandingMachine, _Standing),

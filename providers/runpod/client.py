@@ -15,7 +15,16 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from providers.errors import CloudboothError, Indeterminate, Transient
-from providers.runpod.records import Catalog, GpuType, LogLine, Pod, PodBilling, PodPage
+from providers.runpod.records import (
+    Catalog,
+    GpuType,
+    LogLine,
+    NetworkVolume,
+    NetworkVolumes,
+    Pod,
+    PodBilling,
+    PodPage,
+)
 from providers.runpod.refusals import Effect, Refusal, error_of, reason_of, retry_after_s
 from providers.secret import Secret
 
@@ -78,6 +87,10 @@ class RunPodClient:
                 break
             cursors.append(cursor)
         raise Transient("RunPod's list of pods does not end")
+
+    def network_volumes(self) -> list[NetworkVolume]:
+        """All of the account; the service knows no pages of them."""
+        return self._ask(NetworkVolumes, "listing network volumes", "GET", "/network-volumes").volumes
 
     def act(self, pod_id: str, action: str) -> Pod:
         """`start` or `stop`. Raises NotInThisStatus when the pod's status forbids it."""

@@ -1,8 +1,9 @@
 """RunPod as a `MachineProvider`: what its pods, prices and words mean to us.
 
 A pod is rented for a kind of GPU in one of two clouds: SECURE (RunPod's data centers) or COMMUNITY (strangers' hosts).
-Its volume at /workspace lives as long as the pod; the rest of its disk ends with the container. RunPod's own proxy for
-SSH carries no files, so a pod is reached at its public port only, which may change whenever the container starts.
+Its volume at /workspace lives as long as the pod, unless it is a network volume of the account, which outlives pods;
+the rest of its disk ends with the container. RunPod's own proxy for SSH carries no files, so a pod is reached at its
+public port only, which may change whenever the container starts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from providers.api import (
     Offer,
     SelfRelease,
     SshAccess,
+    Volume,
 )
 from providers.errors import AuthRejected, CloudboothError, MachineGone, NoCapacity
 from providers.registry import ProviderContext
@@ -67,14 +69,21 @@ class RunPodProvider:
     # ---- offers ------------------------------------------------------------------------------------------------------
 
     def offers(self, want: GpuRequest) -> Sequence[Offer]:
-        """One offer for each kind of GPU and cloud with stock. On the spot market its price is the lowest bid now."""
+        """One offer for each kind of GPU and cloud with stock. On the spot market its price is the lowest bid now.
+
+        None on the spot market for a request with a network volume: the legacy interface is not used for that. Raises
+        NoCapacity when the account has no such volume.
+        """
         match want.market:
+            case Market.SPOT if want.volume:
+                return []
             case Market.ON_DEMAND:
+                place = self._data_center(want.volume) if want.volume else ""
                 found = [
                     offer
                     for cloud in clouds(want)
                     for gpu in self._client.gpu_types(cloud, want.gpu_count, booting.MIN_CUDA)
-                    if (offer := on_demand_offer(gpu, cloud, want)) is not None
+                    if (offer := on_demand_offer(gpu, cloud, want, place)) is not None
                 ]
             case Market.SPOT:
                 found = [
@@ -96,6 +105,8 @@ class RunPodProvider:
         if offer.provider != self.name:
             raise NoCapacity(f"the offer {offer.id} is one of {offer.provider}, not of {self.name}")
         ware = Ware.from_id(offer.id)
+        if bool(ware.data_center) is not bool(boot.volume):
+            raise NoCapacity(f"the offer {offer.id} was made for {'a' if ware.data_center else 'no'} network volume")
         if ware.bid_usd is None:
             return MachineId(self._client.create(_creation(ware, boot, tag)).id)
         return self._spot.rent(spot.Bid(ware.gpu, ware.cloud, ware.gpu_count, ware.bid_usd), boot, tag)
@@ -107,9 +118,7 @@ class RunPodProvider:
         return _machine(pod)
 
     def list(self, prefix: str) -> Sequence[Machine]:
-        return [
-            _machine(pod) for pod in self._client.pods() if pod.name.startswith(prefix) and pod.status != _TERMINATED
-        ]
+        return [_machine(pod) for pod in self._living() if pod.name.startswith(prefix)]
 
     def release(self, machine: MachineId) -> None:
         try:
@@ -121,16 +130,19 @@ class RunPodProvider:
         """With the key that RunPod gives each pod for itself.
 
         The probe unlocks a pod that is not locked: a write that changes nothing. Neither that key's rights on REST v2
-        nor that the probe leaves the container alone have been seen on the real service.
+        nor that the probe leaves the container alone have been seen on the real service. A pod with a network volume
+        stops by its end, which costs nothing but the container; whether it can be stopped otherwise is not documented.
         """
         pod = f"{self._base_url}/v2/pods/${{RUNPOD_POD_ID}}"
         # a user agent of our own, since Cloudflare has been seen to refuse those of well-known libraries
         headers = {"Authorization": "Bearer ${RUNPOD_API_KEY}", "User-Agent": client.user_agent()}
         with_body = {**headers, "Content-Type": "application/json"}
+        terminate = MachineCall("DELETE", pod, headers)
+        stop = MachineCall("POST", f"{pod}/action", with_body, '{"action": "stop"}')
         return SelfRelease(
-            terminate=MachineCall("DELETE", pod, headers),
+            terminate=terminate,
             probe=MachineCall("PATCH", pod, with_body, '{"locked": false}'),
-            stop=MachineCall("POST", f"{pod}/action", with_body, '{"action": "stop"}'),
+            stop=terminate if Ware.from_id(offer.id).data_center else stop,
         )
 
     # ---- optional abilities ------------------------------------------------------------------------------------------
@@ -154,6 +166,20 @@ class RunPodProvider:
             self.stop(machine)
             raise NoCapacity("the pod's host has no free GPU now", "wait a while, or go on with another machine")
 
+    def volumes(self) -> Sequence[Volume]:
+        mounted = [(mount.volume_id, pod.name) for pod in self._living() for mount in pod.mounts.network]
+        return [
+            Volume(
+                id=volume.id,
+                name=volume.name,
+                region=volume.data_center,
+                size_gb=volume.size,
+                usd_per_month=disks.network_usd_per_month(volume.size) if volume.tier == "STANDARD" else None,
+                mounted_by=tuple(name for volume_id, name in mounted if volume_id == volume.id),
+            )
+            for volume in self._client.network_volumes()
+        ]
+
     def logs(self, machine: MachineId) -> str:
         lines = sorted(self._client.logs(machine), key=lambda line: line.ts)
         return "".join(f"{line.ts} {line.source}: {line.line}\n" for line in lines)
@@ -162,6 +188,17 @@ class RunPodProvider:
         """Of the last thirty days. How far the service's bill lags behind is not known."""
         records = self._client.billing(machine).records
         return sum(record.total_usd for record in records) if records else None
+
+    # ---- steps -------------------------------------------------------------------------------------------------------
+
+    def _living(self) -> Sequence[Pod]:
+        return [pod for pod in self._client.pods() if pod.status != _TERMINATED]
+
+    def _data_center(self, volume_id: str) -> str:
+        for volume in self._client.network_volumes():
+            if volume.id == volume_id:
+                return volume.data_center
+        raise NoCapacity(f"RunPod has no network volume {volume_id} in this account", "leave compute.volume out")
 
 
 def _creation(ware: Ware, boot: BootPlan, tag: str) -> dict[str, object]:
@@ -175,12 +212,20 @@ def _creation(ware: Ware, boot: BootPlan, tag: str) -> dict[str, object]:
         "gpu": gpu,
         "cloud": ware.cloud,
         "disk": disks.CONTAINER_DISK_GB,
-        "mounts": {"persistent": {"size": disks.volume_gb(boot.disk_gb), "path": booting.VOLUME_PATH}},
+        "mounts": _mounts(boot),
         "ports": [booting.SSH_PORT],
         "env": dict(booting.environment(boot)),
     }
+    if ware.data_center:
+        body["dataCenterIds"] = [ware.data_center]
     arguments = booting.arguments(boot)
     return {**body, "args": arguments} if arguments else body
+
+
+def _mounts(boot: BootPlan) -> dict[str, object]:
+    if boot.volume:
+        return {"network": [{"volumeId": boot.volume, "path": booting.VOLUME_PATH}]}
+    return {"persistent": {"size": disks.volume_gb(boot.disk_gb), "path": booting.VOLUME_PATH}}
 
 
 def _machine(pod: Pod) -> Machine:

@@ -54,8 +54,27 @@ class PersistentMount(BaseModel):
     """GB."""
 
 
+class NetworkMount(BaseModel):
+    volume_id: str = Field(alias="volumeId")
+
+
 class Mounts(BaseModel):
     persistent: PersistentMount | None = None
+    network: list[NetworkMount] = []
+
+
+class NetworkVolume(BaseModel):
+    id: str
+    name: str
+    size: float
+    """GB."""
+    data_center: str = Field(alias="dataCenter")
+    tier: str = Field(alias="type", default="STANDARD")
+    """STANDARD or HIGH_PERFORMANCE."""
+
+
+class NetworkVolumes(BaseModel):
+    volumes: list[NetworkVolume] = Field(alias="networkVolumes")
 
 
 class PodGpu(BaseModel):

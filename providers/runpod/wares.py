@@ -29,29 +29,36 @@ class Ware:
     gpu_count: int
     bid_usd: float | None = None
     """For one GPU and hour; None: on demand."""
+    data_center: str = ""
+    """Where the network volume lies that the pod is to have; empty: a volume of its own, anywhere."""
 
     @property
     def id(self) -> str:
         bid = "" if self.bid_usd is None else f"/{self.bid_usd:.4f}"
-        return f"{self.gpu}/{self.cloud}/{self.gpu_count}{bid}"
+        place = f"@{self.data_center}" if self.data_center else ""
+        return f"{self.gpu}/{self.cloud}{place}/{self.gpu_count}{bid}"
 
     @classmethod
     def from_id(cls, text: str) -> Ware:
         """Raises NoCapacity for anything that `id` has not made."""
-        parsed = re.fullmatch(r"(.+)/(SECURE|COMMUNITY)/(\d+)(?:/(\d+\.\d{4}))?", text)
+        parsed = re.fullmatch(r"(.+)/(SECURE|COMMUNITY)(?:@([^/@]+))?/(\d+)(?:/(\d+\.\d{4}))?", text)
         if parsed is None:
             raise NoCapacity(f"{text!r} is no offer of RunPod", "cloudbooth gpus")
-        gpu, cloud, count, bid = parsed.groups()
-        return cls(gpu, "SECURE" if cloud == "SECURE" else "COMMUNITY", int(count), None if bid is None else float(bid))
+        gpu, cloud, place, count, bid = parsed.groups()
+        bid_usd = None if bid is None else float(bid)
+        return cls(gpu, "SECURE" if cloud == "SECURE" else "COMMUNITY", int(count), bid_usd, place or "")
 
 
 def clouds(want: GpuRequest) -> tuple[Cloud, ...]:
-    """Where to look for `want`."""
-    return ("SECURE",) if want.secure_only else ("SECURE", "COMMUNITY")
+    """Where to look for `want`. Network volumes are there for the secure cloud alone."""
+    return ("SECURE",) if want.secure_only or want.volume else ("SECURE", "COMMUNITY")
 
 
-def on_demand_offer(gpu: GpuType, cloud: Cloud, want: GpuRequest) -> Offer | None:
-    """None when it does not fit `want`, whatever it costs, or has no stock."""
+def on_demand_offer(gpu: GpuType, cloud: Cloud, want: GpuRequest, data_center: str = "") -> Offer | None:
+    """None when it does not fit `want`, whatever it costs, or has no stock.
+
+    `data_center` is that of the network volume of `want`, which no pod elsewhere can have.
+    """
     secure = cloud == "SECURE"
     offered, price, most = (
         (gpu.secure, gpu.price.secure, gpu.max_count.secure)
@@ -62,9 +69,13 @@ def on_demand_offer(gpu: GpuType, cloud: Cloud, want: GpuRequest) -> Offer | Non
     if not has_stock or not _is_wanted(want, gpu):
         return None
     centers = [center.id for center in gpu.data_centers if center.availability != "NONE"]
+    if data_center:
+        centers = [center for center in centers if center == data_center]
+        if not centers:
+            return None
     more = ", …" if len(centers) > DATA_CENTERS_SHOWN else ""
     return _offer(
-        Ware(gpu.id, cloud, want.gpu_count), gpu.name, gpu.memory, price, want,
+        Ware(gpu.id, cloud, want.gpu_count, data_center=data_center), gpu.name, gpu.memory, price, want,
         region=", ".join(centers[:DATA_CENTERS_SHOWN]) + more, stock=gpu.availability.lower(),
     )  # fmt: skip
 
@@ -81,7 +92,7 @@ def spot_offer(gpu: SpotGpu, cloud: Cloud, want: GpuRequest) -> Offer | None:
 
 def _offer(ware: Ware, gpu: str, vram_gb: float, usd: float, want: GpuRequest, *, region: str, stock: str) -> Offer:
     """`usd` is for one GPU and hour."""
-    volume_gb = disks.volume_gb(want.disk_gb)
+    volume_gb = 0 if ware.data_center else disks.volume_gb(want.disk_gb)
     return Offer(
         provider=PROVIDER,
         id=ware.id,

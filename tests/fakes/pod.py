@@ -58,10 +58,10 @@ PrintMotd no
 Subsystem sftp internal-sftp
 """
 
-# $1: the pod's folder, $2: where its volume is mounted; the rest is what runs in it.
+# $1: the pod's folder, $2: where its volume is mounted, $3: the volume; the rest is what runs in it.
 _ENTER = """set -e
-folder=$1 volume=$2
-shift 2
+folder=$1 volume=$2 source=$3
+shift 3
 mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/disk,workdir=$folder/work" "$folder/root"
 cd "$folder/root"
 mount -t proc proc proc
@@ -71,7 +71,7 @@ mount -t tmpfs -o mode=1777 tmpfs dev/shm
 [ -e etc/.pod ] || rm -rf root/.ssh etc/ssh/ssh_host_* ".$volume"
 touch etc/.pod
 mkdir -p ".$volume"
-mount --bind "$folder/volume" ".$volume"
+mount --bind "$source" ".$volume"
 exec chroot . "$@"
 """
 
@@ -106,6 +106,8 @@ class Pod:
     folder: Path
     volume_path: str = "/workspace"
     """Where `volume` is mounted inside."""
+    network_volume: Path | None = None
+    """Mounted there instead of a volume of its own; other pods may have it too."""
     exited: Callable[[], None] = field(default=lambda: None)
     """Called, in a thread of its own, when the main process ends by itself."""
     port: int = 0
@@ -122,10 +124,11 @@ class Pod:
         """
         assert not self.runs, "the pod runs already"
         assert not why_no_pods(), why_no_pods()
-        for name in ("disk", "work", "root", "volume"):
+        for name in ("disk", "work", "root"):
             if name == "disk" and not keep:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.volume.mkdir(parents=True, exist_ok=True)
         self.port = _free_port()
         for path, text in {**_image(self.port), **(files or {})}.items():
             file = self.folder / "disk" / path.lstrip("/")
@@ -135,7 +138,7 @@ class Pod:
         with (self.folder / "container.log").open("ab") as log:
             process = self._process = subprocess.Popen(
                 ["unshare", "--mount", "--pid", "--fork", "--kill-child",
-                 "sh", "-c", _ENTER, "enter", str(self.folder), self.volume_path, *argv],
+                 "sh", "-c", _ENTER, "enter", str(self.folder), self.volume_path, str(self.volume), *argv],
                 env={"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **env},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd="/", start_new_session=True,
             )  # fmt: skip
@@ -159,7 +162,7 @@ class Pod:
 
     @property
     def volume(self) -> Path:
-        return self.folder / "volume"
+        return self.network_volume or self.folder / "volume"
 
     @property
     def disk(self) -> Path:

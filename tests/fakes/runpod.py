@@ -31,6 +31,7 @@ NO_CAPACITY = (
     "There are no longer any instances available with the requested specifications. Please refresh and try again."
 )
 NO_SPOT_CAPACITY = "There are no instances available with the request specifications. Please try again later."
+DATA_CENTER = "EU-SE-1"
 NOT_ENOUGH_GPUS = "There are not enough free GPUs on the host machine to start this pod."
 LATER_PARAMETERS = frozenset({"cursor", "limit"})
 MAX_BODY_BYTES = 102_400
@@ -77,6 +78,23 @@ class Shelf:
     """The lowest that wins."""
     manufacturer: str = "NVIDIA"
     most: int = 8
+    data_centers: tuple[str, ...] = (DATA_CENTER,)
+    """Of the secure cloud's stock."""
+
+
+@dataclass(frozen=True)
+class NetworkVolume:
+    """Its content lies in a folder of the fake, whichever pod has it."""
+
+    id: str
+    name: str = "cache"
+    size: int = 100
+    data_center: str = DATA_CENTER
+    tier: str = "STANDARD"
+
+    def as_json(self) -> dict[str, Any]:
+        place = {"dataCenter": self.data_center, "type": self.tier}
+        return {"id": self.id, "name": self.name, "size": self.size, **place}
 
 
 SHELVES = (
@@ -113,6 +131,14 @@ class RentedPod:
     system_log: list[str] = field(default_factory=list)
 
     @property
+    def data_center(self) -> str:
+        return str((self.request.get("dataCenterIds") or [DATA_CENTER])[0])
+
+    @property
+    def network_volumes(self) -> list[str]:
+        return [mount["volumeId"] for mount in self.request.get("mounts", {}).get("network", ())]
+
+    @property
     def volume_gb(self) -> int:
         return int(self.request.get("mounts", {}).get("persistent", {}).get("size", 0))
 
@@ -131,6 +157,8 @@ class FakeRunPod:
 
     folder: Path
     shelves: tuple[Shelf, ...] = SHELVES
+    volumes: tuple[NetworkVolume, ...] = ()
+    """Of the account. Their bill is none of a pod's."""
     real_pods: bool = True
     """False: pods are entries only, for tests that never log in."""
     boot_after_s: float = 0.0
@@ -202,6 +230,11 @@ class FakeRunPod:
                 return Answer(200, {"gpus": self._catalog(query)})
             case "GET", ["billing", "pods"]:
                 return Answer(200, self._bill(query))
+            case "GET", ["network-volumes"]:
+                return Answer(200, {"networkVolumes": [volume.as_json() for volume in self.volumes]})
+            case "GET", ["network-volumes", volume_id]:
+                found = next((volume for volume in self.volumes if volume.id == volume_id), None)
+                return problem(404, "network volume not found") if found is None else Answer(200, found.as_json())
             case "GET", ["pods"]:
                 return self._page(query)
             case "POST", ["pods"]:
@@ -246,7 +279,9 @@ class FakeRunPod:
                 has_stock = getattr(shelf, cloud) is not None and count <= shelf.most and shelf.stock != "NONE"
                 line["availability"] = shelf.stock if has_stock else "NONE"
                 if has_stock:
-                    line["dataCenters"] = [{"id": "EU-SE-1", "name": "EU Sweden 1", "availability": shelf.stock}]
+                    line["dataCenters"] = [
+                        {"id": place, "name": place, "availability": shelf.stock} for place in shelf.data_centers
+                    ]
             found.append(line)
         return found
 
@@ -258,12 +293,17 @@ class FakeRunPod:
         gpu, cloud = body["gpu"], body.get("cloud", "SECURE").lower()
         shelf = next((shelf for shelf in self.shelves if shelf.id == gpu["id"]), None)
         price = getattr(shelf, cloud) if shelf is not None else None
+        refusal = self._volume_refusal(body)
+        if refusal:
+            return problem(400, refusal)
         if self.balance_usd <= 0:
             return problem(402, "insufficient balance")
         if self.lose_requests:
             self.lose_requests -= 1
             return Answer(0)
-        if self.refuse_capacity or shelf is None or price is None or shelf.stock == "NONE":
+        wanted = set(body.get("dataCenterIds") or ())
+        somewhere_else = shelf is not None and wanted and not wanted & set(shelf.data_centers)
+        if self.refuse_capacity or shelf is None or price is None or shelf.stock == "NONE" or somewhere_else:
             self.refuse_capacity = max(0, self.refuse_capacity - 1)
             return problem(self.capacity_status, NO_CAPACITY)
         pod = self._rent(body, price)
@@ -271,6 +311,18 @@ class FakeRunPod:
             self.lose_answers -= 1
             return Answer(0)
         return Answer(201, self._as_json(pod))
+
+    def _volume_refusal(self, body: Mapping[str, Any]) -> str:
+        """A network volume is had in its own data center, in the secure cloud, and nowhere else."""
+        for mount in body.get("mounts", {}).get("network", ()):
+            volume = next((volume for volume in self.volumes if volume.id == mount["volumeId"]), None)
+            if volume is None:
+                return f"network volume {mount['volumeId']} not found"
+            if body.get("cloud", "SECURE") != "SECURE":
+                return "network volumes are available in the secure cloud only"
+            if body.get("dataCenterIds") != [volume.data_center]:
+                return "the network volume is in another data center"
+        return ""
 
     def _patch(self, pod: RentedPod, body: Mapping[str, Any]) -> Answer:
         pod.locked = body.get("locked", pod.locked)
@@ -351,7 +403,7 @@ class FakeRunPod:
             "args": request.get("args", ""), "disk": request.get("disk", 10), "mounts": request.get("mounts", {}),
             "ports": request.get("ports", []), "env": dict(request.get("env", {})), "registry": None,
             "gpu": {"id": request["gpu"]["id"], "count": pod.gpus and request["gpu"].get("count", 1)},
-            "cloud": request.get("cloud", "SECURE"), "dataCenterId": "EU-SE-1", "cudaVersion": "12.8",
+            "cloud": request.get("cloud", "SECURE"), "dataCenterId": pod.data_center, "cudaVersion": "12.8",
             "ssh": {"proxy": proxy, "direct": direct if reachable else None}, "template": None,
             "cost": pod.gpu_usd_per_hour * request["gpu"].get("count", 1), "locked": pod.locked,
             "globalNetworking": {"enabled": False}, "runtime": runtime if running and pod.boots else None,
@@ -368,10 +420,13 @@ class FakeRunPod:
 
     def _rent(self, request: Mapping[str, Any], gpu_usd_per_hour: float, *, spot: bool = False) -> RentedPod:
         pod_id = secrets.token_hex(7)
-        path = request.get("mounts", {}).get("persistent", {}).get("path", "/workspace")
+        mounts = request.get("mounts", {})
+        network = next(iter(mounts.get("network", ())), None)
+        path = (network or mounts.get("persistent", {})).get("path", "/workspace")
+        shared = None if network is None else self.folder / "volumes" / network["volumeId"]
         pod = RentedPod(
             pod_id, request["name"], request, gpu_usd_per_hour, f"rpa_{secrets.token_hex(20).upper()}",
-            Pod(self.folder / pod_id, path), Meter(), time.time(), spot=spot,
+            Pod(self.folder / pod_id, path, shared), Meter(), time.time(), spot=spot,
         )  # fmt: skip
         self.pods[pod_id] = pod
         self._meter(pod)
@@ -395,8 +450,9 @@ class FakeRunPod:
 
     def _environment(self, pod: RentedPod) -> dict[str, str]:
         own = {
-            "RUNPOD_POD_ID": pod.id, "RUNPOD_API_KEY": pod.key, "RUNPOD_DC_ID": "EU-SE-1", "RUNPOD_GPU_COUNT": "1",
-            "RUNPOD_POD_HOSTNAME": f"{pod.id}-64410065", "RUNPOD_PUBLIC_IP": "127.0.0.1", "CUDA_VERSION": "12.8.1",
+            "RUNPOD_POD_ID": pod.id, "RUNPOD_API_KEY": pod.key, "RUNPOD_DC_ID": pod.data_center,
+            "RUNPOD_GPU_COUNT": "1", "RUNPOD_POD_HOSTNAME": f"{pod.id}-64410065", "RUNPOD_PUBLIC_IP": "127.0.0.1",
+            "CUDA_VERSION": "12.8.1",
         }  # fmt: skip
         return {**own, **pod.request.get("env", {})}
 
