@@ -67,6 +67,8 @@ MEANINGS = {
     "compute.disk_gb": "Rented machines only.",
     "compute.trust": "Rented machines only: `secure` leaves out machines of private persons.",
     "compute.machine": "Id of a machine at the provider that you keep yourself: used as it stands, left running.",
+    "compute.volume": "Id of a network volume of the account, for the work folder: base and environment stay there for "
+    "later runs ([RunPod](runpod.md#a-network-volume)).",
     "compute.allow_cpu": "Rented machines only: accept one whose GPU does not work.",
     "limits.max_cost_usd": "Rented machines only. The ceiling of a run: all its attempts and machines together.",
     "limits.max_hours": "Time on machines, all of an attempt together; then the run ends with a checkpoint.",

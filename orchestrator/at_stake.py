@@ -8,6 +8,7 @@ from orchestrator.ledger import RunRecord
 from orchestrator.lifecycle import Keeps
 from orchestrator.mirror import progress_of_run
 from orchestrator.recovery import kept_alone
+from orchestrator.spec import spec_from_json
 from orchestrator.wiring import Wiring
 
 
@@ -29,6 +30,12 @@ def lost_by_down(wiring: Wiring, run: RunRecord) -> LostByDown | None:
     progress = progress_of_run(wiring.home.run(run.name))
     keeps = machine.keeps if machine.keeps is not Keeps.NOTHING else kept_alone(progress, artifacts, silence_s=0.0)
     at_home = max((artifact.step for artifact in artifacts if artifact.kind == "checkpoint"), default=0)
+    if spec_from_json(run.spec_json).compute.volume:
+        on_volume = max((checkpoint.step for checkpoint in progress.checkpoints), default=0)
+        if progress.done is not None or progress.step <= max(at_home, on_volume):
+            return None
+        newest = f"the newest checkpoint on its volume is of step {on_volume}" if on_volume else "its volume has none"
+        return LostByDown(Keeps.NOTHING, f"run `{run.name}` is at step {progress.step} of {progress.of}, and {newest}")
     if keeps is Keeps.NOTHING and progress.step <= at_home:
         return None
     if any(artifact.kind == "output" for artifact in artifacts) and keeps is Keeps.NOTHING:

@@ -11,9 +11,15 @@ GUARD_FILE = "guard.sh"
 
 
 def boot_plan(
-    offer: Offer, keys: MachineKeys, self_release: SelfRelease | None, disk_gb: float | None, first_lease_s: float
+    offer: Offer,
+    keys: MachineKeys,
+    self_release: SelfRelease | None,
+    disk_gb: float | None,
+    first_lease_s: float,
+    volume: str = "",
 ) -> BootPlan:
     """`disk_gb` as the run needs it; None leaves it to the provider. `first_lease_s`: see `budget.first_lease_s`.
+    `volume` as in `compute.volume`.
 
     Raises CloudboothError when the provider's calls for self-release are too long for a start command.
     """
@@ -23,7 +29,7 @@ def boot_plan(
         authorized_key=keys.authorized_key,
         host_key_private=keys.host_key_private.reveal(),
     )
-    return BootPlan(start_command=command, authorized_key=keys.authorized_key, disk_gb=disk_gb or 0.0)
+    return BootPlan(start_command=command, authorized_key=keys.authorized_key, disk_gb=disk_gb or 0.0, volume=volume)
 
 
 def guard_for(offer: Offer, self_release: SelfRelease | None, first_lease_s: float) -> str | None:

@@ -19,9 +19,13 @@ class Orphan:
     why: str
 
 
+ANY_TAG_PREFIX = "cb-"
+"""Of the machines of every installation."""
+
+
 def tag_prefix(installation: str) -> str:
     """What the tags of this installation's machines begin with; `gc` touches no others."""
-    return f"cb-{installation}-"
+    return f"{ANY_TAG_PREFIX}{installation}-"
 
 
 def find_orphans(

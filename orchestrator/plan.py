@@ -35,7 +35,7 @@ from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, ren
 from orchestrator.spec import APPLICABLE_FORMATS, ClassFolder, GeneratedClassImages, NoClassImages, RunSpec
 from orchestrator.storage.planned import StoragePlan
 from orchestrator.workload import Workload, workload
-from providers.api import Offer
+from providers.api import Offer, Volume
 from remote_trainer.wire import DatasetSpec, Decision, ExportFormat, ImageSpec, Job, Method, TrainSpec, Warned
 
 LEARNING_RATES: dict[Method, tuple[float, str]] = {
@@ -129,13 +129,14 @@ def make_plan(
     terms_of: TermsOf = lambda _offer: ProviderTerms(),
     measured: Measured | None = None,
     history: OfferHistory = NOTHING_RENTED,
+    volume: Volume | None = None,
 ) -> Plan:
     """Decides everything that is still open. Pure: equal arguments give equal plans.
 
     `class_images` is the scan of the folder that `data.regularization` names, None without one. `offers` answer
     `offers.gpu_requests(spec)`; those of other markets are only compared with. `machine` is what a look at one that
     stands has told, `terms_of` what the provider says of an offer, `measured` the speeds that earlier runs have shown,
-    `history` how their spot machines fared.
+    `history` how their spot machines fared, `volume` is what `compute.volume` names.
     Raises UsageError for unusable photos and NoCapacity when no offer fits.
     """
     require_usable(*filter(None, (instance, class_images)))
@@ -154,7 +155,7 @@ def make_plan(
     offer = choice.offer
     rental = None
     if offer.price_per_hour_usd > 0:
-        rental = plan_rental(spec, offers, choice, work, terms_of(offer), history, measured)
+        rental = plan_rental(spec, offers, choice, work, terms_of(offer), history, measured, volume)
     train, decisions = _resolve_training(spec, base, None if rental is None else rental.quote)
     placements = place_photos(instance.photos, train)
     formats = spec.output.formats

@@ -72,7 +72,15 @@ def rental_warnings(rental: Rental, deadline_s: float | None) -> list[Warned]:
                 "stay connected until the run has ended, or choose another `--provider`",
             )
         )
-    if rental.terms.stopped_disk_may_vanish:
+    if rental.volume is not None and rental.volume.size_gb < rental.disk_gb:
+        warnings.append(
+            Warned(
+                f"the volume {rental.volume.id} has {rental.volume.size_gb:g} GB, and the run is estimated to need "
+                f"{rental.disk_gb:g} GB, besides what lies there already",
+                "make it larger in the provider's console; it cannot be made smaller again",
+            )
+        )
+    if rental.terms.stopped_disk_may_vanish and rental.volume is None:
         warnings.append(
             Warned(
                 f"a stopped disk of {offer.provider} may be lost: its host may be given away meanwhile",

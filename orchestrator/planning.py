@@ -25,6 +25,7 @@ from orchestrator.spec import ClassFolder, RunSpec, spec_to_json
 from orchestrator.staging import stage
 from orchestrator.storage.open import require_writable
 from orchestrator.storage.planned import plan_storage, storage_warnings
+from orchestrator.volumes import planned_volume
 from orchestrator.wiring import Wiring, store_of
 from providers.api import HasStandingMachine, MachineProvider, Market, Offer
 from providers.combined import CombinedProvider
@@ -36,9 +37,9 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     """Every free check of photos, base and machine, then the plan. Writes nothing but the machine's work
     folder, and a probe into the store that is removed again.
 
-    Raises UsageError for what is wrong with photos or base, StorageError for a store that cannot be written, HostError
-    for a machine that cannot be used, NoCapacity when nothing fits. Whether there is room for the result is
-    `require_room`'s to say.
+    Raises UsageError for what is wrong with photos, base or volume, StorageError for a store that cannot be written,
+    HostError for a machine that cannot be used, RunConflict while another run has the volume, NoCapacity when nothing
+    fits. Whether there is room for the result is `require_room`'s to say.
     """
     instance = scan_folder(spec.data.instance)
     source = spec.data.class_images
@@ -54,6 +55,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     left_out: list[str] = []
     if isinstance(provider, CombinedProvider):
         provider.told = left_out.append
+    volume = planned_volume(provider, spec)
     offers = [offer for request in gpu_requests(spec) for offer in provider.offers(request)]
     if not offers:  # what is too dear makes a better error than nothing
         offers = [offer for request in gpu_requests(spec, capped=False) for offer in provider.offers(request)]
@@ -70,6 +72,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         lambda offer: terms_of(provider, offer, _proven_at(wiring, offer)),
         measured_speeds(spec, wiring.ledger.runs(), wiring.home),
         OfferHistory(seen=spot_record(wiring.ledger.every_machine(), wiring.clock.now())),
+        volume,
     )
     told = tuple(
         Warned(text, "`cloudbooth gpus` shows what every provider answers") for text in dict.fromkeys(left_out)

@@ -12,7 +12,7 @@ from orchestrator.estimates import Measured, Quote
 from orchestrator.offers import Choice, OfferHistory, best_quote, fitting_offers, machine_disk_gb
 from orchestrator.spec import Limits, RunSpec
 from orchestrator.workload import Workload
-from providers.api import HasStop, MachineProvider, Market, Offer
+from providers.api import HasStop, MachineProvider, Market, Offer, Volume
 from providers.combined import CombinedProvider
 from providers.errors import NoCapacity
 from remote_trainer.wire import Decision
@@ -71,6 +71,8 @@ class Rental:
     """What a stopped disk costs for `limits.rescue_hours`, and one more start: kept back within the ceiling."""
     afterwards: tuple[tuple[str, str], ...]
     """(when, what happens), as sentences without a final period."""
+    volume: Volume | None = None
+    """The network volume that the work folder lies on; None: the machine's own disk."""
 
     @property
     def quotes(self) -> tuple[Quote, ...]:
@@ -85,6 +87,7 @@ def plan_rental(
     terms: ProviderTerms,
     history: OfferHistory,
     measured: Measured | None = None,
+    volume: Volume | None = None,
 ) -> Rental:
     """`offers` may hold some of markets that the spec rules out: they are compared with, and nothing else."""
     offer, limits = choice.offer, spec.limits
@@ -106,7 +109,8 @@ def plan_rental(
         ceiling_usd=limits.max_cost_usd,
         reserve_s=reserve_s(seconds_left(limits.max_cost_usd, offer.price_per_hour_usd, [], 0.0, kept_back_usd)),
         rescue_usd=kept_back_usd,
-        afterwards=what_happens_afterwards(offer, limits, terms, spec.storage.filled_by_machine),
+        afterwards=what_happens_afterwards(offer, limits, terms, spec.storage.filled_by_machine, volume),
+        volume=volume,
     )
 
 
@@ -114,7 +118,12 @@ def rental_decisions(spec: RunSpec, rental: Rental, work: Workload) -> list[Deci
     """What the spec left open about the machine, with the reasons."""
     offer = rental.quote.offer
     decisions = [Decision(f"rent {offer.gpu} of {offer.provider} ({offer.market.value})", rental.why)]
-    if spec.compute.disk_gb is None:
+    if rental.volume is not None:
+        why = (
+            "they outlive the machine: what is found there is used, and the next run downloads and builds neither again"
+        )
+        decisions.append(Decision(f"base and environment lie on the volume {rental.volume.id}", why))
+    elif spec.compute.disk_gb is None:
         decisions.append(Decision(f"compute.disk_gb = {rental.disk_gb:g}", work.disk_reason()))
     if not spec.compute.min_vram_gb and not spec.compute.gpu:
         what = f"method {work.train.method} at {work.train.resolution} pixels, batch {work.train.batch_size}"
@@ -123,24 +132,31 @@ def rental_decisions(spec: RunSpec, rental: Rental, work: Workload) -> list[Deci
 
 
 def what_happens_afterwards(
-    offer: Offer, limits: Limits, terms: ProviderTerms, store: str | None
+    offer: Offer, limits: Limits, terms: ProviderTerms, store: str | None, volume: Volume | None = None
 ) -> tuple[tuple[str, str], ...]:
-    """On finish, on error, and while the laptop is away; `store` is the address of the object storage, if any."""
+    """On finish, on error, and while the laptop is away; `store` is the address of the object storage, if any.
+
+    With a `volume` nothing that is committed ends with the machine.
+    """
     per_day = f"${offer.price_per_hour_usd * 24:.2f} a day"
     disk = f"${offer.stopped_disk_per_day_usd:.2f} a day"
     wait = f"waits {limits.wait_for_laptop_minutes:g} min for this laptop"
     left = "what was trained since the last checkpoint that came home: none leaves while it is away"
     if store is not None:
         left = f"what was trained since the last checkpoint that reached {store}"
+    elif volume is not None:
+        left = f"what was trained since the last checkpoint, each of which lies on {volume.id}"
     if store is not None and terms.ends_itself:
         away = f"trains on, puts the model into {store}, and the machine ends itself"
+    elif volume is not None and terms.ends_itself:
+        away = f"trains on; at its end the machine {wait} and ends itself: the next one finds the model on {volume.id}"
     elif terms.stops_itself:
         away = f"trains on; at its end the machine {wait}, then stops and keeps the only copy on its disk for {disk}"
     elif terms.ends_itself:
         away = f"trains on; at its end the machine {wait}, and ends itself at the latest when the ceiling is reached"
     else:
         away = f"trains on, but nothing on the machine can end it: it bills {per_day} until this laptop is back"
-    return (
+    afterwards = (
         ("finished", "the model comes home and is verified, then the machine is given back"),
         ("failed", "the newest checkpoint comes home, then the machine is given back"),
         ("detached", "the same, by a process in the background, while this laptop is awake"),
@@ -148,6 +164,10 @@ def what_happens_afterwards(
         ("at risk then", left),
         ("at worst", _at_worst(offer, limits, terms, per_day)),
     )
+    if volume is None:
+        return afterwards
+    bill = "at a price not known here" if volume.usd_per_month is None else f"for ${volume.usd_per_month:.2f} a month"
+    return (*afterwards, ("later", f"the volume {volume.id} stays and bills on, {bill}, until you delete it"))
 
 
 def _at_worst(offer: Offer, limits: Limits, terms: ProviderTerms, per_day: str) -> str:

@@ -156,6 +156,9 @@ class Compute(_Section):
     allow_cpu: bool = False
     machine: Annotated[str, Field(pattern=r"\S")] | None = None
     """Id of a machine at the provider that somebody keeps: it is used as it stands and left running."""
+    volume: str = ""
+    """Id of a network volume of the account, for the work folder: it outlives the machines, and with it what later runs
+    need again. Empty: the machine's own disk."""
     ssh: Ssh | None = None
 
     @model_validator(mode="after")
@@ -166,6 +169,9 @@ class Compute(_Section):
             raise RuleBroken(
                 f'compute.machine is an id at a provider that rents, not at "{self.provider}"', "--on runpod:POD_ID"
             )
+        if self.volume and (self.machine is not None or self.provider in ("local", "ssh")):
+            has_its_own = f'"{self.provider}"' if self.machine is None else "compute.machine"
+            raise RuleBroken(f"compute.volume is for machines to be rented, not for {has_its_own}", "leave it out")
         return self
 
 

@@ -53,12 +53,13 @@ def loss_of_machine(context: RunContext) -> Loss | None:
 def declare_lost(context: RunContext, facts: Facts, loss: Loss) -> Facts:
     """Writes down what happened to the machine, and what its disk may hold alone, before anything is done about it.
 
-    What it had uploaded to the store comes home first. Raises StorageError when the store cannot be asked.
+    What it had uploaded to the store comes home first. Raises StorageError when the store cannot be asked. A machine
+    with a network volume holds nothing alone: what it had committed lies there, and the next machine begins with it.
     """
     facts = after_a_loss(context, facts)
     machine = context.held_machine()
     keeps = Keeps.NOTHING
-    if not loss.gone and isinstance(context.provider, HasStop):
+    if not loss.gone and isinstance(context.provider, HasStop) and not context.spec.compute.volume:
         silence_s = math.inf if facts.heard_at_s is None else context.clock.monotonic() - facts.heard_at_s
         keeps = _kept_alone(context, machine, silence_s)
     context.ledger.record_trouble(

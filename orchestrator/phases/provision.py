@@ -26,6 +26,7 @@ from orchestrator.phases.loss import AGREEMENT_S, Loss, declare_lost, loss_of_ma
 from orchestrator.phases.persistence import wait_while_wanted
 from orchestrator.recovery import capacity_pause_s, history_of, too_dear
 from orchestrator.ssh.machine_keys import make_machine_keys
+from orchestrator.volumes import require_free
 from orchestrator.whole_file import write_atomically
 from providers.api import BootPlan, HasLogs, HasStop, Machine, MachineId, MachineStatus, Offer
 from providers.errors import (
@@ -74,6 +75,8 @@ def create(context: RunContext, facts: Facts) -> Facts:
 
 
 def _choose(context: RunContext, facts: Facts, intents: list[MachineRecord]) -> Choice:
+    if context.spec.compute.volume:
+        require_free(context.provider, context.spec.compute.volume)
     offers = [offer for request in gpu_requests(context.spec) for offer in context.provider.offers(request)]
     history = history_of(intents, context.spec.limits.max_cost_usd, context.clock.now())
     steps_done = max((artifact.step for artifact in context.ledger.artifacts(context.run.name)), default=0)
@@ -124,7 +127,7 @@ def _rent(context: RunContext, facts: Facts, choice: Choice, number: int, lease_
         context.reporter.note(f"renting {what}: {choice.why}")
         keys = make_machine_keys(context.home.machine_keys, tag)
         calls = context.provider.self_release(offer)
-        boot = boot_plan(offer, keys, calls, machine_disk_gb(context.spec), lease_s)
+        boot = boot_plan(offer, keys, calls, machine_disk_gb(context.spec), lease_s, context.spec.compute.volume)
         guard = guard_for(offer, calls, lease_s)
         if guard is not None:
             write_atomically(context.home.machine_keys / tag / GUARD_FILE, guard.encode())

@@ -21,7 +21,7 @@ def release(context: RunContext, facts: Facts) -> Facts:
     On a machine that stands on its own the run's processes are ended first, and a finished run's folder (with the
     photos) is removed; that of any other is left for `resume`. Raises HostError when such a host cannot be reached
     for a quarter of a minute: then nobody knows whether something still runs there. A rented machine is given back
-    whether it answers or not.
+    whether it answers or not; a finished run's folder on a network volume is removed if it does.
     """
     return a_few_times(context, lambda: _release_connected(context, facts))
 
@@ -31,6 +31,8 @@ def _release_connected(context: RunContext, facts: Facts) -> Facts:
     assert machine.machine_id is not None
     if context.machine_stands and _exists(context, machine.machine_id):
         _end_processes_or_give_up(context)
+    if context.spec.compute.volume and context.run.reason is EndReason.DONE:
+        _clear_volume(context, machine.machine_id)
     context.provider.release(machine.machine_id)  # also one that seems gone: a single answer may be wrong
     while not _is_absent(context, machine.machine_id):
         context.require_driver()
@@ -59,6 +61,16 @@ def _end_processes_or_give_up(context: RunContext) -> None:
             hint = f"`cloudbooth down {context.run.name} --force` gives the machine up, whatever still runs there"
             raise type(error)(error.message, f"{error.hint}; {hint}" if error.hint else hint) from None
         context.reporter.note(f"{error.message}; given up as it is: what still runs there goes on, and its files stay")
+
+
+def _clear_volume(context: RunContext, machine_id: MachineId) -> None:
+    """The machine bills meanwhile, so it is tried once."""
+    try:
+        if _exists(context, machine_id):
+            _end_processes(context)
+    except CloudboothError as error:
+        volume = context.spec.compute.volume
+        context.reporter.note(f"the run's folder stays on the volume {volume}, photos included: {error.message}")
 
 
 def _end_processes(context: RunContext) -> None:

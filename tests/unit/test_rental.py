@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,14 +15,14 @@ from orchestrator.home import Home, RunHome
 from orchestrator.host import Host, HostKeyRejected, HostUnreachable
 from orchestrator.latecomers import expired_rescues, give_back_latecomers, give_back_strays, latecomers, strays
 from orchestrator.ledger import Ledger, MachineRecord
-from orchestrator.lifecycle import Facts, Keeps, Standing, Trouble, Wish
+from orchestrator.lifecycle import Facts, Keeps, Move, Standing, State, Trouble, Wish, next_step
 from orchestrator.phases import provision, release, rescue
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import Loss, declare_lost
-from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject
+from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject, spec_to_json
 from orchestrator.ssh.machine_keys import read_machine_keys
 from orchestrator.wiring import Wiring
-from providers.api import Access, BootPlan, Machine, MachineId, MachineStatus, Offer, SshAccess
+from providers.api import Access, BootPlan, GpuRequest, Machine, MachineId, MachineStatus, Offer, SshAccess, Volume
 from providers.errors import NoCapacity
 from providers.registry import ProviderContext, load_provider
 from providers.testing.faults import CloudFault, Mishap
@@ -70,18 +70,32 @@ def world(tmp_path: Path) -> Iterator[World]:
     yield from made(tmp_path, Limits())
 
 
-def made(tmp_path: Path, limits: Limits, market: str = "on-demand") -> Iterator[World]:
+class WithVolume(SimulatedCloud):
+    """Its account has one network volume, which every machine has that was rented with it."""
+
+    def volumes(self) -> Sequence[Volume]:
+        mounted_by = tuple(rental.tag for rental in self.living() if rental.boot.volume == "vol")
+        return [Volume("vol", "cache", "here", 100, 7.0, mounted_by)]
+
+
+def made(
+    tmp_path: Path,
+    limits: Limits,
+    market: str = "on-demand",
+    cloud_of: Callable[[VirtualClock], SimulatedCloud] = SimulatedCloud,
+    volume: str = "",
+) -> Iterator[World]:
     clock, told = VirtualClock(), Told()
-    cloud = SimulatedCloud(clock)
+    cloud = cloud_of(clock)
     ledger = Ledger(tmp_path / "ledger.sqlite3", clock)
-    ledger.add_run("dog", "simulated", "{}", "{}")
     spec = RunSpec(
         name="dog",
         subject=Subject(instance_prompt="a dog"),
         data=Data(instance=Path("photos")),
-        compute=Compute(provider="simulated", market=market),  # type: ignore[arg-type]
+        compute=Compute(provider="simulated", market=market, volume=volume),  # type: ignore[arg-type]
         limits=limits,
     )
+    ledger.add_run("dog", "simulated", spec_to_json(spec), "{}")
     home = RunHome(tmp_path / "dog")
     home.root.mkdir()
     world = World(clock, cloud, ledger, told, None)  # type: ignore[arg-type]  # each needs the other
@@ -285,6 +299,60 @@ def test_a_mere_checkpoint_is_given_up_when_the_machine_does_not_start(world: Wo
     facts = rescue.revive(world.context, facts)
     assert "has no free GPU; the run goes on from the newest checkpoint" in facts.not_revived
     assert world.clock.monotonic() < 600
+
+
+# ---- on a network volume -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_volume(tmp_path: Path) -> Iterator[World]:
+    yield from made(tmp_path, Limits(), cloud_of=WithVolume, volume="vol")
+
+
+def test_a_machine_is_rented_with_the_volume_of_the_spec(on_volume: World) -> None:
+    on_volume.rented()
+    assert on_volume.cloud.rentals[MachineId("m1")].boot.volume == "vol"
+
+
+def test_a_lost_machine_holds_nothing_alone_whose_volume_outlives_it(on_volume: World) -> None:
+    facts = stopped(on_volume, on_volume.shipped_and_done)
+    assert facts.keeps is Keeps.NOTHING, "the next machine finds the model"
+    step = next_step(State.TRAINING, Wish.RUN, None, Standing.HELD, facts)
+    assert isinstance(step, Move)
+    assert step.to is State.RECOVERING
+
+
+def test_who_comes_second_waits_for_the_volume_and_rents_nothing_meanwhile(on_volume: World) -> None:
+    [offer] = list(on_volume.cloud.offers(GpuRequest()))[:1]
+    other = on_volume.cloud.create(offer, BootPlan(volume="vol"), "cb-other-cat-1-1790000000")
+    facts = provision.create(on_volume.context, Facts())
+    assert "the volume vol is in use by the machine cb-other-cat-1-1790000000" in "\n".join(on_volume.told.notes)
+    assert on_volume.context.machine() is None
+    on_volume.cloud.release(other)
+    on_volume.clock.sleep(600)
+    provision.create(on_volume.context, facts)
+    assert on_volume.machine().machine_id is not None
+
+
+def test_a_machine_of_ones_own_keeps_nobody_from_the_volume(on_volume: World) -> None:
+    [offer] = list(on_volume.cloud.offers(GpuRequest()))[:1]
+    on_volume.cloud.create(offer, BootPlan(volume="vol"), "my-notebook")
+    on_volume.rented()
+
+
+def test_down_loses_no_checkpoint_that_lies_on_a_volume(on_volume: World, tmp_path: Path) -> None:
+    wiring = Wiring(Home(tmp_path), on_volume.clock, on_volume.ledger, on_volume.connect)
+    run = on_volume.ledger.run("dog")
+    on_volume.rented()
+    log = wiring.home.run("dog").events("1")
+    log.parent.mkdir(parents=True)
+    committed = wire.encode_event(wire.CheckpointCommitted(40, wire.checkpoint_folder(40), "sha", 1), 1, 0.0)
+    log.write_bytes(committed)
+    assert lost_by_down(wiring, run) is None
+    log.write_bytes(committed + wire.encode_event(wire.StepDone(60, 100, 0.1, 1e-4, 1.0), 2, 0.0))
+    loss = lost_by_down(wiring, run)
+    assert loss is not None
+    assert loss.words == "run `dog` is at step 60 of 100, and the newest checkpoint on its volume is of step 40"
 
 
 # ---- what comes late -----------------------------------------------------------------------------------------------

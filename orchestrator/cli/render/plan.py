@@ -17,6 +17,7 @@ from orchestrator.plan import Plan
 from orchestrator.ranges import duration, duration_range, usd, usd_range
 from orchestrator.rental import Rental
 from orchestrator.storage.planned import StoragePlan
+from orchestrator.volumes import words
 from providers.api import Offer
 
 MAX_PHOTO_ROWS = 20
@@ -149,9 +150,13 @@ def _machine(plan: Plan) -> Table:
         source = "measured" if rental.quote.is_measured else "estimate"
         table.add_row("time", f"{duration_range(rental.quote.duration_s)}, {source}")
         table.add_row("cost", f"{usd_range(rental.quote.cost_usd)}, {source}")
-        rescue = f", {usd(rental.rescue_usd)} of them for a stopped disk" if rental.rescue_usd else ""
+        kept_for = "a stopped disk" if rental.volume is None else "one more machine to fetch the model"
+        rescue = f", {usd(rental.rescue_usd)} of them for {kept_for}" if rental.rescue_usd else ""
         table.add_row("ceiling", f"{usd(rental.ceiling_usd)}, all machines together{rescue}")
-        table.add_row("disk", f"{rental.disk_gb:g} GB")
+        if rental.volume is None:
+            table.add_row("disk", f"{rental.disk_gb:g} GB")
+        else:
+            table.add_row("volume", escape(f"{rental.volume.id}: {words(rental.volume)}, with or without a run"))
     elif plan.time_s is not None:
         table.add_row("time", f"{duration_range(plan.time_s)} for the steps, as measured in an earlier run")
     else:
