@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -87,6 +88,30 @@ def torch_can_be_kept(interpreter: Interpreter, ranges: Mapping[str, str], *, ne
     torch = {"torch": ranges["torch"]}
     missing = missing_requirements(interpreter.installed, torch, needs_cuda=needs_cuda)
     return _usable(interpreter) and not interpreter.virtual and not missing
+
+
+def why_unfit(
+    built: Optional[Interpreter],
+    ranges: Mapping[str, str],
+    driver_cuda: Optional[tuple[int, int]],
+    *,
+    needs_cuda: bool,
+) -> str:
+    """What keeps an environment from being used on a machine with this driver; empty when nothing does.
+
+    It may have been built elsewhere: upon the packages of another image, or for a newer driver. A torch that does not
+    name its CUDA is believed.
+    """
+    if built is None:
+        return "it does not start on this machine"
+    missing = missing_requirements(built.installed, ranges, needs_cuda=needs_cuda)
+    if missing:
+        return "; ".join(missing)
+    build = built.installed["torch"].partition("+")[2]
+    oldest = {name: oldest for oldest, name in _CUDA_INDEXES}.get(build)
+    if needs_cuda and oldest is not None and driver_cuda is not None and driver_cuda < oldest:
+        return "its torch for {} needs a driver of CUDA {}.{}".format(build, *oldest)
+    return ""
 
 
 def venv_command(folder: Path, base: Optional[Interpreter], *, has_uv: bool, sees_base: bool) -> list[str]:
@@ -174,7 +199,9 @@ def ensure_environment(
     """The interpreter to run the trainer with: `python` if it has what is needed, else that of a built environment.
 
     Blocks for minutes while it builds, or while another process builds the same; what pip says goes to stdout. Twice
-    is safe and quick. A build that was killed is removed and begun again. Raises TrainingFailed("environment").
+    is safe and quick. A build that was killed is removed and begun again. One that was built for another machine, on a
+    volume that goes from one to the next, stays as it is, and what fits here is built beside it. Raises
+    TrainingFailed("environment").
     `allow_cpu` accepts a torch without CUDA on a machine that has a GPU.
     """
     ranges = trainer_ranges()
@@ -185,11 +212,16 @@ def ensure_environment(
         report(f"using {python}: it has everything")
         return Path(python)
     envs_folder.mkdir(parents=True, exist_ok=True)
-    folder = envs_folder.resolve() / lock_hash()
-    with _only_one_build(folder.with_name(folder.name + ".lock"), report):
-        if _is_complete(folder):
-            report(f"using the environment {folder.name}")
-            return _python_of(folder)
+    first = envs_folder.resolve() / lock_hash()
+    with _only_one_build(first.with_name(first.name + ".lock"), report):
+        for folder in _places(first):
+            if not _is_complete(folder):
+                break
+            unfit = why_unfit(probe_interpreter(str(_python_of(folder))), ranges, cuda, needs_cuda=needs_cuda)
+            if not unfit:
+                report(f"using the environment {folder.name}")
+                return _python_of(folder)
+            report(f"the environment {folder.name} is left alone: {unfit}")
         started = time.monotonic()
         shutil.rmtree(folder, ignore_errors=True)
         unfinished = folder.with_name(folder.name + ".unfinished")
@@ -320,6 +352,13 @@ def _run(command: Sequence[str]) -> Optional[str]:
 
 def _python_of(folder: Path) -> Path:
     return folder / "bin" / "python"
+
+
+def _places(first: Path) -> Iterator[Path]:
+    """Where environments of one lock lie, in the order in which they were built."""
+    yield first
+    for number in itertools.count(2):
+        yield first.with_name(f"{first.name}-{number}")
 
 
 def _is_complete(folder: Path) -> bool:

@@ -21,11 +21,13 @@ from remote_trainer.environment import (
     torch_can_be_kept,
     torch_install_commands,
     venv_command,
+    why_unfit,
 )
 from remote_trainer.errors import TrainingFailed
 from remote_trainer.requirements import (
     LOCK_FILE,
     Pin,
+    lock_hash,
     missing_requirements,
     parse_lock,
     parse_ranges,
@@ -239,6 +241,55 @@ def test_probing_names_the_distributions_of_an_interpreter() -> None:
 def test_a_path_that_is_no_interpreter_is_no_interpreter(tmp_path: Path) -> None:
     assert environment.probe_interpreter(str(tmp_path / "python")) is None
     assert environment.probe_interpreter("/bin/false") is None
+
+
+# ---- what an earlier machine has built -------------------------------------------------------------------------------
+
+
+def built_elsewhere(torch: str) -> Interpreter:
+    return Interpreter("envs/1/bin/python", (3, 12), True, {"torch": torch, "numpy": "2.1"})
+
+
+@pytest.mark.parametrize(
+    ("torch", "driver", "unfit"),
+    [
+        ("2.9.0+cu130", (13, 0), ""),
+        ("2.9.0+cu130", (12, 8), "its torch for cu130 needs a driver of CUDA 13.0"),
+        ("2.9.0+cu128", (13, 0), ""),
+        ("2.9.0", (12, 8), ""),
+        ("2.9.0+cpu", (12, 8), "torch 2.9.0+cpu is built without CUDA"),
+        ("2.4.1+cu128", (12, 8), "torch 2.4.1+cu128 is not >=2.6,<3"),
+    ],
+)
+def test_an_environment_from_another_machine_is_used_where_its_torch_runs(
+    torch: str, driver: tuple[int, int], unfit: str
+) -> None:
+    assert why_unfit(built_elsewhere(torch), RANGES, driver, needs_cuda=True) == unfit
+
+
+def test_an_environment_whose_python_is_gone_does_not_do() -> None:
+    assert why_unfit(None, RANGES, None, needs_cuda=False) == "it does not start on this machine"
+
+
+def left_by_another(folder: Path, python: str) -> Path:
+    """A complete environment, with `python` as its interpreter."""
+    interpreter = folder / "bin" / "python"
+    interpreter.parent.mkdir(parents=True)
+    interpreter.write_text(f'#!/bin/sh\nexec "{python}" "$@"\n')
+    interpreter.chmod(0o755)
+    (folder / environment.COMPLETE_MARK).write_text("{}")
+    return interpreter
+
+
+def test_what_does_not_fit_is_left_alone_and_what_fits_is_used(tmp_path: Path) -> None:
+    bare = Path(sys.base_prefix) / "bin" / "python3"
+    wrong = left_by_another(tmp_path / lock_hash(), f"{bare}" if bare.exists() else "/bin/false")
+    right = left_by_another(tmp_path / f"{lock_hash()}-2", sys.executable)
+    said: list[str] = []
+    assert environment.ensure_environment(tmp_path, said.append, allow_cpu=True, python="/bin/false") == right
+    assert wrong.exists(), "another run may be at work with it"
+    assert "is left alone" in said[0]
+    assert said[1] == f"using the environment {lock_hash()}-2"
 
 
 @pytest.mark.parametrize(
