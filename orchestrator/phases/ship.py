@@ -66,7 +66,7 @@ def _ship_connected(context: RunContext, facts: Facts) -> Facts:
     remote = context.open_remote()
     try:
         status = remote.status()
-        if status.guard is None:
+        if status.guard is None or not status.guard.alive:  # on a network volume lie the files of another machine's
             start_guard(context.home.machine_keys / context.held_machine().tag, remote, context.reporter)
         if status.ended == "stopped":
             # If nobody asked for it, the machine may be about to go, and with it the only copy.

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from providers.api import BootPlan, GpuRequest, HasVolumes, Market, Offer
+from orchestrator.boot_script import GuardSettings, guard_program, start_command
+from orchestrator.code_bundle import trainer_code
+from orchestrator.remote_run import RemoteRun, probe, unpack_code
+from orchestrator.ssh.host import SshHost
+from providers.api import BootPlan, GpuRequest, HasVolumes, MachineId, Market, Offer, SshAccess
 from providers.combined import CombinedProvider
 from providers.errors import NoCapacity
 from providers.registry import ProviderContext
 from providers.retrying import RetryingProvider
 from providers.runpod.disks import network_usd_per_month
 from providers.runpod.provider import RunPodProvider
+from remote_trainer import wire
+from remote_trainer.commit import commit_folder, file_entry, preparing
 from tests.conftest import require_pods
 from tests.fakes.runpod import SHELVES, FakeRunPod, NetworkVolume, running_runpod
+from tests.fakes.sshd import make_key
 
 HERE, THERE = "EU-RO-1", "US-KS-2"
 CACHE = NetworkVolume("vol_cache", "cache", 60, HERE)
@@ -124,16 +131,68 @@ def test_among_several_providers_a_volume_is_its_owners_alone(
     assert pod.network_volumes == ["vol_cache"]
 
 
-def test_what_one_pod_leaves_on_it_the_next_one_finds(tmp_path: Path) -> None:
+@dataclass
+class Login:
+    """A pod with the volume, and a run's agent on it."""
+
+    provider: RunPodProvider
+    runpod: FakeRunPod
+    machine: MachineId
+    host: SshHost
+    had_code: bool
+    remote: RemoteRun
+
+    def end(self) -> None:
+        self.host.close()
+        self.provider.release(self.machine)
+
+
+def logged_in(
+    provider: RunPodProvider, runpod: FakeRunPod, folder: Path, epoch: int, *, with_guard: bool = True
+) -> Login:
+    key, host_key = make_key(folder / "key"), make_key(folder / "host_key")
+    offer = offered(provider)
+    command = start_command(
+        provider.self_release(offer) if with_guard else None, GuardSettings(offer.workdir, 600, poll_s=0.1),
+        authorized_key=key, host_key_private=(folder / "host_key").read_text(),
+    )  # fmt: skip
+    machine = provider.create(offer, replace(BOOT, start_command=command, authorized_key=key), "cb-x")
+    runpod.pods[machine].machine.await_ssh()
+    access = provider.describe(machine).access
+    assert isinstance(access, SshAccess)
+    own = replace(access, identity_file=str(folder / "key"), host_key=" ".join(host_key.split()[:2]))
+    host, code = SshHost(own), trainer_code()
+    facts = probe(host, own, code)
+    if not facts.has_code:
+        unpack_code(host, own, facts, code)
+    remote = RemoteRun(host, own, facts.workdir, code.id, "dog", "dog-installation-1790000000", epoch)
+    return Login(provider, runpod, machine, host, facts.has_code, remote)
+
+
+def test_what_a_run_leaves_on_it_the_next_pod_finds(tmp_path: Path) -> None:
     require_pods()
     with running_runpod(tmp_path / "real", shelves=SHELVES_APART, volumes=(CACHE,)) as runpod:
         provider = RunPodProvider(ProviderContext(tmp_path, runpod.environ))
-        commands = (
-            "mkdir -p /workspace/cloudbooth/hub; echo weights >/workspace/cloudbooth/hub/base",
-            "cat /workspace/cloudbooth/hub/base",
-        )
-        for command in commands:
-            pod = provider.create(offered(provider), replace(BOOT, start_command=command), "cb-x")
-            runpod.pods[pod].machine.await_ssh()  # the start command came before it
-            provider.release(pod)
-        assert "weights" in list(runpod.pods.values())[1].machine.log
+        first = logged_in(provider, runpod, tmp_path / "first", epoch=1)
+        work = runpod.folder / "volumes" / CACHE.id / "cloudbooth"
+        checkpoint = work / "runs" / "dog-installation-1790000000" / wire.checkpoint_folder(40)
+        with preparing(checkpoint) as prepared:
+            (prepared / "unet.safetensors").write_bytes(b"weights")
+            manifest = commit_folder(prepared, checkpoint, 40)
+        base = work / "bases" / "abc" / "unet.safetensors"
+        base.parent.mkdir(parents=True)
+        base.write_bytes(b"base")
+        first.end()
+
+        second = logged_in(provider, runpod, tmp_path / "second", epoch=2, with_guard=False)
+        status = second.remote.status()
+        assert [(found.step, found.manifest_sha256) for found in status.checkpoints] == [(40, manifest.sha256)]
+        assert status.supervisor_pid is None, "what lived on the first pod lives no more"
+        assert status.guard is not None
+        assert not status.guard.alive, "the first pod's files are no guard"
+        calls = provider.self_release(offered(provider))
+        program = guard_program(calls, GuardSettings("/workspace/cloudbooth", 600, poll_s=0.1))
+        assert second.remote.start_guard(program).alive
+        assert (first.had_code, second.had_code) == (False, True)
+        assert second.remote.missing("/workspace/cloudbooth/bases/abc", [file_entry(base, base.parent)]) == []
+        second.end()
