@@ -30,14 +30,14 @@ from orchestrator.lifecycle import (
     Phase,
     Standing,
     State,
-    Trouble,
     facts_after,
     next_step,
 )
 from orchestrator.phases import follow, keep, provision, release, rescue, retrieve, ship
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, UNREACHABLE_TRIES, Loss, declare_lost, loss_of_machine
-from providers.errors import CloudboothError, MachineGone
+from orchestrator.phases.loss import after_no_answer, look_again
+from orchestrator.silence import NO_SILENCE
+from providers.errors import CloudboothError, MachineGone, Transient
 
 LOCK_PATIENCE_S = 1.0
 UNREACHABLE_PAUSE_S = 10.0
@@ -47,6 +47,7 @@ PHASES: dict[Phase, Callable[[RunContext, Facts], Facts]] = {
     Phase.SETTLE: provision.settle,
     Phase.AWAIT: provision.await_ready,
     Phase.LOOK: provision.look,
+    Phase.LOOK_AGAIN: look_again,
     Phase.SHIP: ship.ship,
     Phase.FOLLOW: follow.follow,
     Phase.RETRIEVE: retrieve.retrieve,
@@ -109,31 +110,27 @@ def _give_back_what_came_late(context: RunContext) -> None:
 def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:
     """The phase. That the machine is lost is a fact; any other failure is an error.
 
-    A rented machine that cannot be reached is tried again, since it bills, until it is lost or has been silent for
-    `UNREACHABLE_LIMIT_S`; for one that stands on its own the error is the owner's to read.
+    A rented machine that cannot be reached, by SSH or because nobody can be asked where it is, is tried again, since it
+    bills, until it is lost (`after_no_answer`); for one that stands on its own the error is the owner's to read.
     """
     try:
         after = PHASES[phase](context, facts)
         heard_at_s = context.clock.monotonic() if phase in TALKING else after.heard_at_s
-        return replace(after, unreachable_since_s=None, unreachable_tries=0, heard_at_s=heard_at_s)
-    except (HostUnreachable, ConnectionLost, MachineGone) as error:
-        loss = loss_of_machine(context)
-        if loss is not None and not (loss.stopped and phase is Phase.REVIVE):
-            return declare_lost(context, facts, loss)
+        return replace(after, silence=NO_SILENCE, heard_at_s=heard_at_s)
+    except (HostUnreachable, ConnectionLost, MachineGone, Transient) as error:
+        if isinstance(error, Transient) and phase not in TALKING:
+            raise
+        if isinstance(error, ConnectionLost):  # a connection had stood
+            facts = replace(facts, silence=NO_SILENCE)
+        facts = after_no_answer(context, facts, is_being_started=phase is Phase.REVIVE)
+        if facts.machine_lost:
+            return facts
         if context.machine_stands:
             raise
-        now = context.clock.monotonic()
-        answered = facts.unreachable_since_s is None or isinstance(error, ConnectionLost)
-        since = now if answered else facts.unreachable_since_s
-        assert since is not None
-        tries = 1 if answered else facts.unreachable_tries + 1
-        if now - since > UNREACHABLE_LIMIT_S and tries > UNREACHABLE_TRIES:
-            why = f"the machine cannot be reached: {error.message}"
-            return declare_lost(context, facts, Loss(Trouble.LOST, why))
         context.reporter.note(f"{error.message}; trying again in {UNREACHABLE_PAUSE_S:.0f} s")
         context.clock.sleep(UNREACHABLE_PAUSE_S)
         context.require_driver()
-        return replace(facts, unreachable_since_s=since, unreachable_tries=tries)
+        return facts
 
 
 def _with_what_the_ledger_knows(context: RunContext, facts: Facts, machine: MachineRecord | None) -> Facts:

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import assert_never
 
 from orchestrator.errors import ExitCode
+from orchestrator.silence import NO_SILENCE, Silence
 from remote_trainer.wire import HostStatus
 
 
@@ -122,6 +123,8 @@ class Phase(Enum):
     AWAIT = "await"
     LOOK = "look"
     """Asks the host what stands there, before a decision that must not be taken blindly."""
+    LOOK_AGAIN = "look again"
+    """Asks a lost machine once more, before it is given back with whatever it holds."""
     SHIP = "ship"
     FOLLOW = "follow"
     RETRIEVE = "retrieve"
@@ -174,12 +177,14 @@ class Facts:
     """Why the machine can no longer be used (pre-empted, gone, never answered); empty while it can."""
     model_home: bool = False
     """The machine was lost and the finished model came home from the store."""
-    unreachable_since_s: float | None = None
-    """On the driver's monotonic clock: since when every phase has failed to reach a rented machine."""
-    unreachable_tries: int = 0
-    """How often since then."""
+    looked_again: bool = False
+    """Whether a lost machine has been asked once more before it is given back."""
+    answers_again: bool = False
+    """It runs and answers after all."""
+    silence: Silence = NO_SILENCE
+    """Of a rented machine that no phase can reach."""
     heard_at_s: float | None = None
-    """On the same clock: when the host last answered this driver."""
+    """On the driver's monotonic clock: when the host last answered this driver."""
     keeps: Keeps = Keeps.NOTHING
     """What the machine's disk is believed to hold alone; from the ledger. Looked at only when it was lost."""
     rescue_over: bool = False
@@ -307,10 +312,14 @@ def _keeping(wish: Wish, standing: Standing, facts: Facts) -> Step:
 
 
 def _recovering(standing: Standing, facts: Facts) -> Step:
-    """The lost machine is given back before another is taken: two never bill for one run."""
+    """The lost machine is given back before another is taken: two never bill for one run. One that answers after all
+    (this computer was offline, or a driver died between its loss and its release) is taken back.
+    """
     match standing:
         case Standing.HELD:
-            return Do(Phase.RELEASE)
+            if facts.answers_again:
+                return Move(State.PROVISIONING, "the machine answers after all")
+            return Do(Phase.RELEASE if facts.looked_again else Phase.LOOK_AGAIN)
         case Standing.UNSETTLED:
             return Do(Phase.SETTLE)
         case Standing.NONE | Standing.ABSENT:

@@ -10,13 +10,14 @@ from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Trouble, Wish
 from orchestrator.mirror import Mirror, forget_what_the_host_lost
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import UNREACHABLE_LIMIT_S, UNREACHABLE_TRIES, Loss, declare_lost, loss_of_machine
+from orchestrator.phases.loss import Loss, after_no_answer, declare_lost
 from orchestrator.phases.persistence import Pauses
 from orchestrator.phases.storage import Storekeeper, lend_uploads
 from orchestrator.progress import Progress
 from orchestrator.recovery import renewed_quote
 from orchestrator.remote_run import RemoteRun
-from providers.errors import MachineGone
+from orchestrator.silence import NO_SILENCE
+from providers.errors import MachineGone, Transient
 from remote_trainer.wire import FailureCode, HostStatus
 
 WISH_POLL_S = 0.5
@@ -28,11 +29,12 @@ def follow(context: RunContext, facts: Facts) -> Facts:
     """Returns when the supervisor has ended (with its status) or the user wants everything down.
 
     A dropped or refused connection is tried again for as long as it takes, with longer and longer pauses: the run
-    goes on without us, and its limits are the supervisor's to keep. Only a machine that the provider says is gone, or
-    a rented one that has not answered for ten minutes, ends the following: with the connection's error or the fact.
+    goes on without us, and its limits are the supervisor's to keep. Only a lost machine (`after_no_answer`) ends the
+    following, with the fact.
     """
     pauses = Pauses(context)
     contact = _Contact(context, facts.heard_at_s)
+    facts = replace(facts, silence=NO_SILENCE)
     while True:
         try:
             remote = context.open_remote()
@@ -40,6 +42,7 @@ def follow(context: RunContext, facts: Facts) -> Facts:
                 status = remote.status()
                 pauses.reset()
                 contact.heard()
+                facts = replace(facts, silence=NO_SILENCE)
                 ended = _follow_connected(context, remote, status, contact)
             finally:
                 remote.host.close()
@@ -48,13 +51,10 @@ def follow(context: RunContext, facts: Facts) -> Facts:
                 return declare_lost(context, facts, Loss(Trouble.BROKEN, contact.broken_gpu))
             if ended is not None or context.wish().ends_now:
                 return replace(facts, host=ended)
-        except (ConnectionLost, HostUnreachable, MachineGone) as error:
-            facts = contact.added_to(facts)
-            if (loss := loss_of_machine(context)) is not None:
-                return declare_lost(context, facts, loss)
-            if not context.machine_stands and contact.is_given_up():
-                why = f"the machine has not answered for {UNREACHABLE_LIMIT_S / 60:.0f} min"
-                return declare_lost(context, facts, Loss(Trouble.LOST, why))
+        except (ConnectionLost, HostUnreachable, MachineGone, Transient) as error:
+            facts = after_no_answer(context, contact.added_to(facts))
+            if facts.machine_lost:
+                return facts
             context.reporter.note(f"{error.message}; the run goes on, trying again in {pauses.next_s:.0f} s")
             if pauses.wait(heed_down=True):
                 return replace(facts, host=None)
@@ -65,21 +65,12 @@ class _Contact:
 
     def __init__(self, context: RunContext, heard_at_s: float | None) -> None:
         self._context, self._clock, self._quoted = context, context.clock, False
-        self._began_s = context.clock.monotonic()
         self._heard_at_s = heard_at_s
-        self._failures = 0
         self.broken_gpu = ""
         """What the trainer says about a GPU that does not work; empty when it says nothing of the kind."""
 
     def heard(self) -> None:
         self._heard_at_s = self._clock.monotonic()
-        self._failures = 0
-
-    def is_given_up(self) -> bool:
-        """After one more failure. What was before this following is not counted."""
-        self._failures += 1
-        silence_s = self._clock.monotonic() - max(self._began_s, self._heard_at_s or 0.0)
-        return silence_s > UNREACHABLE_LIMIT_S and self._failures > UNREACHABLE_TRIES
 
     def say_what_it_will_cost(self, progress: Progress) -> None:
         """Once, as soon as the pace is known."""

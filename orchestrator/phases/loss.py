@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import Enum
 
+from orchestrator.budget import seconds_left
 from orchestrator.home import RunHome
+from orchestrator.host import HostError
 from orchestrator.ledger import MachineRecord
-from orchestrator.lifecycle import Facts, Keeps, Trouble
+from orchestrator.lifecycle import Facts, Keeps, State, Trouble
 from orchestrator.mirror import progress_of
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.storage import after_a_loss
@@ -18,9 +20,8 @@ from providers.errors import CloudboothError, MachineGone
 from remote_trainer import wire
 
 UNREACHABLE_LIMIT_S = 600.0
-"""A rented machine that the provider calls running and that answers nobody for this long is given back."""
-UNREACHABLE_TRIES = 6
-"""But not before it was tried this often: most of that time a laptop may have slept, and its network wakes after it."""
+"""A rented machine that the provider calls running and that answers nobody for this long is given back, if nothing was
+ever sent to it; of any other the user is told."""
 AGREEMENT_S = 5.0
 """One answer may be wrong: a loss is believed when two answers this far apart agree."""
 
@@ -35,19 +36,78 @@ class Loss:
     """Nothing of it exists, its disk neither."""
 
 
-def loss_of_machine(context: RunContext) -> Loss | None:
-    """Why the machine of the run can no longer be used; None while it may be, or nobody can tell.
+class NotLost(Enum):
+    """What is known of a machine that is not lost."""
+
+    SEEN = "the provider says that it is there"
+    UNSEEN = "nobody could be asked: no answer is no proof"
+
+
+def loss_of_machine(context: RunContext) -> Loss | NotLost:
+    """Why the machine of the run can no longer be used, or what speaks against that.
 
     A machine that stands on its own is never lost: its owner decides.
     """
     machine = context.machine()
     if context.machine_stands or machine is None or machine.machine_id is None:
-        return None
+        return NotLost.UNSEEN
     first = _look(context, machine.machine_id, machine)
-    if first is None:
-        return None
+    if isinstance(first, NotLost):
+        return first
     context.clock.sleep(AGREEMENT_S)
     return _look(context, machine.machine_id, machine)
+
+
+def after_no_answer(context: RunContext, facts: Facts, *, is_being_started: bool = False) -> Facts:
+    """What a failed attempt to reach the machine comes to: it is lost, or has been silent for so much longer.
+
+    One that runs and was shipped to is not lost for being silent: it is more likely that this computer's network does
+    not let us through, and the machine trains on. Its guard ends it within its limit; when the money for it is gone
+    and it runs all the same, it is lost. `is_being_started`: a stop is no news.
+    """
+    found = loss_of_machine(context)
+    if isinstance(found, Loss):
+        return facts if found.stopped and is_being_started else declare_lost(context, facts, found)
+    if found is NotLost.UNSEEN:
+        return replace(facts, silence=facts.silence.unseen())
+    silence = facts.silence.seen(context.clock.monotonic())
+    if silence.lasted_s > UNREACHABLE_LIMIT_S:
+        machine = context.held_machine()
+        if not was_shipped_to(context.home, machine) or _money_is_gone(context, machine):
+            why = f"the machine has not answered for {silence.lasted_s / 60:.0f} min"
+            return declare_lost(context, facts, Loss(Trouble.LOST, why))
+        if silence.is_to_be_said:
+            silence = silence.said()
+            run = context.run.name
+            context.reporter.note(
+                f"{machine.tag} runs at ${machine.rate_usd:.2f}/h and has not answered this computer for "
+                f"{silence.lasted_s / 60:.0f} min; it is left to train, and its guard ends it within its limit. "
+                f"From another network `cloudbooth attach {run}` may reach it; "
+                f"`cloudbooth down {run}` gives it back with what it holds"
+            )
+    return replace(facts, silence=silence)
+
+
+def look_again(context: RunContext, facts: Facts) -> Facts:
+    """Whether a machine that was believed lost answers after all. Raises what the provider raises but MachineGone."""
+    return replace(facts, looked_again=True, answers_again=answers_again(context))
+
+
+def answers_again(context: RunContext) -> bool:
+    """Only one that was lost from sight: what is broken or too dear stays lost."""
+    machine = context.held_machine()
+    if context.machine_stands or machine.trouble not in (Trouble.LOST, Trouble.PREEMPTED):
+        return False
+    try:
+        context.open_remote().host.close()
+    except (HostError, MachineGone):
+        return False
+    return True
+
+
+def _money_is_gone(context: RunContext, machine: MachineRecord) -> bool:
+    machines, ceiling = context.ledger.machines(context.run.name), context.spec.limits.max_cost_usd
+    return seconds_left(ceiling, machine.rate_usd, machines, context.clock.now(), machine.rescue_usd) <= 0
 
 
 def declare_lost(context: RunContext, facts: Facts, loss: Loss) -> Facts:
@@ -60,16 +120,23 @@ def declare_lost(context: RunContext, facts: Facts, loss: Loss) -> Facts:
     machine = context.held_machine()
     keeps = Keeps.NOTHING
     if not loss.gone and isinstance(context.provider, HasStop) and not context.spec.compute.volume:
-        silence_s = math.inf if facts.heard_at_s is None else context.clock.monotonic() - facts.heard_at_s
-        keeps = _kept_alone(context, machine, silence_s)
+        keeps = _kept_alone(context, machine, _silence_s(context, machine, facts))
     context.ledger.record_trouble(
         context.run.name, context.epoch, machine.tag, loss.trouble, loss.why, keeps, stopped=loss.stopped
     )
     return replace(facts, machine_lost=loss.why, keeps=keeps)
 
 
+def _silence_s(context: RunContext, machine: MachineRecord, facts: Facts) -> float:
+    """At most so long the machine may have worked unheard. A new driver knows since when it has trained at most."""
+    if facts.heard_at_s is not None:
+        return context.clock.monotonic() - facts.heard_at_s
+    began = [move.at for move in context.ledger.moves(context.run.name) if move.to_state is State.TRAINING]
+    return max(0.0, context.clock.now() - max([machine.bills_since, *began]))
+
+
 def _kept_alone(context: RunContext, machine: MachineRecord, silence_s: float) -> Keeps:
-    if not _was_shipped_to(context.home, machine):
+    if not was_shipped_to(context.home, machine):
         return Keeps.NOTHING
     logs = context.home.event_logs()
     log = logs[-1].read_bytes() if logs else b""
@@ -77,21 +144,22 @@ def _kept_alone(context: RunContext, machine: MachineRecord, silence_s: float) -
     return kept_alone(progress, context.ledger.artifacts(context.run.name), silence_s)
 
 
-def _was_shipped_to(home: RunHome, machine: MachineRecord) -> bool:
+def was_shipped_to(home: RunHome, machine: MachineRecord) -> bool:
+    """It has let us in, and everything was sent to it: it may train, or have trained."""
     with suppress(FileNotFoundError, wire.WireError):
         return wire.loads(wire.Job, home.sent_job.read_bytes()).machine == machine.tag
     return False
 
 
-def _look(context: RunContext, machine_id: MachineId, record: MachineRecord) -> Loss | None:
+def _look(context: RunContext, machine_id: MachineId, record: MachineRecord) -> Loss | NotLost:
     try:
         machine = context.provider.describe(machine_id)
     except MachineGone:
         return Loss(taken_away(record.market), "the provider no longer knows the machine", gone=True)
     except CloudboothError:
-        return None  # no answer is no proof
+        return NotLost.UNSEEN
     if machine.status is MachineStatus.STOPPED:
         return Loss(taken_away(record.market), "the machine has been stopped", stopped=True)
     if machine.status is MachineStatus.FAILED:
         return Loss(Trouble.BROKEN, f"the machine will never come up: {machine.status_text}")
-    return None
+    return NotLost.SEEN

@@ -210,7 +210,7 @@ def await_ready(context: RunContext, facts: Facts) -> Facts:
         dear = _check_price(context, record, machine)
         if dear:
             return declare_lost(context, facts, Loss(Trouble.TOO_DEAR, dear))
-        if machine.status in OVER and (loss := loss_of_machine(context)):
+        if machine.status in OVER and isinstance(loss := loss_of_machine(context), Loss):
             if loss.trouble is Trouble.BROKEN:
                 _keep_boot_log(context, record)
             return declare_lost(context, facts, loss)

@@ -10,6 +10,7 @@ from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import Facts, Keeps
 from orchestrator.mirror import progress_of
 from orchestrator.phases.context import RunContext
+from orchestrator.phases.loss import answers_again
 from orchestrator.recovery import rescue_patience_s, to_do_again_s
 from providers.api import HasStop, MachineId, MachineStatus
 from providers.errors import CloudboothError, NoCapacity
@@ -25,7 +26,8 @@ NEVER_ANSWERED = "the machine was started again and never answered"
 
 
 def revive(context: RunContext, facts: Facts) -> Facts:
-    """Asks the provider to start the machine again, within time and money; one that runs unreached is stopped first.
+    """Asks the provider to start the machine again, within time and money; one that runs unreached is stopped first,
+    unless it answers after all.
 
     Where it cannot be had, a mere checkpoint is given up (`not_revived`). A model is not, nor what may be one: it is
     left stopped, and NoCapacity is raised, which says what its disk costs and until when. A machine that was started
@@ -36,6 +38,8 @@ def revive(context: RunContext, facts: Facts) -> Facts:
     assert machine.machine_id is not None
     assert isinstance(context.provider, HasStop)
     if not machine.stopped:
+        if answers_again(context):
+            return replace(facts, revived=True)
         context.provider.stop(machine.machine_id)
         _await_status(context, machine.machine_id, stopped=True)
         context.ledger.record_stopped(context.run.name, context.epoch, machine.tag)

@@ -17,6 +17,7 @@ class WorldFault(Enum):
     CUT = "the connection is cut in the middle of a call"
     DAMAGED = "bytes come from the host's disk damaged"
     UNREACHABLE = "the host cannot be reached for a while"
+    OFFLINE = "the laptop has no network for a while"
     DISK_FULL = "the host's disk is full for a while"
     SUPERVISOR_KILLED = "the supervisor is killed"
     TRAINER_KILLED = "the trainer is killed"
@@ -52,7 +53,8 @@ LEFT_TO_THE_PRODUCT: frozenset[Kind] = frozenset(
         CloudFault.LOST_REQUEST, CloudFault.RATE_LIMITED, CloudFault.SERVER_ERROR, CloudFault.FALSE_ABSENCE,
         CloudFault.PREEMPTED_WITH_NOTICE, WorldFault.CLOCK_SKEW, WorldFault.DRIVER_KILLED, WorldFault.SUPERVISOR_KILLED,
         WorldFault.TRAINER_KILLED, WorldFault.ASLEEP, WorldFault.HOST_GONE, WorldFault.UNREACHABLE,
-        WorldFault.HOST_DEAD,
+        WorldFault.OFFLINE,
     }
 )  # fmt: skip
-"""After these alone nobody has to do more than attach."""
+"""After these alone nobody has to do more than attach. Whether a host has died that its provider calls running, or only
+this laptop's network does not let it through, is for a person to say."""

@@ -161,6 +161,11 @@ class Misfortune:
             case WorldFault.UNREACHABLE:
                 computer.unreachable_until_s = clock.monotonic() + fault.length_s
                 computer.connections += 1
+            case WorldFault.OFFLINE:
+                self._world.offline_until_s = clock.monotonic() + 10 * fault.length_s
+                for each in self._world.computers.values():
+                    each.unreachable_until_s = self._world.offline_until_s
+                    each.connections += 1
             case WorldFault.DISK_FULL:
                 computer.disk_full_until_s = clock.monotonic() + fault.length_s
             case WorldFault.CLOCK_SKEW:

@@ -105,9 +105,11 @@ class Rules:
             self.violate(Invariant.ONLY_COPY, f"{computer.name} holds {here}, elsewhere is {elsewhere}")
 
     def before_release(self, machine: MachineId) -> None:
-        """A laptop gives it back: one that answers, and has a model that nobody else has, only when told to."""
+        """A laptop gives it back: one that runs, and has a model that nobody else has, only when told to. That it does
+        not answer this laptop is no reason.
+        """
         computer = self._world.computers.get(machine)
-        if computer is None or not computer.reachable or self._world.run().wish.ends_now:
+        if computer is None or not computer.alive or not computer.up or self._world.run().wish.ends_now:
             return
         if _worth(computer) == MODEL and self._worth_elsewhere() < MODEL:
             self.violate(Invariant.ONLY_COPY, f"{machine} holds the model, and nobody asked for its end")

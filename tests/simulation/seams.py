@@ -12,6 +12,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import State
 from orchestrator.progress import Progress
 from providers.api import BootPlan, GpuRequest, Machine, MachineId, Market, Offer, SelfRelease
+from providers.errors import Transient
 from providers.testing.simulated_cloud import SimulatedCloud
 from remote_trainer import wire
 
@@ -46,38 +47,43 @@ class WatchedProvider:
     name: str = "simulated"
     markets: frozenset[Market] = frozenset(Market)
 
+    def _online(self) -> SimulatedCloud:
+        if self.world.offline:
+            raise Transient("this computer has no network")
+        return self.cloud
+
     def offers(self, want: GpuRequest) -> Sequence[Offer]:
         with self.world.passage("offers"):
-            return self.cloud.offers(want)
+            return self._online().offers(want)
 
     def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
         with self.world.passage("create"):
             self.world.rules.before_create(tag)
-            return self.cloud.create(offer, boot, tag)
+            return self._online().create(offer, boot, tag)
 
     def describe(self, machine: MachineId) -> Machine:
         with self.world.passage("describe"):
-            return self.cloud.describe(machine)
+            return self._online().describe(machine)
 
     def list(self, prefix: str) -> Sequence[Machine]:
         with self.world.passage("list"):
-            return self.cloud.list(prefix)
+            return self._online().list(prefix)
 
     def release(self, machine: MachineId) -> None:
         with self.world.passage("release"):
             self.world.rules.before_release(machine)
-            self.cloud.release(machine)
+            self._online().release(machine)
 
     def self_release(self, offer: Offer) -> SelfRelease | None:
         return self.cloud.self_release(offer)
 
     def logs(self, machine: MachineId) -> str:
         with self.world.passage("logs"):
-            return self.cloud.logs(machine)
+            return self._online().logs(machine)
 
     def billed_usd(self, machine: MachineId) -> float | None:
         with self.world.passage("billed"):
-            return self.cloud.billed_usd(machine)
+            return self._online().billed_usd(machine)
 
 
 class WatchedStopper(WatchedProvider):
@@ -87,11 +93,11 @@ class WatchedStopper(WatchedProvider):
 
     def stop(self, machine: MachineId) -> None:
         with self.world.passage("stop"):
-            self.cloud.stop(machine)
+            self._online().stop(machine)
 
     def start(self, machine: MachineId) -> None:
         with self.world.passage("start"):
-            self.cloud.start(machine)
+            self._online().start(machine)
 
 
 @dataclass(frozen=True)
@@ -139,4 +145,4 @@ class ToldReporter:
         self.world.note(f"{what} arrived: {Path(path).name}")
 
     def note(self, text: str) -> None:
-        self.world.note(text)
+        self.world.told(text)

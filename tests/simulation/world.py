@@ -145,6 +145,8 @@ class World:
         self.standing: Computer | None = self._computer("gpu-box") if schedule.standing else None
         self.drivers: list[Driver] = []
         """Those at work now, the innermost last."""
+        self.offline_until_s = 0.0
+        """The laptop has no network before."""
         self.streams = 0
         """Of events, that a driver holds open now."""
         self.begun = 0
@@ -377,6 +379,14 @@ class World:
         driver.dead = True
         raise DriverKilled
 
+    def told(self, text: str) -> None:
+        """By the driver. Whether a silent machine is dead is what a person has to find out; this one knows."""
+        self.note(text)
+        dead = (machine for machine in self.cloud.living() if not self.computers[machine.id].alive)
+        if "has not answered this computer" in text and any(machine.tag in text for machine in dead):
+            self.helped = True
+            self.wish(Wish.DOWN)
+
     def wish(self, wish: Wish) -> None:
         """Another process writes it, which nothing disturbs."""
         drivers, self.drivers = self.drivers, []
@@ -423,6 +433,10 @@ class World:
         folder = self.root / "machines" / name
         made = self.computers[name] = Computer(name, folder, self.clock, self.schedule.training, self, has_gpu)
         return made
+
+    @property
+    def offline(self) -> bool:
+        return self.clock.monotonic() < self.offline_until_s
 
     # ---- what computers tell ---------------------------------------------------------------------------------------
 
