@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from orchestrator.home import Home
+from orchestrator.home import RunHome
 from orchestrator.ledger import RunRecord
 from orchestrator.spec import RunSpec
 from orchestrator.workload import family_of
@@ -19,7 +19,7 @@ _LEAST_STEPS = 5
 """Fewer say more about warming up than about speed."""
 
 
-def measured_speeds(spec: RunSpec, runs: Iterable[RunRecord], home: Home) -> dict[str, float]:
+def measured_speeds(spec: RunSpec, runs: Iterable[RunRecord], home_of: Callable[[str], RunHome]) -> dict[str, float]:
     """Pictures a second by GPU, or by the label of a machine that stands, in runs of the same kind as `spec`.
 
     The same kind: family, method, resolution and batch size. Newer runs win. Reads the last 64 KiB of one event log a
@@ -33,7 +33,7 @@ def measured_speeds(spec: RunSpec, runs: Iterable[RunRecord], home: Home) -> dic
             same = _kind(plan["base_for_job"], plan["train"]) == _kind(spec.model.base, vars(spec.train))
         except (ValueError, KeyError, TypeError):
             continue  # written by another version
-        logs = home.run(run.name).event_logs()
+        logs = home_of(run.name).event_logs()
         seen = _speeds_in(logs[-1]) if same and logs else []
         if len(seen) >= _LEAST_STEPS:
             speeds[where] = median(seen)

@@ -70,7 +70,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         offers,
         machine,
         lambda offer: terms_of(provider, offer, _proven_at(wiring, offer)),
-        measured_speeds(spec, wiring.ledger.runs(), wiring.home),
+        measured_speeds(spec, wiring.ledger.runs(), wiring.home.run),
         OfferHistory(seen=spot_record(wiring.ledger.every_machine(), wiring.clock.now())),
         volume,
     )

@@ -58,7 +58,7 @@ def gpus(
     providers, refusals = _providers(wiring, names)
     offers, failures = ask_all(providers, want, MARKETS[market])
     fitting = [offer for offer in offers if offer.vram_gb == 0 or offer.vram_gb >= want.min_vram_gb]
-    measured = None if spec is None else measured_speeds(spec, wiring.ledger.runs(), wiring.home)
+    measured = None if spec is None else measured_speeds(spec, wiring.ledger.runs(), wiring.home.run)
     listings = side_by_side(fitting, None if spec is None else work_of(spec), measured)
     _show(listings, [*failures, *refusals], MARKETS[market], as_json)
     answered = len(providers) - len(failures)

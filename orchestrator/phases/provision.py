@@ -16,9 +16,11 @@ from orchestrator.budget import (
     unseen_usd,
 )
 from orchestrator.errors import StaleDriver
+from orchestrator.home import RunHome
 from orchestrator.host import ConnectionLost, HostError, HostUnreachable
 from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import Facts, Keeps, Trouble, Wish
+from orchestrator.measured import measured_speeds
 from orchestrator.offers import Choice, choose, gpu_requests, machine_disk_gb
 from orchestrator.orphans import tag_prefix
 from orchestrator.phases.context import RunContext
@@ -81,7 +83,14 @@ def _choose(context: RunContext, facts: Facts, intents: list[MachineRecord]) -> 
     history = history_of(intents, context.spec.limits.max_cost_usd, context.clock.now())
     steps_done = max((artifact.step for artifact in context.ledger.artifacts(context.run.name)), default=0)
     avoided = history.quarantined | facts.refused
-    return choose(context.spec, offers, replace(history, quarantined=avoided, steps_done=steps_done))
+    measured = _measured_by_others(context)
+    return choose(context.spec, offers, replace(history, quarantined=avoided, steps_done=steps_done), None, measured)
+
+
+def _measured_by_others(context: RunContext) -> dict[str, float]:
+    """As the plan was made with; not by this run, whose newest log may be of another GPU than was planned."""
+    others = [run for run in context.ledger.runs() if run.name != context.run.name]
+    return measured_speeds(context.spec, others, lambda name: RunHome(context.home.root.with_name(name)))
 
 
 def _wait_for_capacity(context: RunContext, facts: Facts, error: NoCapacity) -> Facts:

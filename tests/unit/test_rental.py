@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,6 +159,19 @@ def test_with_nothing_to_rent_it_waits_and_asks_again_but_not_forever(world: Wor
     assert 3600 <= world.clock.monotonic() <= 3900
     assert "nothing could be rented" in facts.no_machine
     assert not world.cloud.rentals
+
+
+def test_a_gpu_that_another_run_found_slow_is_passed_over(world: World) -> None:
+    assert world.rented().offer_id == "RTX A5000/on-demand"
+    release.release(world.context, Facts())
+    spec = world.context.spec
+    plan = {"offer": {"gpu": "RTX A5000"}, "base_for_job": spec.model.base, "train": vars(spec.train)}
+    world.ledger.add_run("cat", "simulated", "{}", json.dumps(plan, default=str))
+    home = RunHome(world.context.home.root.with_name("cat"))
+    home.root.mkdir()
+    steps = [wire.StepDone(step, 9, 0.1, 1e-4, 0.01) for step in range(1, 10)]
+    home.events("1").write_bytes(b"".join(wire.encode_event(step, seq, 0.0) for seq, step in enumerate(steps)))
+    assert world.rented().offer_id == "RTX 4090/on-demand"
 
 
 def test_nobody_waits_for_a_machine_that_is_no_longer_wanted(world: World) -> None:
