@@ -103,7 +103,18 @@ class MachineRecord:
     @property
     def starts(self) -> int:
         """How often it was started again after a stop."""
-        return sum(before.stopped and not after.stopped for before, after in itertools.pairwise(self.rates))
+        return self.starts_since(0.0)
+
+    def starts_since(self, at: float) -> int:
+        """The same, of those after a moment."""
+        pairs = itertools.pairwise(self.rates)
+        return sum(before.stopped and not after.stopped and after.at > at for before, after in pairs)
+
+    @property
+    def running_usd(self) -> float:
+        """Per hour, the last time that it ran."""
+        running = [rate.usd_per_hour for rate in self.rates if not rate.stopped]
+        return running[-1] if running else self.price_per_hour_usd
 
     @property
     def bills_since(self) -> float:
@@ -309,6 +320,13 @@ class Ledger:
         with self._transaction():
             self._require_epoch(run, epoch)
             self._note_rate(tag, self._machine(tag).disk_per_day_usd / 24, stopped=True)
+
+    def record_not_started(self, run: str, epoch: int, tag: str) -> None:
+        """The start for which `record_rate` was called has certainly not happened: the disk is billed as before."""
+        with self._transaction():
+            self._require_epoch(run, epoch)
+            newest = "SELECT max(id) FROM rates WHERE tag = ?"
+            self._db.execute(f"DELETE FROM rates WHERE id = ({newest}) AND stopped = 0", (tag,))
 
     def record_trouble(
         self, run: str, epoch: int, tag: str, trouble: Trouble, why: str, keeps: Keeps, *, stopped: bool

@@ -71,11 +71,14 @@ def capacity_pause_s(waited_s: float) -> float | None:
     return min(CAPACITY_LAST_PAUSE_S, max(CAPACITY_FIRST_PAUSE_S, waited_s))
 
 
-def too_dear(offered_usd: float, billed_usd: float, max_price_usd: float | None) -> str:
-    """Why a machine is given back for its price per hour; empty when it may stay."""
+def too_dear(offered_usd: float | None, billed_usd: float, max_price_usd: float | None) -> str:
+    """Why a machine is given back for its price per hour; empty when it may stay.
+
+    `offered_usd`: None for one that was started again, perhaps by a higher bid: that has its cap at the provider.
+    """
     if max_price_usd is not None and billed_usd > max_price_usd + 0.005:
         return f"the machine bills ${billed_usd:.2f}/h, above the limit of ${max_price_usd:.2f}/h"
-    if billed_usd > offered_usd * (1 + PRICE_TOLERANCE) + 0.005:
+    if offered_usd is not None and billed_usd > offered_usd * (1 + PRICE_TOLERANCE) + 0.005:
         return f"the machine bills ${billed_usd:.2f}/h, and ${offered_usd:.2f}/h was offered"
     return ""
 

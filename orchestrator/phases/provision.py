@@ -270,7 +270,8 @@ def _check_price(context: RunContext, record: MachineRecord, machine: Machine) -
     if billed > record.rate_usd:
         since = None if record.rates else record.bills_since
         context.ledger.record_rate(context.run.name, context.epoch, record.tag, billed, since)
-    return too_dear(record.price_per_hour_usd, billed, context.spec.compute.max_price_per_hour)
+    offered = None if record.starts else record.price_per_hour_usd
+    return too_dear(offered, billed, context.spec.compute.max_price_per_hour)
 
 
 def _keep_boot_log(context: RunContext, record: MachineRecord) -> None:

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from orchestrator.budget import REVIVAL_S, seconds_left
 from orchestrator.ledger import MachineRecord
-from orchestrator.lifecycle import Facts, Keeps
+from orchestrator.lifecycle import Facts, Keeps, State
 from orchestrator.mirror import progress_of
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import answers_again
@@ -20,7 +20,7 @@ LOOK_AGAIN_S = 5.0
 STATUS_PATIENCE_S = 180.0
 """How long a stop or a start may take to show."""
 MAX_STARTS = {Keeps.MODEL: 3, Keeps.UNKNOWN: 1, Keeps.CHECKPOINT: 1, Keeps.NOTHING: 0}
-"""Of one machine: each that leads nowhere costs a whole boot."""
+"""Of one machine since it last answered: each that leads nowhere costs a whole boot."""
 
 NEVER_ANSWERED = "the machine was started again and never answered"
 
@@ -30,35 +30,38 @@ def revive(context: RunContext, facts: Facts) -> Facts:
     unless it answers after all.
 
     Where it cannot be had, a mere checkpoint is given up (`not_revived`). A model is not, nor what may be one: it is
-    left stopped, and NoCapacity is raised, which says what its disk costs and until when. A machine that was started
-    again and again and let nobody in is dead, with whatever it holds. Ends early when the user wants all down. Raises
-    MachineGone.
+    left stopped, and NoCapacity is raised, which says what its disk costs and until when; `MAX_STARTS` that let nobody
+    in are no proof that it is dead. Ends early when the user wants all down. Raises MachineGone.
     """
     machine = context.held_machine()
     assert machine.machine_id is not None
     assert isinstance(context.provider, HasStop)
+    runs = context.provider.describe(machine.machine_id).status not in (MachineStatus.STOPPED, MachineStatus.FAILED)
     if not machine.stopped:
-        if answers_again(context):
+        if runs and answers_again(context):
             return replace(facts, revived=True)
         context.provider.stop(machine.machine_id)
         _await_status(context, machine.machine_id, stopped=True)
         context.ledger.record_stopped(context.run.name, context.epoch, machine.tag)
-    obstacle = _obstacle(context, machine)
+        runs = False
+    obstacle = "" if runs else _obstacle(context, machine)
     if obstacle:
         return _not_now(context, facts, machine, obstacle)
     began = context.clock.monotonic()
     patience_s = rescue_patience_s(machine.keeps, _to_do_again_s(context))
+    run, epoch = context.run.name, context.epoch
     while not context.wish().ends_now:
+        context.ledger.record_rate(run, epoch, machine.tag, machine.running_usd)  # from here on it may bill so much
         try:
             context.provider.start(machine.machine_id)
         except NoCapacity as error:
+            context.ledger.record_not_started(run, epoch, machine.tag)
             if context.clock.monotonic() - began >= patience_s:
                 return _not_now(context, facts, machine, error.message)
             context.reporter.note(f"{error.message}; asking again in {ASK_AGAIN_S:.0f} s")
             context.require_driver()
             context.clock.sleep(ASK_AGAIN_S)
             continue
-        context.ledger.record_rate(context.run.name, context.epoch, machine.tag, machine.price_per_hour_usd)
         _await_status(context, machine.machine_id, stopped=False)
         return replace(facts, revived=True)
     return facts
@@ -73,18 +76,20 @@ def _to_do_again_s(context: RunContext) -> float | None:
 
 def _obstacle(context: RunContext, machine: MachineRecord) -> str:
     """Why it is not even tried; empty when nothing speaks against it."""
-    if machine.starts >= MAX_STARTS[machine.keeps]:
+    moves = context.ledger.moves(context.run.name)
+    answered_at = max((move.at for move in moves if move.to_state is State.SHIPPING), default=0.0)
+    if machine.starts_since(answered_at) >= MAX_STARTS[machine.keeps]:
         return NEVER_ANSWERED
     ceiling = context.spec.limits.max_cost_usd
     machines = context.ledger.machines(context.run.name)
-    left_s = seconds_left(ceiling, machine.price_per_hour_usd, machines, context.clock.now())
+    left_s = seconds_left(ceiling, machine.running_usd, machines, context.clock.now())
     if left_s < REVIVAL_S / 2:
         return f"limits.max_cost_usd = {ceiling:g} does not pay for another start"
     return ""
 
 
 def _not_now(context: RunContext, facts: Facts, machine: MachineRecord, obstacle: str) -> Facts:
-    if machine.keeps.may_be_the_model and obstacle != NEVER_ANSWERED:
+    if machine.keeps.may_be_the_model:
         _leave_stopped(context, machine, obstacle)
     return replace(facts, not_revived=f"{obstacle}; the run goes on from the newest checkpoint that came home")
 
@@ -93,10 +98,11 @@ def _leave_stopped(context: RunContext, machine: MachineRecord, obstacle: str) -
     since = machine.keeps_since if machine.keeps_since is not None else context.clock.now()
     left_h = max(0.0, context.spec.limits.rescue_hours - (context.clock.now() - since) / 3600)
     run = context.run.name
+    once_more = "" if obstacle != NEVER_ANSWERED else f"start it in the console of {machine.provider}; then "
     raise NoCapacity(
         f"the stopped machine {machine.tag} holds {machine.keeps.words}, and {obstacle}; its disk is kept for "
         f"{left_h:.0f} h more at ${machine.disk_per_day_usd:.2f} a day",
-        f"`cloudbooth attach {run}` tries again, `cloudbooth down {run}` gives the disk up",
+        f"{once_more}`cloudbooth attach {run}` tries again, `cloudbooth down {run}` gives the disk up",
     )
 
 

@@ -1,0 +1,122 @@
+"""A machine with the only copy is started again: at what price, how often, and what the ledger says meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.host import Host
+from orchestrator.lifecycle import Facts, Keeps, State, Trouble
+from orchestrator.phases import provision, rescue
+from orchestrator.phases.loss import Loss, declare_lost
+from orchestrator.recovery import too_dear
+from orchestrator.spec import Limits
+from providers.api import Access, Machine, MachineId, MachineStatus
+from providers.errors import NoCapacity
+from providers.testing.faults import CloudFault, Mishap
+from providers.testing.simulated_cloud import SimulatedCloud
+from tests.unit.test_rental import World, made
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    yield from made(tmp_path, Limits())
+
+
+def outbid(world: World) -> MachineId:
+    """The machine has been stopped, and holds the finished model alone."""
+    machine = world.rented().machine_id
+    world.shipped_and_done()
+    assert machine is not None
+    world.cloud.stop(machine)
+    assert declare_lost(world.context, Facts(), Loss(Trouble.PREEMPTED, "outbid", stopped=True)).keeps is Keeps.MODEL
+    return machine
+
+
+class _Raised(SimulatedCloud):
+    """As one whose `start` raises the bid to the market, within the cap that it was given."""
+
+    def describe(self, machine: MachineId) -> Machine:
+        seen = super().describe(machine)
+        dearer = seen.status is not MachineStatus.STOPPED
+        return replace(seen, price_per_hour_usd=seen.price_per_hour_usd * 1.5) if dearer else seen
+
+
+class _Answers(BaseException):
+    """The machine was connected to: a test has seen that it stays."""
+
+
+def test_a_machine_that_was_started_again_by_a_higher_bid_stays(world: World) -> None:
+    outbid(world)
+    world.cloud.__class__ = _Raised
+
+    def connect(_access: Access) -> Host:
+        raise _Answers
+
+    rescue.revive(world.context, Facts())
+    world.clock.sleep(60)
+    offered_usd = world.machine().price_per_hour_usd
+    with pytest.raises(_Answers):
+        provision.await_ready(replace(world.context, connect=connect), Facts())
+    assert world.machine().rate_usd == pytest.approx(1.5 * offered_usd), "what is agreed now is what is counted"
+    assert world.machine().running_usd == world.machine().rate_usd
+
+
+def test_only_the_users_own_limit_bounds_the_price_of_a_revived_machine() -> None:
+    assert too_dear(None, 0.42, None) == ""
+    assert too_dear(None, 0.42, 0.60) == ""
+    assert "above the limit of $0.60/h" in too_dear(None, 0.62, 0.60)
+
+
+def test_a_model_on_a_machine_that_never_answers_again_stays_on_its_stopped_disk(world: World) -> None:
+    outbid(world)
+    for _ in range(rescue.MAX_STARTS[Keeps.MODEL]):
+        assert rescue.revive(world.context, Facts()).revived
+        assert provision.await_ready(world.context, Facts()).machine_lost
+    with pytest.raises(NoCapacity) as caught:
+        rescue.revive(world.context, Facts())
+    assert "was started again and never answered" in caught.value.message
+    assert "start it in the console of simulated; then `cloudbooth attach dog`" in caught.value.hint
+    assert [rental.stopped for rental in world.cloud.living()] == [True]
+
+
+def test_starts_after_which_the_machine_answered_are_not_counted_against_it(world: World) -> None:
+    machine = outbid(world)
+    world.ledger.move("dog", world.context.epoch, State.PLANNED, State.PROVISIONING, "")
+    for _ in range(rescue.MAX_STARTS[Keeps.MODEL]):
+        world.clock.sleep(1)
+        assert rescue.revive(world.context, Facts()).revived
+        world.clock.sleep(60)
+        world.cloud.stop(machine)
+        world.ledger.record_stopped("dog", world.context.epoch, world.machine().tag)
+    world.ledger.move("dog", world.context.epoch, State.PROVISIONING, State.SHIPPING, "the machine answers")
+    world.clock.sleep(1)
+    assert rescue.revive(world.context, Facts()).revived
+
+
+class _KilledAfterStart(SimulatedCloud):
+    def start(self, machine: MachineId) -> None:
+        super().start(machine)
+        raise KeyboardInterrupt
+
+
+def test_a_driver_killed_in_a_start_leaves_the_machine_on_record_as_running(world: World) -> None:
+    outbid(world)
+    world.cloud.__class__ = _KilledAfterStart
+    with pytest.raises(KeyboardInterrupt):
+        rescue.revive(world.context, Facts())
+    assert not world.machine().stopped
+    assert world.machine().rate_usd == world.machine().price_per_hour_usd
+
+
+def test_a_start_that_found_no_gpu_leaves_it_stopped_and_is_not_counted(world: World) -> None:
+    outbid(world)
+    before = world.machine().rates
+    for _ in range(200):
+        world.cloud.arm(Mishap(CloudFault.NO_RESTART))
+    with pytest.raises(NoCapacity):
+        rescue.revive(world.context, Facts())
+    assert world.machine().rates == before
