@@ -102,7 +102,7 @@ def _give_back_what_came_late(context: RunContext) -> None:
         if expected := latecomers(ledger.machines(name), context.clock.now()):
             give_back_latecomers(context.provider, ledger, expected, context.reporter.note)
         left_behind = strays(ledger.machines(name), [context.run])
-        give_back_strays(context.provider, ledger, left_behind, context.clock.sleep, context.reporter.note)
+        give_back_strays(context.provider, ledger, left_behind, context.clock, context.reporter.note)
     except CloudboothError as error:
         context.reporter.note(f"looking for late machines failed: {error.message}")
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from orchestrator.clock import Clock
 from orchestrator.ledger import Ledger, MachineRecord, RunRecord
 from orchestrator.lifecycle import State
 from orchestrator.orphans import tag_prefix
 from providers.api import MachineId, MachineProvider
 from providers.errors import MachineGone
 
+SETTLE_AGE_S = 180.0
+"""Providers have been seen to list a machine only minutes after it was made: what never showed is not gone before."""
 RECHECK_S = 24 * 3600.0
 AGREEMENT_S = 5.0
 """One answer may be wrong: absence is believed when two looks this far apart agree."""
@@ -26,6 +29,11 @@ def latecomers(machines: Iterable[MachineRecord], now: float) -> list[MachineRec
         for machine in machines
         if machine.machine_id is None and machine.absent_at is not None and now - machine.intent_at < RECHECK_S
     ]
+
+
+def may_still_show(machine: MachineRecord, now: float) -> bool:
+    """Whether no sign of it proves nothing: it is young, and was never judged by what the provider showed of it."""
+    return machine.trouble is None and now - machine.intent_at < SETTLE_AGE_S
 
 
 def strays(machines: Iterable[MachineRecord], runs: Iterable[RunRecord]) -> list[MachineRecord]:
@@ -73,10 +81,11 @@ def give_back_strays(
     provider: MachineProvider,
     ledger: Ledger,
     left_behind: Iterable[MachineRecord],
-    sleep: Callable[[float], None],
+    clock: Clock,
     told: Callable[[str], None],
 ) -> None:
-    """Gives them back (again: that is safe) and confirms the absence of those that are gone.
+    """Gives them back (again: that is safe) and confirms the absence of those that are gone; that of one which may
+    still show is left to a later look.
 
     Raises what the provider raises.
     """
@@ -84,8 +93,8 @@ def give_back_strays(
         assert machine.machine_id is not None
         provider.release(machine.machine_id)
         if _is_gone(provider, machine.machine_id):
-            sleep(AGREEMENT_S)
-            if _is_gone(provider, machine.machine_id):
+            clock.sleep(AGREEMENT_S)
+            if _is_gone(provider, machine.machine_id) and not may_still_show(machine, clock.now()):
                 ledger.confirm_absent(machine.tag)
                 told(f"{machine.tag} is gone")
 

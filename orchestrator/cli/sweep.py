@@ -81,7 +81,8 @@ def _ask_providers(ledger: Ledger, wanted: list[MachineRecord], told: Callable[[
             provider = wiring.provider_of(ledger.run(name))
             if expected := [machine for machine in of_run if machine.machine_id is None]:
                 give_back_latecomers(provider, ledger, expected, told)
-            give_back_strays(provider, ledger, [m for m in of_run if m.machine_id is not None], time.sleep, told)
+            left_behind = [machine for machine in of_run if machine.machine_id is not None]
+            give_back_strays(provider, ledger, left_behind, SystemClock(), told)
         except CloudboothError as error:
             tags = ", ".join(machine.tag for machine in of_run)
             told(f"could not ask {of_run[0].provider} about {tags}: {error.message}")

@@ -18,6 +18,7 @@ from orchestrator.budget import (
 from orchestrator.errors import StaleDriver
 from orchestrator.home import RunHome
 from orchestrator.host import ConnectionLost, HostError, HostUnreachable
+from orchestrator.latecomers import SETTLE_AGE_S
 from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import Facts, Keeps, Trouble, Wish
 from orchestrator.measured import measured_speeds
@@ -47,8 +48,6 @@ OVER = (MachineStatus.STOPPED, MachineStatus.FAILED)
 """Nothing is to be waited for."""
 LOG_LOOKS, LOG_PAUSE_S = 4, 3.0
 """Services upload a machine's log some seconds after they were asked for it."""
-SETTLE_AGE_S = 180.0
-"""Providers have been seen to list a machine only minutes after it was made."""
 
 
 def create(context: RunContext, facts: Facts) -> Facts:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from orchestrator.host import HostError
-from orchestrator.lifecycle import EndReason, Facts, Wish
+from orchestrator.latecomers import SETTLE_AGE_S, may_still_show
+from orchestrator.ledger import MachineRecord
+from orchestrator.lifecycle import EndReason, Facts, State, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import AGREEMENT_S
 from orchestrator.phases.persistence import a_few_times
@@ -21,7 +23,8 @@ def release(context: RunContext, facts: Facts) -> Facts:
     On a machine that stands on its own the run's processes are ended first, and a finished run's folder (with the
     photos) is removed; that of any other is left for `resume`. Raises HostError when such a host cannot be reached
     for a quarter of a minute: then nobody knows whether something still runs there. A rented machine is given back
-    whether it answers or not; a finished run's folder on a network volume is removed if it does.
+    whether it answers or not; a finished run's folder on a network volume is removed if it does. One that nobody has
+    seen yet is not gone before it is `SETTLE_AGE_S` old.
     """
     return a_few_times(context, lambda: _release_connected(context, facts))
 
@@ -33,10 +36,7 @@ def _release_connected(context: RunContext, facts: Facts) -> Facts:
         _end_processes_or_give_up(context)
     if context.spec.compute.volume and context.run.reason is EndReason.DONE:
         _clear_volume(context, machine.machine_id)
-    context.provider.release(machine.machine_id)  # also one that seems gone: a single answer may be wrong
-    while not _is_absent(context, machine.machine_id):
-        context.require_driver()
-        context.clock.sleep(CONFIRM_POLL_S)
+    _until_absent(context, machine, machine.machine_id)
     context.settle_absent(machine.tag)
     _read_bill(context, machine.tag, machine.machine_id)
     return facts
@@ -81,6 +81,25 @@ def _end_processes(context: RunContext) -> None:
             remote.forget()
     finally:
         remote.host.close()
+
+
+def _until_absent(context: RunContext, machine: MachineRecord, machine_id: MachineId) -> None:
+    """Gives it back, and once more when it shows only after that: the first call may have found nothing to end."""
+    shown = context.machine_stands or _has_answered(context, machine) or _exists(context, machine_id)
+    context.provider.release(machine_id)  # also one that seems gone: a single answer may be wrong
+    if not shown and may_still_show(machine, context.clock.now()):
+        context.reporter.note(f"{machine.tag} does not show yet; it is looked for until it is {SETTLE_AGE_S:.0f} s old")
+    while not (_is_absent(context, machine_id) and (shown or not may_still_show(machine, context.clock.now()))):
+        if not shown and _exists(context, machine_id):
+            shown = True
+            context.provider.release(machine_id)
+        context.require_driver()
+        context.clock.sleep(CONFIRM_POLL_S)
+
+
+def _has_answered(context: RunContext, machine: MachineRecord) -> bool:
+    moves = context.ledger.moves(context.run.name)
+    return any(move.to_state is State.SHIPPING and move.at >= machine.intent_at for move in moves)
 
 
 def _is_absent(context: RunContext, machine_id: MachineId) -> bool:

@@ -193,7 +193,7 @@ class World:
         if expected := latecomers(machines, self.clock.now()):
             give_back_latecomers(self.cloud, self.ledger, expected, note)
         left_behind = strays(self.ledger.machines(RUN), [self.run()])
-        give_back_strays(self.cloud, self.ledger, left_behind, self.clock.sleep, note)
+        give_back_strays(self.cloud, self.ledger, left_behind, self.clock, note)
 
     def drive(self, context: RunContext) -> EndReason:
         return product.drive(context)

@@ -14,7 +14,14 @@ from orchestrator.budget import BOOT_DEADLINE_S, FIRST_LEASE_LIMITS_S, cost_usd,
 from orchestrator.errors import StaleDriver
 from orchestrator.home import Home, RunHome
 from orchestrator.host import Host, HostKeyRejected, HostUnreachable
-from orchestrator.latecomers import expired_rescues, give_back_latecomers, give_back_strays, latecomers, strays
+from orchestrator.latecomers import (
+    SETTLE_AGE_S,
+    expired_rescues,
+    give_back_latecomers,
+    give_back_strays,
+    latecomers,
+    strays,
+)
 from orchestrator.ledger import Ledger, MachineRecord
 from orchestrator.lifecycle import Facts, Keeps, Move, Standing, State, Trouble, Wish, next_step
 from orchestrator.phases import provision, release, rescue
@@ -24,7 +31,7 @@ from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject, spec_to_j
 from orchestrator.ssh.machine_keys import read_machine_keys
 from orchestrator.wiring import Wiring
 from providers.api import Access, BootPlan, GpuRequest, Machine, MachineId, MachineStatus, Offer, SshAccess, Volume
-from providers.errors import NoCapacity
+from providers.errors import MachineGone, NoCapacity
 from providers.registry import ProviderContext, load_provider
 from providers.testing.faults import CloudFault, Mishap
 from providers.testing.simulated_cloud import SimulatedCloud
@@ -412,7 +419,7 @@ def test_a_machine_that_shows_up_after_it_was_given_up_is_given_back_and_billed_
     newer = world.rented()
     left = strays(world.ledger.machines("dog"), [world.ledger.run("dog")])
     assert [machine.machine_id for machine in left] == ["m1"]
-    give_back_strays(world.cloud, world.ledger, left, world.clock.sleep, world.told.note)
+    give_back_strays(world.cloud, world.ledger, left, world.clock, world.told.note)
     assert world.ledger.open_machines() == [newer]
 
 
@@ -436,11 +443,66 @@ def test_a_stopped_disk_is_given_up_when_its_hours_are_over_even_if_nobody_drive
     assert expired(71.9) == []
     assert expired(72.1) == [machine]
     assert expired(72.1, driven=True) == [], "its driver gives it up by itself"
-    give_back_strays(world.cloud, world.ledger, expired(72.1), world.clock.sleep, world.told.note)
+    give_back_strays(world.cloud, world.ledger, expired(72.1), world.clock, world.told.note)
     world.clock.sleep(60)
-    give_back_strays(world.cloud, world.ledger, expired(72.1), world.clock.sleep, world.told.note)
+    give_back_strays(world.cloud, world.ledger, expired(72.1), world.clock, world.told.note)
     assert world.machine().standing is Standing.ABSENT
     assert not world.cloud.living()
+
+
+class _ShowsLate(SimulatedCloud):
+    """Its machines can be neither seen nor released before `shows_from_s`, though they are there and bill."""
+
+    shows_from_s = 100.0
+
+    def describe(self, machine: MachineId) -> Machine:
+        if self._clock.monotonic() < self.shows_from_s:
+            raise MachineGone(f"there is no machine {machine}")
+        return super().describe(machine)
+
+    def release(self, machine: MachineId) -> None:
+        if self._clock.monotonic() >= self.shows_from_s:
+            super().release(machine)
+
+
+def rented_late(world: World) -> _ShowsLate:
+    cloud = _ShowsLate(world.clock)
+    world.context = replace(world.context, provider=cloud)
+    provision.create(world.context, Facts())
+    return cloud
+
+
+def test_a_machine_that_shows_only_after_it_was_given_back_is_given_back_again(world: World) -> None:
+    cloud = rented_late(world)
+    release.release(world.context, Facts())
+    assert not cloud.living()
+    assert world.machine().standing is Standing.ABSENT
+    assert world.clock.monotonic() > 100
+
+
+def test_a_machine_that_never_shows_is_believed_absent_when_it_is_three_minutes_old(world: World) -> None:
+    rented_late(world).shows_from_s = 1e6
+    release.release(world.context, Facts())
+    assert SETTLE_AGE_S <= world.clock.monotonic() < SETTLE_AGE_S + 20
+    assert any("does not show yet" in note for note in world.told.notes)
+
+
+def test_a_machine_that_shows_is_given_back_in_seconds(world: World) -> None:
+    provision.create(world.context, Facts())
+    release.release(world.context, Facts())
+    assert world.clock.monotonic() < 30
+
+
+def test_a_machine_that_has_answered_and_ended_by_itself_is_believed_absent_at_once(world: World) -> None:
+    machine = world.rented()
+    before = world.clock.monotonic()
+    for leaving, to in ((State.PLANNED, State.PROVISIONING), (State.PROVISIONING, State.SHIPPING)):
+        world.ledger.move("dog", world.context.epoch, leaving, to, "")
+    assert machine.machine_id is not None
+    world.cloud.release(machine.machine_id)
+    world.clock.sleep(15)
+    release.release(world.context, Facts())
+    assert world.clock.monotonic() - before < 30
 
 
 # ---- down ----------------------------------------------------------------------------------------------------------
