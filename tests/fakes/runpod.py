@@ -164,6 +164,8 @@ class FakeRunPod:
     boot_after_s: float = 0.0
     address_after_s: float = 0.0
     """After the boot."""
+    ssh_port: int | None = None
+    """Shown as that of every pod, whoever answers there."""
     never_boots: bool = False
     listed_after_s: float = 0.0
     """Since its creation, in no list and no look."""
@@ -390,7 +392,7 @@ class FakeRunPod:
     def _as_json(self, pod: RentedPod) -> dict[str, Any]:
         request, running = pod.request, pod.status == "RUNNING"
         reachable = running and pod.address and "22/tcp" in request.get("ports", [])
-        port = pod.machine.port or 22022
+        port = self.ssh_port or pod.machine.port or 22022
         direct = {"host": "127.0.0.1", "port": port, "username": "root", "command": f"ssh root@127.0.0.1 -p {port}"}
         user = f"{pod.id}-64410065"
         proxy = {"host": "ssh.runpod.io", "port": 22, "username": user, "command": f"ssh {user}@ssh.runpod.io"}
