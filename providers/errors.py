@@ -14,6 +14,8 @@ The orchestrator's own errors (hosts, specs, ledger) derive from the same root i
 
 from __future__ import annotations
 
+PASSES_MOSTLY = "try again in a minute; when it does not pass, look whether this computer is online"
+
 
 class CloudboothError(Exception):
     """The fact in `message` (no final period), the next step in `hint` (a command where one exists)."""
@@ -47,7 +49,7 @@ class MachineGone(CloudboothError):
 class Transient(CloudboothError):
     """A failure that says nothing about the request: connection refused, 429, 5xx."""
 
-    def __init__(self, message: str, hint: str = "", retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, hint: str = PASSES_MOSTLY, retry_after_s: float | None = None) -> None:
         super().__init__(message, hint)
         self.retry_after_s = retry_after_s
 

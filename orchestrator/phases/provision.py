@@ -22,7 +22,7 @@ from orchestrator.latecomers import SETTLE_AGE_S
 from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import Facts, Keeps, Trouble, Wish
 from orchestrator.measured import measured_speeds
-from orchestrator.offers import Choice, choose, gpu_requests, machine_disk_gb
+from orchestrator.offers import Choice, choose, gpu_requests, machine_disk_gb, markets_of
 from orchestrator.orphans import tag_prefix
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import AGREEMENT_S, Loss, declare_lost, loss_of_machine
@@ -40,6 +40,7 @@ from providers.errors import (
     NoCapacity,
     QuotaExceeded,
     Transient,
+    UnsupportedMarket,
 )
 
 STANDING_TIMEOUT_S = 120.0
@@ -145,6 +146,12 @@ def _rent(context: RunContext, facts: Facts, choice: Choice, number: int, lease_
     except NoCapacity as error:
         context.reporter.note(error.message)
         context.settle_absent(tag, refused=True)
+        return replace(facts, refused=facts.refused | {offer.id})
+    except UnsupportedMarket as error:
+        context.settle_absent(tag)
+        if len(markets_of(context.spec)) == 1:
+            raise
+        context.reporter.note(error.message)
         return replace(facts, refused=facts.refused | {offer.id})
     except (AuthRejected, QuotaExceeded):
         context.settle_absent(tag, refused=True)

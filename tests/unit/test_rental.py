@@ -30,8 +30,19 @@ from orchestrator.phases.loss import Loss, declare_lost
 from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject, spec_to_json
 from orchestrator.ssh.machine_keys import read_machine_keys
 from orchestrator.wiring import Wiring
-from providers.api import Access, BootPlan, GpuRequest, Machine, MachineId, MachineStatus, Offer, SshAccess, Volume
-from providers.errors import MachineGone, NoCapacity
+from providers.api import (
+    Access,
+    BootPlan,
+    GpuRequest,
+    Machine,
+    MachineId,
+    MachineStatus,
+    Market,
+    Offer,
+    SshAccess,
+    Volume,
+)
+from providers.errors import MachineGone, NoCapacity, UnsupportedMarket
 from providers.registry import ProviderContext, load_provider
 from providers.testing.faults import CloudFault, Mishap
 from providers.testing.simulated_cloud import SimulatedCloud
@@ -156,6 +167,34 @@ def test_an_offer_that_is_gone_is_followed_by_the_next_best_at_once(world: World
     provision.create(world.context, facts)
     assert world.machine().offer_id == "RTX 4090/on-demand"
     assert world.clock.monotonic() == 0.0
+
+
+class _LostItsSpotMarket(SimulatedCloud):
+    """It still lists spot prices, and refuses to rent at them."""
+
+    def create(self, offer: Offer, boot: BootPlan, tag: str) -> MachineId:
+        if offer.market is Market.SPOT:
+            raise UnsupportedMarket("spot is gone", "`--on-demand`")
+        return super().create(offer, boot, tag)
+
+
+def test_a_market_that_is_no_more_leaves_nothing_that_might_bill(tmp_path: Path) -> None:
+    for world in made(tmp_path, Limits(), "spot"):
+        world.context = replace(world.context, provider=_LostItsSpotMarket(world.clock))
+        with pytest.raises(UnsupportedMarket):
+            provision.create(world.context, Facts())
+        assert world.ledger.open_machines() == []
+
+
+def test_a_market_that_is_no_more_is_left_for_the_other_that_the_spec_allows(tmp_path: Path) -> None:
+    for world in made(tmp_path, Limits(), "spot-then-on-demand"):
+        world.context = replace(world.context, provider=_LostItsSpotMarket(world.clock))
+        facts = Facts()
+        for _ in range(3):
+            facts = provision.create(world.context, facts)
+            if world.ledger.open_machines():
+                break
+        assert [machine.market for machine in world.ledger.open_machines()] == [Market.ON_DEMAND]
 
 
 def test_with_nothing_to_rent_it_waits_and_asks_again_but_not_forever(world: World) -> None:
