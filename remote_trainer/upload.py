@@ -59,15 +59,16 @@ def bring_up_to_date(run_folder: Path, emit: Emit, connect: Connect = LentObject
                 return False
 
 
-def require_reachable_store(run_folder: Path) -> None:
+def require_reachable_store(run_folder: Path, attempts: int = PROBE_ATTEMPTS) -> None:
     """Writes and reads a few bytes, to learn before training whether this machine reaches the store.
 
-    Raises TrainingFailed. Without a grant there is nothing to reach.
+    Blocks up to a quarter of a minute for one that does not answer at all, with the usual `attempts`. Raises
+    TrainingFailed. Without a grant there is nothing to reach.
     """
     held = held_grant(run_folder)
     if held is None:
         return
-    objects = LentObjects(held.grant.keys, attempts=PROBE_ATTEMPTS)
+    objects = LentObjects(held.grant.keys, attempts=attempts)
     content = os.urandom(16).hex().encode()
     try:
         objects.put(held.grant.probe.put, Content.of(content))

@@ -63,8 +63,8 @@ def make_file(path: Path, size: int) -> wire.FileEntry:
     path.parent.mkdir(parents=True, exist_ok=True)
     chance = random.Random(size)
     with path.open("wb") as handle:
-        for _ in range(0, size, MIB):
-            handle.write(chance.randbytes(MIB))
+        for start in range(0, size, MIB):
+            handle.write(chance.randbytes(min(MIB, size - start)))
     return wire.FileEntry(path.name, path.stat().st_size, sha256_of(path))
 
 

@@ -20,7 +20,10 @@ from tests.e2e.killing import MIB, End, Way, killed_transfer, make_file, open_ru
 from tests.fakes.flipping_proxy import flipping_proxy
 from tests.fakes.sshd import Sshd
 
-SIZE = 64 * MIB
+SIZE = 32 * MIB
+"""Enough for two connections of two chunks each."""
+KILLED_SIZE = 64 * MIB
+"""Twice what two kills may cost."""
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
@@ -28,7 +31,7 @@ SIZE = 64 * MIB
 def test_a_killed_transfer_goes_on_where_it_was(
     sshd: Sshd, ssh_access: SshAccess, tmp_path: Path, way: Way, end: End
 ) -> None:
-    outcome = killed_transfer(sshd, ssh_access, tmp_path, way, end, SIZE, 2, random.Random(5))
+    outcome = killed_transfer(sshd, ssh_access, tmp_path, way, end, KILLED_SIZE, 2, random.Random(5))
     assert outcome.is_identical
     assert outcome.kills == 2
     assert outcome.again_bytes <= outcome.allowed_bytes
@@ -104,7 +107,7 @@ def test_a_connection_that_falls_silent_is_replaced(sshd: Sshd, ssh_access: SshA
 
 def test_many_small_files_come_and_go_whole(ssh_access: SshAccess, tmp_path: Path) -> None:
     run = open_run(ssh_access)
-    entries: list[wire.FileEntry] = [make_file(tmp_path / "photos" / f"{n:02}", MIB) for n in range(40)]
+    entries: list[wire.FileEntry] = [make_file(tmp_path / "photos" / f"{n:02}", MIB // 2) for n in range(40)]
     sending.upload(run, f"{run.folder}/x", tmp_path / "photos", entries, lambda _count: None)
     assert run.missing(f"{run.folder}/x", entries) == []
     fetch_files(run, "x", entries, tmp_path / "back", lambda _count: None)
