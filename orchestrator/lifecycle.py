@@ -343,6 +343,10 @@ def facts_after(move: Move, leaving: State, facts: Facts) -> Facts:
 def _provisioning(standing: Standing, facts: Facts) -> Step:
     match standing:
         case Standing.NONE | Standing.ABSENT:
+            if facts.model_home:
+                return Move(
+                    State.RELEASING, "the model of the machine that was lost came from the store", EndReason.DONE
+                )
             if facts.no_machine:
                 return Move(State.RELEASING, facts.no_machine, EndReason.NO_MACHINE)
             return Do(Phase.CREATE)

@@ -15,6 +15,7 @@ from orchestrator.mirror import progress_of
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.storage import after_a_loss
 from orchestrator.recovery import kept_alone, taken_away
+from orchestrator.storage.api import StorageError
 from providers.api import HasStop, MachineId, MachineStatus
 from providers.errors import CloudboothError, MachineGone
 from remote_trainer import wire
@@ -113,18 +114,33 @@ def _money_is_gone(context: RunContext, machine: MachineRecord) -> bool:
 def declare_lost(context: RunContext, facts: Facts, loss: Loss) -> Facts:
     """Writes down what happened to the machine, and what its disk may hold alone, before anything is done about it.
 
-    What it had uploaded to the store comes home first. Raises StorageError when the store cannot be asked. A machine
-    with a network volume holds nothing alone: what it had committed lies there, and the next machine begins with it.
+    What it had uploaded to the store comes home then. A store that cannot be asked holds nothing up while the machine
+    bills: it is asked again before another is rented (`provision.create`). Of a machine that is gone StorageError is
+    raised: nothing bills, and nothing is decided without knowing. A machine with a network volume holds
+    nothing alone: what it had committed lies there, and the next machine begins with it.
     """
-    facts = after_a_loss(context, facts)
     machine = context.held_machine()
+    keeps = _record_loss(context, facts, machine, loss)
+    if loss.gone or was_shipped_to(context.home, machine):
+        try:
+            facts = after_a_loss(context, facts)
+            keeps = _record_loss(context, facts, machine, loss)
+        except StorageError as error:
+            if loss.gone:
+                raise
+            again = f"`cloudbooth pull {context.run.name}` brings it home later"
+            context.reporter.note(f"what the machine had uploaded cannot be asked for now: {error.message}; {again}")
+    return replace(facts, machine_lost=loss.why, keeps=keeps)
+
+
+def _record_loss(context: RunContext, facts: Facts, machine: MachineRecord, loss: Loss) -> Keeps:
     keeps = Keeps.NOTHING
     if not loss.gone and isinstance(context.provider, HasStop) and not context.spec.compute.volume:
         keeps = _kept_alone(context, machine, _silence_s(context, machine, facts))
     context.ledger.record_trouble(
         context.run.name, context.epoch, machine.tag, loss.trouble, loss.why, keeps, stopped=loss.stopped
     )
-    return replace(facts, machine_lost=loss.why, keeps=keeps)
+    return keeps
 
 
 def _silence_s(context: RunContext, machine: MachineRecord, facts: Facts) -> float:

@@ -27,6 +27,7 @@ from orchestrator.orphans import tag_prefix
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import AGREEMENT_S, Loss, declare_lost, loss_of_machine
 from orchestrator.phases.persistence import wait_while_wanted
+from orchestrator.phases.storage import after_a_loss
 from orchestrator.recovery import capacity_pause_s, history_of, too_dear
 from orchestrator.ssh.machine_keys import make_machine_keys
 from orchestrator.volumes import require_free
@@ -56,10 +57,15 @@ def create(context: RunContext, facts: Facts) -> Facts:
 
     A lost answer leaves the intent unsettled: it may have made a machine. Where nothing is to be had, offers are asked
     for again after longer and longer pauses, for `recovery.CAPACITY_PATIENCE_S` in all. An attempt rents a bounded
-    number of machines, and none that the ceiling does not pay for.
+    number of machines, and none that the ceiling does not pay for. After a loss the store is asked first: raises
+    StorageError when it cannot be, and nothing bills then.
     """
     intents = context.ledger.machines(context.run.name)
     of_attempt = [intent for intent in intents if intent.attempt == context.run.attempt]
+    if any(intent.trouble is not None for intent in of_attempt) and context.home.sent_job.exists():
+        facts = after_a_loss(context, facts)
+        if facts.model_home:
+            return facts
     if sum(intent.machine_id is not None for intent in of_attempt) >= MAX_MACHINES:
         return replace(facts, no_machine=f"{MAX_MACHINES} machines were rented in vain")
     try:

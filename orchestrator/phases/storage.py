@@ -146,9 +146,9 @@ def _copy_to(run: RunStore, context: RunContext) -> None:
 
 
 def after_a_loss(context: RunContext, facts: Facts) -> Facts:
-    """What a lost machine had uploaded comes home before anything is decided: perhaps the run is done.
+    """What a lost machine had uploaded comes home before another is rented: perhaps the run is done.
 
-    Raises StorageError: nothing is decided without knowing, and a lost machine trains no more.
+    Raises StorageError when nobody knows: the store cannot be asked.
     """
     run = run_store(context)
     if run is None:

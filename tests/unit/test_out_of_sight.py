@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.host import Host, HostUnreachable
-from orchestrator.lifecycle import Do, Facts, Keeps, Move, Phase, Standing, State, Trouble, Wish, next_step
-from orchestrator.phases import follow
+from orchestrator.lifecycle import Do, EndReason, Facts, Keeps, Move, Phase, Standing, State, Trouble, Wish, next_step
+from orchestrator.phases import follow, provision, release
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import Loss, after_no_answer, declare_lost, look_again
 from orchestrator.silence import LONGEST_GAP_S, Silence
 from orchestrator.spec import Limits
+from orchestrator.storage.api import StorageUnreachable, StoredObject
+from orchestrator.storage.folder import FolderStore
 from providers.api import Access
 from providers.retrying import RetryingProvider
 from providers.testing.faults import CloudFault, Mishap
@@ -158,3 +160,49 @@ def test_a_lost_machine_is_connected_to_before_it_is_given_back(world: World) ->
     lost(world)
     with pytest.raises(_Connected):
         look_again(driven(world, 0.0), Facts())
+
+
+# ---- with a store that does not answer -----------------------------------------------------------------------------
+
+
+class _Away(FolderStore):
+    """Nothing in it can be asked for."""
+
+    def objects(self, prefix: str = "") -> Iterator[StoredObject]:
+        raise StorageUnreachable("the store does not answer")
+
+
+def test_a_loss_is_on_record_and_the_machine_given_back_although_the_store_is_away(
+    world: World, tmp_path: Path
+) -> None:
+    trains(world)
+    context = replace(world.context, store=_Away(tmp_path / "store"))
+    facts = declare_lost(context, Facts(), Loss(Trouble.LOST, "silent"))
+    assert facts.machine_lost == "silent"
+    assert world.machine().trouble is Trouble.LOST
+    step = next_step(State.TRAINING, Wish.RUN, None, Standing.HELD, replace(facts, keeps=Keeps.NOTHING))
+    assert step == Move(State.RECOVERING, "silent")
+    assert any("the store does not answer" in note for note in world.told.notes)
+
+
+def test_no_machine_is_rented_after_a_loss_before_the_store_has_been_asked(world: World, tmp_path: Path) -> None:
+    trains(world)
+    context = replace(world.context, store=_Away(tmp_path / "store"))
+    declare_lost(context, Facts(), Loss(Trouble.LOST, "silent"))
+    release.release(context, Facts())
+    with pytest.raises(StorageUnreachable):
+        provision.create(context, Facts())
+    assert not world.cloud.living(), "and nothing bills meanwhile"
+
+
+def test_a_machine_that_nothing_was_sent_to_is_lost_without_asking_the_store(world: World, tmp_path: Path) -> None:
+    world.rented()
+    context = replace(world.context, store=_Away(tmp_path / "store"))
+    declare_lost(context, Facts(), Loss(Trouble.BROKEN, "it never answered"))
+    assert not world.told.notes[1:]
+
+
+def test_a_model_that_is_found_in_the_store_later_ends_the_run() -> None:
+    step = next_step(State.PROVISIONING, Wish.RUN, None, Standing.ABSENT, Facts(model_home=True))
+    assert isinstance(step, Move)
+    assert (step.to, step.reason) == (State.RELEASING, EndReason.DONE)
