@@ -94,5 +94,5 @@ def test_push_and_pull_keep_up_with_s5cmd(
             print(f"{name:12} {rate:6.0f} MB/s (median of {ROUNDS}, {SIZE_BYTES >> 20} MiB)")
         for way in ("push", "pull"):
             print(f"{way} / s5cmd {rates[way] / rates[f's5cmd {way}']:.2f}")
-    assert rates["push"] > 0.5 * rates["s5cmd push"]
-    assert rates["pull"] > 0.5 * rates["s5cmd pull"]
+    assert rates["push"] >= 0.8 * rates["s5cmd push"]
+    assert rates["pull"] >= 0.9 * rates["s5cmd pull"]
