@@ -126,8 +126,8 @@ def choose(
     NoCapacity, with the nearest thing that could be had as its hint.
     """
     fitting = fitting_offers(spec, offers)
-    failed = {_without_terms(offer_id) for offer_id in history.quarantined}
-    sound = [offer for offer in fitting if _without_terms(offer.id) not in failed]
+    failed = {without_terms(offer_id) for offer_id in history.quarantined}
+    sound = [offer for offer in fitting if without_terms(offer.id) not in failed]
     left = sound or fitting
     again = "" if sound else "; every offer that fits has failed in this run, this one is tried again"
     work = work or work_of(spec, history.steps_done)
@@ -235,7 +235,7 @@ def _market(spec: RunSpec, best: Mapping[Market, Quote], history: OfferHistory) 
     return spot, f"spot is expected to cost {usd(spot_usd)}, interruptions included, on-demand {usd(on_demand_usd)}"
 
 
-def _without_terms(offer_id: str) -> str:
+def without_terms(offer_id: str) -> str:
     """Of the same host, or kind of machine, at any price: see `Offer.id`."""
     return _TERMS.sub("", offer_id)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 from orchestrator.budget import reserve_s, spent_usd
+from orchestrator.estimates import Quote
 from orchestrator.interruptions import Seen
 from orchestrator.ledger import ArtifactRecord, MachineRecord
 from orchestrator.lifecycle import Keeps, Trouble
@@ -83,18 +84,42 @@ def too_dear(offered_usd: float | None, billed_usd: float, max_price_usd: float 
     return ""
 
 
-def renewed_quote(progress: Progress, spent_usd: float, usd_per_hour: float, ceiling_usd: float) -> str:
-    """What is said once `MEASURED_STEPS` of a machine have shown its pace; empty before, and where nobody pays.
+def rest_usd(progress: Progress, usd_per_hour: float) -> float | None:
+    """What the rest of the run costs on its machine, by its own pace; None before `MEASURED_STEPS` have shown that, and
+    where nobody pays.
 
     The end of the run (export, the way home) is counted as `budget.reserve_s` of the time that training takes.
     """
     if usd_per_hour <= 0 or len(progress.step_times) < 2 or progress.eta_s is None:
+        return None
+    if progress.step_times[-1][0] - progress.step_times[0][0] < MEASURED_STEPS:
+        return None
+    return (progress.eta_s + reserve_s(progress.eta_s)) / 3600 * usd_per_hour
+
+
+def why_leave(here_usd: float, left_usd: float, elsewhere: Quote, machines: Iterable[MachineRecord]) -> str:
+    """Why a machine is left for another: with it the run breaks its ceiling, there even a bad guess does not.
+
+    `here_usd` and `elsewhere` are what the rest of the run costs, `left_usd` what may still be spent, `machines` those
+    of the attempt: it moves for this reason once. Empty: the machine is kept.
+    """
+    if here_usd <= left_usd or elsewhere.cost_usd.high > left_usd:
+        return ""
+    if any(machine.trouble is Trouble.TOO_SLOW for machine in machines):
+        return ""
+    return (
+        f"with this machine the run would break its ceiling (${here_usd:.2f} of the ${left_usd:.2f} left), on "
+        f"{elsewhere.offer.gpu} the rest is expected to cost ${elsewhere.cost_usd.expected:.2f}"
+    )
+
+
+def renewed_quote(progress: Progress, spent_usd: float, usd_per_hour: float, ceiling_usd: float) -> str:
+    """What is said once a machine has shown its pace (`rest_usd`); empty before, and where nobody pays."""
+    rest = rest_usd(progress, usd_per_hour)
+    if rest is None:
         return ""
     (first, begin_s), (last, end_s) = progress.step_times[0], progress.step_times[-1]
-    if last - first < MEASURED_STEPS:
-        return ""
-    left_s = progress.eta_s + reserve_s(progress.eta_s)
-    total_usd = spent_usd + left_s / 3600 * usd_per_hour
+    total_usd = spent_usd + rest
     pace = f"{(end_s - begin_s) / (last - first):.2g} s a step: the run is going to cost about ${total_usd:.2f}"
     if total_usd <= ceiling_usd:
         return f"{pace}, of ${ceiling_usd:g} that it may"

@@ -69,7 +69,7 @@ def create(context: RunContext, facts: Facts) -> Facts:
     if sum(intent.machine_id is not None for intent in of_attempt) >= MAX_MACHINES:
         return replace(facts, no_machine=f"{MAX_MACHINES} machines were rented in vain")
     try:
-        choice = _choose(context, facts, intents)
+        choice = choose_next(context, intents, facts.refused)
     except NoCapacity as error:
         return _wait_for_capacity(context, facts, error)
     if choice.offer.id in facts.refused:
@@ -82,15 +82,18 @@ def create(context: RunContext, facts: Facts) -> Facts:
     return _rent(context, facts, choice, len(intents) + 1, first_lease_s(left_s))
 
 
-def _choose(context: RunContext, facts: Facts, intents: list[MachineRecord]) -> Choice:
+def choose_next(context: RunContext, intents: list[MachineRecord], avoided: frozenset[str]) -> Choice:
+    """The best offer for what is still to be done; `avoided` are ids of offers besides those that failed the run.
+
+    Raises NoCapacity, RunConflict for a volume in use, and what the provider raises.
+    """
     if context.spec.compute.volume:
         require_free(context.provider, context.spec.compute.volume)
     offers = [offer for request in gpu_requests(context.spec) for offer in context.provider.offers(request)]
     history = history_of(intents, context.spec.limits.max_cost_usd, context.clock.now())
     steps_done = max((artifact.step for artifact in context.ledger.artifacts(context.run.name)), default=0)
-    avoided = history.quarantined | facts.refused
-    measured = _measured_by_others(context)
-    return choose(context.spec, offers, replace(history, quarantined=avoided, steps_done=steps_done), None, measured)
+    history = replace(history, quarantined=history.quarantined | avoided, steps_done=steps_done)
+    return choose(context.spec, offers, history, None, _measured_by_others(context))
 
 
 def _measured_by_others(context: RunContext) -> dict[str, float]:

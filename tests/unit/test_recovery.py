@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.estimates import Quote, quote
 from orchestrator.ledger import ArtifactRecord, MachineRecord, Rate
 from orchestrator.lifecycle import Keeps, Trouble
 from orchestrator.progress import Progress
+from orchestrator.ranges import Range
 from orchestrator.recovery import (
     CAPACITY_LAST_PAUSE_S,
     CAPACITY_PATIENCE_S,
@@ -19,11 +21,14 @@ from orchestrator.recovery import (
     kept_alone,
     renewed_quote,
     rescue_patience_s,
+    rest_usd,
     taken_away,
     to_do_again_s,
     too_dear,
+    why_leave,
 )
-from providers.api import MachineId, Market
+from orchestrator.workload import workload
+from providers.api import MachineId, Market, Offer
 from remote_trainer import wire
 
 HOUR_S = 3600.0
@@ -140,3 +145,30 @@ def test_a_restarted_machine_is_counted_as_such() -> None:
     rates = (Rate(1.0, 0.005, True), Rate(2.0, 0.5, False), Rate(3.0, 0.005, True))
     record = MachineRecord("t", "dog", 1, "cloud", "a", 0.5, 0.0, MachineId("m"), 0.0, None, rates=rates)
     assert (record.starts, record.stopped, record.rate_usd) == (1, True, 0.005)
+
+
+def elsewhere(high_usd: float) -> Quote:
+    work = workload("stable-diffusion-v1-5/stable-diffusion-v1-5", wire.TrainSpec(), ("lora",))
+    found = quote(work, Offer("cloud", "fast", "RTX 4090", 1, 24, Market.ON_DEMAND, 0.7))
+    return replace(found, cost_usd=Range(high_usd / 4, high_usd / 2, high_usd))
+
+
+@pytest.mark.parametrize(
+    ("here_usd", "left_usd", "high_usd", "moved_before", "leaves"),
+    [
+        (0.9, 1.0, 0.2, False, False),  # it can be paid for here
+        (1.5, 1.0, 0.8, False, True),
+        (1.5, 1.0, 1.1, False, False),  # a bad guess would not do there either
+        (1.5, 1.0, 0.8, True, False),  # once is enough
+    ],
+)
+def test_a_slow_machine_is_left_when_the_ceiling_holds_elsewhere_and_not_here(
+    here_usd: float, left_usd: float, high_usd: float, moved_before: bool, leaves: bool
+) -> None:
+    machines = [machine("a", Trouble.TOO_SLOW if moved_before else Trouble.PREEMPTED)]
+    assert bool(why_leave(here_usd, left_usd, elsewhere(high_usd), machines)) is leaves
+
+
+def test_the_rest_of_a_run_is_priced_by_its_own_pace() -> None:
+    assert rest_usd(PACED, 0.5) == pytest.approx(0.27, abs=0.01), "870 steps of 2 s, and the way home"
+    assert rest_usd(replace(PACED, step_times=((100, 0.0), (119, 38.0))), 0.5) is None
