@@ -90,6 +90,8 @@ class MachineRecord:
     """How long after its boot a machine that nobody reaches ends itself; None where that is not on record."""
     refused: bool = False
     """The provider has said that `create` made nothing. An answer that was lost says no such thing."""
+    gpu: str = ""
+    """As the offer named it; empty for machines of versions that did not note it."""
 
     @property
     def rate_usd(self) -> float:
@@ -292,11 +294,11 @@ class Ledger:
             self._require_epoch(run.name, epoch)
             self._db.execute(
                 "INSERT INTO machines (tag, run, attempt, provider, offer_id, price_per_hour_usd, intent_at, market, "
-                "disk_per_day_usd, rescue_usd, first_lease_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "disk_per_day_usd, rescue_usd, first_lease_s, gpu) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     tag, run.name, run.attempt, offer.provider, offer.id, offer.price_per_hour_usd, self._clock.now(),
                     offer.market.value, offer.stopped_disk_per_day_usd, rescue_usd,
-                    first_lease_s,
+                    first_lease_s, offer.gpu,
                 ),
             )  # fmt: skip
 
@@ -484,5 +486,5 @@ def _machine_record(row: sqlite3.Row, rates: tuple[Rate, ...]) -> MachineRecord:
         row["intent_at"], machine_id, row["created_at"], row["absent_at"], Market(row["market"]),
         row["disk_per_day_usd"], row["rescue_usd"], Trouble(row["trouble"]) if row["trouble"] else None,
         row["trouble_why"] or "", Keeps(row["keeps"] or ""), row["keeps_since"], rates, row["billed_usd"],
-        row["first_lease_s"], bool(row["refused"]),
+        row["first_lease_s"], bool(row["refused"]), row["gpu"],
     )  # fmt: skip

@@ -53,5 +53,6 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE machines ADD COLUMN refused INTEGER NOT NULL DEFAULT 0;
         """,
     ),
+    ("0005-which-gpu", "ALTER TABLE machines ADD COLUMN gpu TEXT NOT NULL DEFAULT ''"),
 )
 """Applied in order, once each; never edited after a release."""
