@@ -44,15 +44,35 @@ def _billed_or_counted_usd(machine: MachineRecord, now: float) -> float:
 
 
 def _counted_usd(machine: MachineRecord, now: float) -> float:
+    return sum(span.seconds / 3600 * span.usd_per_hour for span in rate_spans(machine, now))
+
+
+@dataclass(frozen=True)
+class RateSpan:
+    """A time in which a machine bills at one rate."""
+
+    start: float
+    end: float
+    usd_per_hour: float
+
+    @property
+    def seconds(self) -> float:
+        return max(0.0, self.end - self.start)
+
+
+def rate_spans(machine: MachineRecord, now: float) -> list[RateSpan]:
+    """What our own count of a machine is made of, in Unix seconds; none where nothing came of the intent, as far as can
+    be seen.
+    """
     if machine.machine_id is None and machine.absent_at is not None:
-        return 0.0  # nothing came of the intent, as far as can be seen
+        return []
     until = machine.absent_at if machine.absent_at is not None else now
     if machine.machine_id is None:
         until = min(until, machine.intent_at + _longest_unseen_s(machine))
     changes = [(machine.bills_since, machine.price_per_hour_usd)]
     changes += [(rate.at, rate.usd_per_hour) for rate in machine.rates]
     ends = [at for at, _ in changes[1:]] + [until]
-    return sum(max(0.0, end - at) / 3600 * usd for (at, usd), end in zip(changes, ends, strict=True))
+    return [RateSpan(at, end, usd) for (at, usd), end in zip(changes, ends, strict=True)]
 
 
 def _unseen_usd(machine: MachineRecord, now: float) -> float:
