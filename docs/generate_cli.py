@@ -29,6 +29,7 @@ from orchestrator.cli.render.runs import RunView, StatusView
 from orchestrator.cli.render.summary import Summary
 from orchestrator.market import Listing, Refusal
 from orchestrator.plan import Plan
+from orchestrator.report.contents import Report
 from remote_trainer import wire
 
 DOCS = Path(__file__).parent
@@ -307,6 +308,7 @@ def json_keys() -> str:
         ("refusal", "`gpus`, one a provider that did not answer", (Refusal,)),
         ("run", "`ps`, one a run", (RunView,)),
         ("summary", "`status`, its only line", (RunView, StatusView)),
+        ("summary", "`report`, its only line", (Report,)),
         ("summary", "`launch`, `attach`, `resume`, `stop`, `down`, last", (Summary,)),
     )
     for kind, printed_by, classes in lines:

@@ -16,6 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "ps": ("watch", "List runs, what may still cost money first."),
     "status": ("watch", "Show one run in detail."),
     "logs": ("watch", "Print a run's events or the trainer's output."),
+    "report": ("report", "Write one run as a web page that stands alone."),
     "attach": ("watch", "Watch a run; carry it on if its process has died."),
     "pull": ("control", "Fetch what a run has made so far."),
     "stop": ("control", "Checkpoint, bring it home, give the machine back."),

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.recorded_run import RecordedRun
+
 pytestmark = pytest.mark.xdist_group("wheel")  # what the fixtures build is dear: one process runs them all
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +61,12 @@ def test_the_trainer_travels_from_the_wheel_as_from_a_checkout(installed: Path, 
         for python in (installed / "python", sys.executable)
     }
     assert len(ids) == 1
+
+
+def test_a_report_finds_its_template_in_the_wheel(installed: Path, tmp_path: Path) -> None:
+    recorded = RecordedRun(tmp_path)
+    run(installed, "report", recorded.name, home=tmp_path)
+    assert "<h1>dog</h1>" in (tmp_path / "dog-report.html").read_text()
 
 
 def test_the_base_install_is_small_enough_for_a_laptop(installed: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "boto3", "paramiko", "httpx", "pydantic", "PIL", "numpy", "diffusers"}
+HEAVY = {"torch", "boto3", "paramiko", "httpx", "pydantic", "PIL", "numpy", "diffusers", "jinja2"}
 
 PROBE = """
 import sys
