@@ -12,16 +12,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from orchestrator.absence import is_absent
 from orchestrator.budget import spent_usd
 from orchestrator.driver import drive, drive_until
 from orchestrator.host import Host
 from orchestrator.lifecycle import State, Wish
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import AGREEMENT_S
 from orchestrator.spec import Compute, Data, Limits, Model, RunSpec, Subject
 from orchestrator.whole_file import write_atomically
-from providers.api import HasBilling, MachineId
-from providers.errors import CloudboothError, MachineGone
+from providers.api import HasBilling
+from providers.errors import CloudboothError
 from remote_trainer.wire import TrainSpec
 
 PROOF_TIMEOUT_S = 180.0
@@ -131,7 +131,7 @@ def _let_it_end_itself(context: RunContext, say: Callable[[str], None]) -> float
         remote.host.close()
     told_at = context.clock.monotonic()
     while context.clock.monotonic() - told_at < SELF_RELEASE_TIMEOUT_S:
-        if _is_gone(context, machine):
+        if is_absent(context.provider, machine, context.clock.sleep):
             seconds = round(context.clock.monotonic() - told_at, 1)
             say(f"it gave itself back within {seconds:.0f} s")
             return seconds
@@ -144,19 +144,6 @@ def _end_lease(host: Host, workdir: str) -> None:
     """By hand: every call of the agent would renew it. Without a guard there is nothing to end."""
     guard = shlex.quote(f"{workdir}/guard/memory")
     host.run(["sh", "-c", f'm=$(cat {guard}) && echo 1 >"$m/lease.new" && mv -f "$m/lease.new" "$m/lease"'])
-
-
-def _is_gone(context: RunContext, machine: MachineId) -> bool:
-    """Two answers that agree."""
-    for look in range(2):
-        if look:
-            context.clock.sleep(AGREEMENT_S)
-        try:
-            context.provider.describe(machine)
-        except MachineGone:
-            continue
-        return False
-    return True
 
 
 def _cost_usd(context: RunContext) -> float:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from orchestrator.absence import is_absent
 from orchestrator.clock import Clock
 from orchestrator.ledger import Ledger, MachineRecord, RunRecord
 from orchestrator.lifecycle import State
 from orchestrator.orphans import tag_prefix
-from providers.api import MachineId, MachineProvider
-from providers.errors import MachineGone
+from providers.api import MachineProvider
 
 SETTLE_AGE_S = 180.0
 """Providers have been seen to list a machine only minutes after it was made: what never showed is not gone before."""
 RECHECK_S = 24 * 3600.0
-AGREEMENT_S = 5.0
-"""One answer may be wrong: absence is believed when two looks this far apart agree."""
 
 
 def latecomers(machines: Iterable[MachineRecord], now: float) -> list[MachineRecord]:
@@ -92,11 +90,9 @@ def give_back_strays(
     for machine in left_behind:
         assert machine.machine_id is not None
         provider.release(machine.machine_id)
-        if _is_gone(provider, machine.machine_id):
-            clock.sleep(AGREEMENT_S)
-            if _is_gone(provider, machine.machine_id) and not may_still_show(machine, clock.now()):
-                ledger.confirm_absent(machine.tag)
-                told(f"{machine.tag} is gone")
+        if is_absent(provider, machine.machine_id, clock.sleep) and not may_still_show(machine, clock.now()):
+            ledger.confirm_absent(machine.tag)
+            told(f"{machine.tag} is gone")
 
 
 def _is_stray(machine: MachineRecord, run: RunRecord, newest: dict[tuple[str, int], str]) -> bool:
@@ -104,11 +100,3 @@ def _is_stray(machine: MachineRecord, run: RunRecord, newest: dict[tuple[str, in
         return False
     current = machine.attempt == run.attempt and newest[machine.run, machine.attempt] == machine.tag
     return run.state is State.ENDED or not current
-
-
-def _is_gone(provider: MachineProvider, machine_id: MachineId) -> bool:
-    try:
-        provider.describe(machine_id)
-    except MachineGone:
-        return True
-    return False

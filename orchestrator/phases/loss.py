@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from orchestrator.absence import AGREEMENT_S
 from orchestrator.budget import seconds_left
 from orchestrator.home import RunHome
 from orchestrator.host import HostError
@@ -23,8 +24,6 @@ from remote_trainer import wire
 UNREACHABLE_LIMIT_S = 600.0
 """A rented machine that the provider calls running and that answers nobody for this long is given back, if nothing was
 ever sent to it; of any other the user is told."""
-AGREEMENT_S = 5.0
-"""One answer may be wrong: a loss is believed when two answers this far apart agree."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestrator.absence import AGREEMENT_S
 from orchestrator.boot_plan import GUARD_FILE, boot_plan, guard_for
 from orchestrator.budget import (
     BOOT_DEADLINE_S,
@@ -25,7 +26,7 @@ from orchestrator.measured import measured_speeds
 from orchestrator.offers import Choice, choose, gpu_requests, machine_disk_gb, markets_of
 from orchestrator.orphans import tag_prefix
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import AGREEMENT_S, Loss, declare_lost, loss_of_machine
+from orchestrator.phases.loss import Loss, declare_lost, loss_of_machine
 from orchestrator.phases.persistence import wait_while_wanted
 from orchestrator.phases.storage import after_a_loss
 from orchestrator.recovery import capacity_pause_s, history_of, too_dear

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from orchestrator.absence import exists, is_absent
 from orchestrator.host import HostError
 from orchestrator.latecomers import SETTLE_AGE_S, may_still_show
 from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import EndReason, Facts, State, Wish
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.loss import AGREEMENT_S
 from orchestrator.phases.persistence import a_few_times
 from providers.api import HasBilling, MachineId
-from providers.errors import CloudboothError, MachineGone
+from providers.errors import CloudboothError
 
 CONFIRM_POLL_S = 2.0
 
@@ -32,7 +32,7 @@ def release(context: RunContext, facts: Facts) -> Facts:
 def _release_connected(context: RunContext, facts: Facts) -> Facts:
     machine = context.held_machine()
     assert machine.machine_id is not None
-    if context.machine_stands and _exists(context, machine.machine_id):
+    if context.machine_stands and exists(context.provider, machine.machine_id):
         _end_processes_or_give_up(context)
     if context.spec.compute.volume and context.run.reason is EndReason.DONE:
         _clear_volume(context, machine.machine_id)
@@ -66,7 +66,7 @@ def _end_processes_or_give_up(context: RunContext) -> None:
 def _clear_volume(context: RunContext, machine_id: MachineId) -> None:
     """The machine bills meanwhile, so it is tried once."""
     try:
-        if _exists(context, machine_id):
+        if exists(context.provider, machine_id):
             _end_processes(context)
     except CloudboothError as error:
         volume = context.spec.compute.volume
@@ -85,12 +85,12 @@ def _end_processes(context: RunContext) -> None:
 
 def _until_absent(context: RunContext, machine: MachineRecord, machine_id: MachineId) -> None:
     """Gives it back, and once more when it shows only after that: the first call may have found nothing to end."""
-    shown = context.machine_stands or _has_answered(context, machine) or _exists(context, machine_id)
+    shown = context.machine_stands or _has_answered(context, machine) or exists(context.provider, machine_id)
     context.provider.release(machine_id)  # also one that seems gone: a single answer may be wrong
     if not shown and may_still_show(machine, context.clock.now()):
         context.reporter.note(f"{machine.tag} does not show yet; it is looked for until it is {SETTLE_AGE_S:.0f} s old")
     while not (_is_absent(context, machine_id) and (shown or not may_still_show(machine, context.clock.now()))):
-        if not shown and _exists(context, machine_id):
+        if not shown and exists(context.provider, machine_id):
             shown = True
             context.provider.release(machine_id)
         context.require_driver()
@@ -103,18 +103,7 @@ def _has_answered(context: RunContext, machine: MachineRecord) -> bool:
 
 
 def _is_absent(context: RunContext, machine_id: MachineId) -> bool:
-    """One answer may be wrong: two that agree are believed."""
-    if _exists(context, machine_id):
-        return False
+    """What stands on its own answers from a folder on this computer: once is enough."""
     if context.machine_stands:
-        return True
-    context.clock.sleep(AGREEMENT_S)
-    return not _exists(context, machine_id)
-
-
-def _exists(context: RunContext, machine_id: MachineId) -> bool:
-    try:
-        context.provider.describe(machine_id)
-    except MachineGone:
-        return False
-    return True
+        return not exists(context.provider, machine_id)
+    return is_absent(context.provider, machine_id, context.clock.sleep)
