@@ -15,6 +15,10 @@ from providers.api import HasBilling, MachineId
 from providers.errors import CloudboothError
 
 CONFIRM_POLL_S = 2.0
+AGAIN_FIRST_S, AGAIN_LAST_S = 60.0, 300.0
+"""Between two calls for the end of a machine that goes on; the user is told of each."""
+RELEASE_DEADLINE_S = 1800.0
+"""So long after the first call a person has to look."""
 
 
 def release(context: RunContext, facts: Facts) -> Facts:
@@ -24,7 +28,8 @@ def release(context: RunContext, facts: Facts) -> Facts:
     photos) is removed; that of any other is left for `resume`. Raises HostError when such a host cannot be reached
     for a quarter of a minute: then nobody knows whether something still runs there. A rented machine is given back
     whether it answers or not; a finished run's folder on a network volume is removed if it does. One that nobody has
-    seen yet is not gone before it is `SETTLE_AGE_S` old.
+    seen yet is not gone before it is `SETTLE_AGE_S` old. The call is repeated while the machine goes on; raises
+    CloudboothError after `RELEASE_DEADLINE_S`, and the machine stays on record as billing.
     """
     return a_few_times(context, lambda: _release_connected(context, facts))
 
@@ -89,10 +94,25 @@ def _until_absent(context: RunContext, machine: MachineRecord, machine_id: Machi
     context.provider.release(machine_id)  # also one that seems gone: a single answer may be wrong
     if not shown and may_still_show(machine, context.clock.now()):
         context.reporter.note(f"{machine.tag} does not show yet; it is looked for until it is {SETTLE_AGE_S:.0f} s old")
+    began_s = asked_at_s = context.clock.monotonic()
+    pause_s = AGAIN_FIRST_S
     while not (_is_absent(context, machine_id) and (shown or not may_still_show(machine, context.clock.now()))):
         if not shown and exists(context.provider, machine_id):
             shown = True
             context.provider.release(machine_id)
+        now_s = context.clock.monotonic()
+        if now_s - began_s >= RELEASE_DEADLINE_S:
+            raise CloudboothError(
+                f"{machine.provider} goes on showing {machine.tag} ({machine_id}), which was given back "
+                f"{(now_s - began_s) / 60:.0f} min ago and may still bill",
+                f"delete it in the console of {machine.provider}; then `cloudbooth attach {context.run.name}`",
+            )
+        if now_s - asked_at_s >= pause_s:
+            context.reporter.note(
+                f"{machine.tag} still exists {now_s - began_s:.0f} s after it was given back; asking again"
+            )
+            context.provider.release(machine_id)
+            asked_at_s, pause_s = now_s, min(2 * pause_s, AGAIN_LAST_S)
         context.require_driver()
         context.clock.sleep(CONFIRM_POLL_S)
 

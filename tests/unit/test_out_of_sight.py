@@ -17,9 +17,11 @@ from orchestrator.silence import LONGEST_GAP_S, Silence
 from orchestrator.spec import Limits
 from orchestrator.storage.api import StorageUnreachable, StoredObject
 from orchestrator.storage.folder import FolderStore
-from providers.api import Access
+from providers.api import Access, MachineId
+from providers.errors import CloudboothError
 from providers.retrying import RetryingProvider
 from providers.testing.faults import CloudFault, Mishap
+from providers.testing.simulated_cloud import SimulatedCloud
 from remote_trainer import wire
 from tests.unit.test_rental import World, made
 
@@ -206,3 +208,27 @@ def test_a_model_that_is_found_in_the_store_later_ends_the_run() -> None:
     step = next_step(State.PROVISIONING, Wish.RUN, None, Standing.ABSENT, Facts(model_home=True))
     assert isinstance(step, Move)
     assert (step.to, step.reason) == (State.RELEASING, EndReason.DONE)
+
+
+# ---- given back, and still there -----------------------------------------------------------------------------------
+
+
+class _Deaf(SimulatedCloud):
+    """Accepts every release, and does nothing."""
+
+    asked = 0
+
+    def release(self, machine: MachineId) -> None:
+        self.asked += 1
+
+
+def test_a_release_without_effect_is_repeated_told_and_at_last_left_to_a_person(world: World) -> None:
+    cloud = _Deaf(world.clock)
+    world.cloud, world.context = cloud, replace(world.context, provider=cloud)
+    world.rented()
+    with pytest.raises(CloudboothError, match="may still bill") as caught:
+        release.release(world.context, Facts())
+    assert "in the console of simulated; then `cloudbooth attach dog`" in caught.value.hint
+    assert 5 < cloud.asked < 15
+    assert "still exists 6" in next(note for note in world.told.notes if "asking again" in note), "after a minute"
+    assert world.machine().standing is Standing.HELD
