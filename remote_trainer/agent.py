@@ -71,7 +71,7 @@ def status(run_folder: Path, clocks: Clocks = HERE) -> wire.HostStatus:
     recorded = folders.read_json(run_folder / folders.SUPERVISOR_FILE) or {}
     events = run_folder / wire.EVENTS_FILE
     guard = GuardFiles.above(run_folder)
-    lent = held_grant(run_folder)
+    lent = held_grant(run_folder, clocks)
     existing = run_folder if run_folder.exists() else run_folder.parent
     return wire.HostStatus(
         incarnation=folders.incarnation(run_folder),
@@ -84,7 +84,7 @@ def status(run_folder: Path, clocks: Clocks = HERE) -> wire.HostStatus:
         checkpoints=tuple(folders.committed_checkpoints(run_folder)),
         output=folders.committed(run_folder, wire.OUTPUT_FOLDER),
         free_bytes=shutil.disk_usage(existing).free if existing.exists() else 0,
-        lent_s=None if lent is None else lent.left_s,
+        lent_s=None if lent is None else lent.left_s(clocks),
         guard=None if guard is None else guard.status(clocks.boot_clock()),
     )
 

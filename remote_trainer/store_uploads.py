@@ -11,13 +11,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional, Protocol
 
 from . import run_folder as folders
 from . import wire
+from .deadline import HERE, Clocks
 from .upload import LOCK_FILE, newest_artifact
 from .upload_grant import grant_file, held_grant
 from .upload_ring import in_store
@@ -29,11 +29,34 @@ LOOK_EVERY_S = 2.0
 """Between looks for a newer grant."""
 
 
-class StoreUploads:
-    """Implements `uploads.Uploads`."""
+class Uploader(Protocol):
+    """One uploader at work: `upload.bring_up_to_date` once, beside its supervisor."""
 
-    def __init__(self, run_folder: Path, clock: Callable[[], float] = time.monotonic, retry_s: float = RETRY_S) -> None:
-        self._folder, self._clock, self._retry_s = run_folder, clock, retry_s
+    def events(self) -> list[wire.Event]:
+        """What it has said since the last call. Does not block."""
+        ...
+
+    def exit_code(self) -> Optional[int]:
+        """None while it is at work. What it said last can still be had afterwards."""
+        ...
+
+    def end(self) -> None:
+        """At once, if it is at work, and what belongs to it is let go. Twice is safe."""
+        ...
+
+
+Begin = Callable[[Path], Optional[Uploader]]
+"""Starts an uploader for a run's folder; None while another one holds its lock."""
+
+
+class StoreUploads:
+    """Implements `uploads.Uploads`. Whoever simulates a machine hands in other clocks and other uploaders."""
+
+    def __init__(
+        self, run_folder: Path, clocks: Clocks = HERE, retry_s: float = RETRY_S, begin: Optional[Begin] = None
+    ) -> None:
+        self._folder, self._clocks, self._clock, self._retry_s = run_folder, clocks, clocks.monotonic, retry_s
+        self._begin_uploader = begin or UploaderProcess.begin
         self._saved = in_store(run_folder)
         self._wanted: dict[str, float] = {}
         """Manifest to the second of its `begin`, newest last, of what is not in the store."""
@@ -41,9 +64,7 @@ class StoreUploads:
         self._not_before_s = 0.0
         self._looked_at_s = 0.0
         self._grant_seen = self._grant_mark()
-        self._child: Optional[subprocess.Popen[bytes]] = None
-        self._pipe: Optional[int] = None
-        self._line = b""
+        self._uploader: Optional[Uploader] = None
         self._news: list[wire.Event] = []
         self._said: set[str] = set()
         self._longest_s: Optional[float] = None
@@ -68,7 +89,7 @@ class StoreUploads:
 
     def busy(self) -> bool:
         self._move_on()
-        return self._child is not None or self._worth_trying()
+        return self._uploader is not None or self._worth_trying()
 
     def news(self) -> list[wire.Event]:
         """What there is to say since the last call."""
@@ -78,20 +99,21 @@ class StoreUploads:
 
     def close(self) -> None:
         """Ends an uploader that is at work. Twice is safe."""
-        if self._child is not None:
-            _end(self._child)
-            self._reap(self._child)
+        if self._uploader is not None:
+            self._uploader.end()
+            self._reap(self._uploader)
 
     def _worth_trying(self) -> bool:
         return self.active and bool(self._wanted) and self._tries < TRIES
 
     def _move_on(self) -> None:
         self._look_for_a_grant()
-        if self._child is not None:
-            self._listen()
-            if self._child.poll() is not None:
-                self._reap(self._child)
-        if self._child is None and self._worth_trying() and self._clock() >= self._not_before_s:
+        if self._uploader is not None:
+            over = self._uploader.exit_code() is not None
+            self._listen(self._uploader)
+            if over:
+                self._reap(self._uploader)
+        if self._uploader is None and self._worth_trying() and self._clock() >= self._not_before_s:
             self._start()
 
     def _look_for_a_grant(self) -> None:
@@ -110,34 +132,18 @@ class StoreUploads:
     def _grant_mark(self) -> Optional[int]:
         """Differs for every grant; None while there is none of this boot."""
         with contextlib.suppress(OSError):
-            if held_grant(self._folder) is not None:
+            if held_grant(self._folder, self._clocks) is not None:
                 return grant_file(self._folder).stat().st_mtime_ns
         return None
 
     def _start(self) -> None:
-        lock = folders.acquire(self._folder / LOCK_FILE, wait_s=0)
-        if lock is None:
-            return  # that of an earlier supervisor is about to end
-        read_end, write_end = os.pipe()
-        os.set_blocking(read_end, False)
-        with lock, open(self._folder / wire.LOG_FILE, "ab") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "remote_trainer", "upload", "--run-folder", str(self._folder),
-                 "--events-fd", str(write_end), "--lock-fd", str(lock.fileno())],
-                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
-                pass_fds=(write_end, lock.fileno()),
-            )  # fmt: skip
-        os.close(write_end)
-        self._pipe, self._line = read_end, b""
-        self._tries += 1
+        self._uploader = self._begin_uploader(self._folder)
+        if self._uploader is not None:  # that of an earlier supervisor is about to end otherwise
+            self._tries += 1
 
-    def _listen(self) -> None:
-        assert self._pipe is not None
-        with contextlib.suppress(BlockingIOError):
-            while chunk := os.read(self._pipe, 1 << 16):
-                *lines, self._line = (self._line + chunk).split(b"\n")
-                for line in lines:
-                    self._heard(wire.decode_event(line).event)
+    def _listen(self, uploader: Uploader) -> None:
+        for event in uploader.events():
+            self._heard(event)
 
     def _heard(self, event: wire.Event) -> None:
         if isinstance(event, wire.Failed):  # the uploader's own end is none of the run
@@ -153,15 +159,11 @@ class StoreUploads:
                 self._longest_s = max(self._clock() - began_s, self._longest_s or 0.0)
         self._news.append(event)
 
-    def _reap(self, child: subprocess.Popen[Any]) -> None:
-        child.wait()
-        self._listen()
-        _end(child)
-        if self._pipe is not None:
-            os.close(self._pipe)
-            self._pipe = None
-        self._child = None
-        if child.returncode == 0:
+    def _reap(self, uploader: Uploader) -> None:
+        self._listen(uploader)
+        uploader.end()
+        self._uploader = None
+        if uploader.exit_code() == 0:
             self._saved |= in_store(self._folder)  # also what one that was killed brought and could not say
             self._wanted.clear()  # what is older than what it brought need not follow
             self._want_what_is_newer()
@@ -176,8 +178,57 @@ class StoreUploads:
             self._try_anew()
 
 
-def _end(child: subprocess.Popen[Any]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    if child.stdin:
-        child.stdin.close()
+class UploaderProcess:
+    """A child on a leash. Implements `Uploader`."""
+
+    def __init__(self, child: subprocess.Popen[bytes], pipe: int) -> None:
+        self._child, self._pipe = child, pipe
+        self._line = b""
+        self._rest: Optional[list[wire.Event]] = None
+        """What was said before the end and not asked for yet."""
+
+    @classmethod
+    def begin(cls, run_folder: Path) -> Optional[UploaderProcess]:
+        lock = folders.acquire(run_folder / LOCK_FILE, wait_s=0)
+        if lock is None:
+            return None
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        with lock, open(run_folder / wire.LOG_FILE, "ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "remote_trainer", "upload", "--run-folder", str(run_folder),
+                 "--events-fd", str(write_end), "--lock-fd", str(lock.fileno())],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+                pass_fds=(write_end, lock.fileno()),
+            )  # fmt: skip
+        os.close(write_end)
+        return cls(child, read_end)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def events(self) -> list[wire.Event]:
+        heard, self._rest = self._rest, [] if self._rest is not None else None
+        if heard is not None:
+            return heard
+        heard = []
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self._pipe, 1 << 16):
+                *lines, self._line = (self._line + chunk).split(b"\n")
+                heard += [wire.decode_event(line).event for line in lines]
+        return heard
+
+    def exit_code(self) -> Optional[int]:
+        return self._child.poll()
+
+    def end(self) -> None:
+        if self._rest is not None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+        self._rest = self.events()
+        os.close(self._pipe)
+        if self._child.stdin:
+            self._child.stdin.close()

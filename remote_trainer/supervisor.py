@@ -123,7 +123,7 @@ class _Supervisor:
     def _store_is_yet_unproven(self) -> bool:
         """Before the first checkpoint a store out of reach is a setting to mend; later it is no reason to end a run."""
         held = held_grant(self._folder)
-        return held is not None and held.left_s > 0 and not folders.committed_checkpoints(self._folder)
+        return held is not None and held.left_s() > 0 and not folders.committed_checkpoints(self._folder)
 
     def _run_to_an_end(self, stage: str, job: wire.Job, tenancy: Tenancy) -> int:
         """Starts a stage that was killed again while that makes sense. The last exit code."""

@@ -19,6 +19,7 @@ from typing import Optional
 
 from . import run_folder as folders
 from . import wire
+from .deadline import HERE, Clocks
 from .errors import TrainingFailed
 from .lent_object import Content, Damaged, LentObjects, Refused, UploadFailed
 from .upload_grant import HeldGrant, held_grant
@@ -36,7 +37,9 @@ Emit = Callable[[wire.Event], None]
 Connect = Callable[[Optional[wire.StoreKeys]], LentObjects]
 
 
-def bring_up_to_date(run_folder: Path, emit: Emit, connect: Connect = LentObjects) -> bool:
+def bring_up_to_date(
+    run_folder: Path, emit: Emit, connect: Connect = LentObjects, *, clocks: Clocks = HERE, threads: int = THREADS
+) -> bool:
     """Whether the store has what counts: the output, or before there is one the newest checkpoint.
 
     Emits `uploaded` for what it brought there, and a warning for what it could not. Never raises for the store.
@@ -45,12 +48,12 @@ def bring_up_to_date(run_folder: Path, emit: Emit, connect: Connect = LentObject
         artifact = newest_artifact(run_folder)
         if artifact is None or artifact.manifest_sha256 in in_store(run_folder):
             return True
-        held = held_grant(run_folder)
+        held = held_grant(run_folder, clocks)
         if held is None:
             return False
         try:
             with contextlib.ExitStack() as opened:
-                if not _upload(run_folder, held, artifact, opened, emit, connect):
+                if not _upload(run_folder, held, clocks, artifact, opened, emit, connect, threads):
                     return False
         except FileNotFoundError:  # pruned before it was opened: there is a newer one
             after = newest_artifact(run_folder)
@@ -110,7 +113,14 @@ def newest_artifact(run_folder: Path) -> Optional[Artifact]:
 
 
 def _upload(
-    run_folder: Path, held: HeldGrant, artifact: Artifact, opened: contextlib.ExitStack, emit: Emit, connect: Connect
+    run_folder: Path,
+    held: HeldGrant,
+    clocks: Clocks,
+    artifact: Artifact,
+    opened: contextlib.ExitStack,
+    emit: Emit,
+    connect: Connect,
+    threads: int,
 ) -> bool:
     """Raises FileNotFoundError when a file of the artifact is gone already."""
     grant = held.grant
@@ -119,7 +129,7 @@ def _upload(
     # Open files can be read to their end although the trainer prunes them meanwhile.
     files = [opened.enter_context(open(run_folder / artifact.folder / entry.path, "rb")) for entry in manifest.files]
     ring = read_ring(run_folder, grant.id)
-    if held.left_s <= 0:
+    if held.left_s(clocks) <= 0:
         emit(_warning(artifact, "what the laptop lent for uploads has expired"))
         return False
     needed = sum(_chunk_count(entry.bytes, grant.chunk_bytes) for entry in manifest.files)
@@ -138,13 +148,13 @@ def _upload(
             objects.put(grant.indexes[index].put, Content.of(wire.RETIRED))
         write_ring(run_folder, grant.id, placement.ring)
         journal = Journal(run_folder, grant.id, slot)
-        chunks = _send_all(grant, slot, manifest, [file.fileno() for file in files], journal, connect)
+        chunks = _send_all(grant, slot, manifest, [file.fileno() for file in files], journal, connect, threads)
         content = wire.dumps(wire.UploadIndex(artifact.kind, raw.decode(), chunks))  # type: ignore[arg-type]  # Literal
         objects.put(grant.indexes[slot.index].put, Content.of(content))
         if objects.get(grant.indexes[slot.index].get) != content:
             raise Damaged("the index that was read back is not the one that was written")
     except UploadFailed as error:
-        expired = isinstance(error, Refused) and held.left_s < 60
+        expired = isinstance(error, Refused) and held.left_s(clocks) < 60
         emit(_warning(artifact, "what the laptop lent for uploads has expired" if expired else str(error)))
         return False
     finally:
@@ -192,6 +202,7 @@ def _send_all(
     descriptors: list[int],
     journal: Journal,
     connect: Connect,
+    most_threads: int,
 ) -> tuple[tuple[wire.UploadedChunk, ...], ...]:
     """Sends what the journal does not have, several at a time, while this thread reads every file against its hash.
 
@@ -222,7 +233,8 @@ def _send_all(
         finally:
             objects.close()
 
-    threads = [threading.Thread(target=work, name=f"upload-{n}", daemon=True) for n in range(min(THREADS, len(pieces)))]
+    count = min(most_threads, len(pieces))
+    threads = [threading.Thread(target=work, name=f"upload-{n}", daemon=True) for n in range(count)]
     for thread in threads:
         thread.start()
     try:

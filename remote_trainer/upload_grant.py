@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from . import wire
-from .deadline import boot_clock, boot_id
+from .deadline import HERE, Clocks
 from .private_memory import drop, private_file, put_privately
 
 
@@ -24,26 +24,25 @@ class HeldGrant:
     """On the boot clock of `boot`."""
     boot: str
 
-    @property
-    def left_s(self) -> float:
+    def left_s(self, clocks: Clocks = HERE) -> float:
         """Negative once it is over."""
-        return self.expires_at_s - boot_clock()
+        return self.expires_at_s - clocks.boot_clock()
 
 
-def hold_grant(run_folder: Path, raw: bytes) -> None:
+def hold_grant(run_folder: Path, raw: bytes, clocks: Clocks = HERE) -> None:
     """Takes a grant over, in place of an earlier one. Raises WireError and OSError; nothing of it reaches a log."""
     grant = wire.loads(wire.UploadGrant, raw)
-    held = HeldGrant(grant, boot_clock() + grant.lifetime_s, boot_id())
+    held = HeldGrant(grant, clocks.boot_clock() + grant.lifetime_s, clocks.boot_id())
     put_privately(grant_file(run_folder), wire.dumps(held))
 
 
-def held_grant(run_folder: Path) -> Optional[HeldGrant]:
+def held_grant(run_folder: Path, clocks: Clocks = HERE) -> Optional[HeldGrant]:
     """None when there is none, or it is of an earlier boot; one that has expired is still told."""
     try:
         held = wire.loads(HeldGrant, grant_file(run_folder).read_bytes())
     except (OSError, wire.WireError):
         return None
-    return held if held.boot == boot_id() else None
+    return held if held.boot == clocks.boot_id() else None
 
 
 def drop_grant(run_folder: Path) -> None:

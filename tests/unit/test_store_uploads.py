@@ -18,7 +18,7 @@ from orchestrator.storage.lending import PoolSize, lend
 from remote_trainer import run_folder as folders
 from remote_trainer import wire
 from remote_trainer.commit import commit_folder, preparing
-from remote_trainer.store_uploads import StoreUploads
+from remote_trainer.store_uploads import StoreUploads, UploaderProcess
 from remote_trainer.upload_grant import drop_grant, hold_grant
 from tests.fakes.s3_servers import S3Server
 
@@ -98,8 +98,8 @@ def test_a_killed_uploader_is_begun_again(uploads: StoreUploads, run_folder: Pat
     checkpoint = commit(run_folder, 100, size=20 * CHUNK)
     uploads.begin(checkpoint)
     until(uploads, lambda: any((run_folder / "uploads").glob("*.done")))
-    assert uploads._child is not None
-    os.killpg(uploads._child.pid, signal.SIGKILL)
+    assert isinstance(uploads._uploader, UploaderProcess)
+    os.killpg(uploads._uploader.pid, signal.SIGKILL)
     until(uploads, lambda: checkpoint.manifest_sha256 in uploads.saved())
 
 
