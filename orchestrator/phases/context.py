@@ -42,6 +42,8 @@ class RunContext:
     new_courier: Callable[[Delivery], Courier] = BackgroundCourier
     store: ObjectStore | None = None
     """Where the machine uploads to; None without `[storage]`."""
+    settles_inline: bool = False
+    """What a machine has uploaded is put together between two events instead of in a thread, for a world with one."""
 
     @property
     def output_folder(self) -> Path:

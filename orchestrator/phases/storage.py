@@ -75,7 +75,7 @@ def foreseen_size(spec: RunSpec, job: wire.Job) -> PoolSize:
 class Storekeeper:
     """While a run is followed: renews what was lent, and puts together what the machine says it has uploaded.
 
-    The putting together is a thread's work, one at a time: the events do not wait for it.
+    The putting together is a thread's work, one at a time: the events do not wait for it, unless the context says so.
     """
 
     def __init__(self, context: RunContext, remote: RemoteRun) -> None:
@@ -94,7 +94,10 @@ class Storekeeper:
         if now_s - self._looked_at_s > LOOK_EVERY_S:
             self._looked_at_s = now_s
             lend_uploads(self._context, self._remote, self._remote.status().lent_s)
-        if self._again and (self._thread is None or not self._thread.is_alive()):
+        if self._again and self._context.settles_inline:
+            self._again = False
+            settle(self._context)
+        elif self._again and (self._thread is None or not self._thread.is_alive()):
             self._again = False
             self._thread = threading.Thread(target=settle, args=(self._context,), name="storekeeper", daemon=True)
             self._thread.start()

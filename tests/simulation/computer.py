@@ -15,8 +15,10 @@ from providers.testing.virtual_clock import SkewedClock, VirtualClock
 from remote_trainer import run_folder as folders
 from remote_trainer import wire
 from remote_trainer.deadline import Clocks
+from remote_trainer.upload_grant import drop_grant
 from tests.simulation.guard import Guard
 from tests.simulation.schedule import Occasion, Training
+from tests.simulation.store import SimulatedStore
 from tests.simulation.supervisor import Supervisor
 from tests.simulation.trainer import Stage
 
@@ -35,11 +37,20 @@ class Computer:
     """A machine with a disk. It lives until `die`; its processes may come and go."""
 
     def __init__(
-        self, name: str, disk: Path, clock: VirtualClock, training: Training, observer: Observer, has_gpu: bool = True
+        self,
+        name: str,
+        disk: Path,
+        clock: VirtualClock,
+        training: Training,
+        observer: Observer,
+        has_gpu: bool = True,
+        store: SimulatedStore | None = None,
     ) -> None:
         self.name, self.disk, self.clock, self.training, self.observer = name, disk, clock, training, observer
         self.date = SkewedClock(clock)
-        self.has_gpu = has_gpu
+        self.has_gpu, self.store = has_gpu, store
+        self.lent: set[Path] = set()
+        """The run folders that something was lent to, which is kept in memory and not on this disk."""
         self.alive = True
         """Its disk exists."""
         self.up = True
@@ -155,4 +166,6 @@ class Computer:
 def forget_disk(computer: Computer) -> None:
     """After a schedule. The locks of what still lives are let go with it."""
     computer.stop()
+    for run_folder in computer.lent:
+        drop_grant(run_folder)
     shutil.rmtree(computer.disk, ignore_errors=True)

@@ -19,6 +19,7 @@ from orchestrator import remote_run
 from orchestrator.host import Completed, ConnectionLost, HostError, HostUnreachable
 from remote_trainer import __main__ as trainer_main
 from remote_trainer import agent, contact, files, wire
+from remote_trainer.upload_grant import hold_grant
 from tests.simulation.computer import Computer
 
 LATENCY_S = 0.2
@@ -132,6 +133,11 @@ class SimulatedHost:
                 agent.forget(folder, call.epoch)
                 if existed:
                     self._passages.acted(self._computer, str(folder), verb)
+                return b""
+            case "grant":
+                agent.claim(folder, call.epoch)
+                hold_grant(folder, b"".join(chunks), self._computer.clocks)
+                self._computer.lent.add(folder)
                 return b""
             case "saved":
                 contact.saved(folder, json.loads(call.manifests))

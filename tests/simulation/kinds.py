@@ -38,12 +38,10 @@ class WorldFault(Enum):
 
 Kind = CloudFault | WorldFault
 
-BEYOND_TODAY: frozenset[Kind] = frozenset(
-    {
-        WorldFault.STORE_UNREACHABLE, WorldFault.URLS_DEAD, WorldFault.UPLOAD_CUT,
-        WorldFault.UPLOAD_ALTERED,
-    }
-)  # fmt: skip
+AT_STORE: frozenset[Kind] = frozenset(
+    {WorldFault.STORE_UNREACHABLE, WorldFault.URLS_DEAD, WorldFault.UPLOAD_CUT, WorldFault.UPLOAD_ALTERED}
+)
+BEYOND_TODAY: frozenset[Kind] = frozenset()
 ALL_KINDS: tuple[Kind, ...] = (*CloudFault, *WorldFault)
 TODAY: tuple[Kind, ...] = tuple(kind for kind in ALL_KINDS if kind not in BEYOND_TODAY)
 

@@ -10,7 +10,7 @@ from orchestrator.lifecycle import Standing, State, Wish
 from providers.api import MachineId
 from providers.testing.faults import Mishap
 from tests.simulation.computer import Computer
-from tests.simulation.kinds import Kind, WorldFault
+from tests.simulation.kinds import AT_STORE, Kind, WorldFault
 from tests.simulation.schedule import AtMachine, AtPassage, Occasion, Planned
 
 if TYPE_CHECKING:
@@ -140,7 +140,8 @@ class Misfortune:
         def strike() -> None:
             if fault in self._at_machines and self._strikes(fault):
                 self._at_machines.remove(fault)
-                self.fired_now(fault.kind)
+                if fault.kind not in AT_STORE:  # the store tells when it takes effect
+                    self.fired_now(fault.kind)
 
         self._world.clock.after(fault.delay_s, strike)
 
@@ -152,8 +153,24 @@ class Misfortune:
                 return False
             world.wish(Wish.STOP if fault.kind is WorldFault.USER_STOPS else Wish.DOWN)
             return True
+        if fault.kind in AT_STORE:
+            return self._strikes_store(fault)
         computer = world.current_computer()
         return computer is not None and self._strikes_computer(fault, computer)
+
+    def _strikes_store(self, fault: AtMachine) -> bool:
+        store = self._world.store
+        assert store is not None
+        match fault.kind:
+            case WorldFault.STORE_UNREACHABLE:
+                store.be_unreachable(fault.length_s)
+            case WorldFault.URLS_DEAD:
+                store.let_urls_die()
+            case WorldFault.UPLOAD_CUT:
+                store.cut_next_put()
+            case _:
+                store.alter_next_put()
+        return True
 
     def _strikes_computer(self, fault: AtMachine, computer: Computer) -> bool:
         clock = self._world.clock

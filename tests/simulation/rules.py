@@ -42,6 +42,10 @@ class Rules:
     def __init__(self, world: World, enabled: frozenset[Invariant]) -> None:
         self._world, self.enabled = world, enabled
         self._created_tags: set[str] = set()
+        self._uploaded = 0.0
+        """The newest checkpoint that a machine said is verified in the store, or `MODEL`."""
+        self._uploaded_step = 0
+        self._refusals = 0
 
     def violate(self, invariant: Invariant, detail: str) -> None:
         if invariant in self.enabled:
@@ -116,7 +120,17 @@ class Rules:
 
     def _worth_elsewhere(self) -> float:
         artifacts = self._world.ledger.artifacts(self._world.run_name)
-        return max((MODEL if a.kind == "output" else a.step for a in artifacts), default=0.0)
+        return max([self._uploaded, *(MODEL if a.kind == "output" else a.step for a in artifacts)])
+
+    def uploaded(self, computer: Computer, event: wire.Uploaded) -> None:
+        """A machine says that something is whole in the store."""
+        for run in computer.disk.glob("*/runs/[!.]*"):
+            output = folders.committed(run, wire.OUTPUT_FOLDER)
+            if output is not None and output.manifest_sha256 == event.manifest_sha256:
+                self._uploaded = MODEL
+                return
+        self._uploaded_step = max(event.step, self._uploaded_step)
+        self._uploaded = max(event.step, self._uploaded)
 
     def after_call(self, computer: Computer, run_folder: str, verb: str) -> None:
         """A call of the driver at work has changed something on a computer."""
@@ -133,6 +147,16 @@ class Rules:
         home = [a.step for a in artifacts if a.kind == "checkpoint" and Path(a.folder).exists()]
         if home and step < max(home):
             self.violate(Invariant.NO_LOST_WORK, f"from step {step}, while step {max(home)} had come home")
+        refused, self._refusals = self._refused_since(), self._refusals_now()
+        if step < self._uploaded_step and not refused:
+            self.violate(Invariant.NO_LOST_WORK, f"from step {step}, while step {self._uploaded_step} was in the store")
+
+    def _refused_since(self) -> bool:
+        """Whether the laptop has found the store out of reach since training began last: it goes on without then."""
+        return self._refusals_now() > self._refusals
+
+    def _refusals_now(self) -> int:
+        return self._world.store.refusals if self._world.store is not None else 0
 
     # ---- after every driver ----------------------------------------------------------------------------------------
 

@@ -12,10 +12,12 @@ from enum import Enum
 from random import Random
 
 from providers.testing.faults import AT_CREATE, CloudFault, Mishap
-from tests.simulation.kinds import TODAY, Kind, WorldFault
+from tests.simulation.kinds import AT_STORE, TODAY, Kind, WorldFault
 
 MOST_FAULTS = 7
 STANDING_SHARE = 0.15
+STORAGE_SHARE = 0.1
+"""Of the schedules without a fault of the store; those with one have a store."""
 LONGEST_SLEEP = 4.5
 """As a power of ten of seconds: nearly nine hours."""
 UNDISTURBED_EVERY = 20
@@ -28,6 +30,7 @@ _CALLS: dict[str, int] = {
     "run stop": 1, "receive follow": 3, "receive read": 6, "chunk follow": 20, "chunk read": 10,
 }  # fmt: skip
 """Seams that a driver goes through, and about how often one run does."""
+_WITH_STORAGE = {"store": 20, "run grant": 1}
 _ON_STANDING_MACHINES = {"run forget": 1}
 _AT_HOST = ("run", "send", "receive", "chunk")
 _AT_PASSAGE = frozenset(
@@ -51,6 +54,9 @@ _OCCASIONS: dict[WorldFault, tuple[Occasion, ...]] = {
     WorldFault.TRAINER_KILLED: (Occasion.STAGE, Occasion.LOOP, Occasion.CHECKPOINT, Occasion.EXPORT),
     WorldFault.SUPERVISOR_KILLED: (Occasion.STAGE, Occasion.LOOP, Occasion.CHECKPOINT, Occasion.EXPORT),
     WorldFault.TRAINER_HANGS: (Occasion.LOOP, Occasion.CHECKPOINT),
+    WorldFault.URLS_DEAD: (Occasion.STAGE, Occasion.LOOP),
+    WorldFault.UPLOAD_CUT: (Occasion.STAGE, Occasion.LOOP, Occasion.CHECKPOINT),
+    WorldFault.UPLOAD_ALTERED: (Occasion.STAGE, Occasion.LOOP, Occasion.CHECKPOINT),
 }
 """Where a kind can strike; any occasion where nothing is said."""
 
@@ -117,6 +123,8 @@ class Schedule:
     """Checkpoints come home while training goes on; otherwise the link is too slow for that."""
     chained: bool
     """Each of `faults` is armed when the one before it has struck; otherwise all from the beginning."""
+    storage: bool
+    """The run has a store, which the machine uploads to."""
 
 
 def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
@@ -133,18 +141,22 @@ def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
     count = 0 if seed % UNDISTURBED_EVERY == 0 or not usable else random.randint(1, MOST_FAULTS)
     chosen = [random.choice(usable) for _ in range(count)]
     chained = random.random() < 0.7
+    storage = not AT_STORE.isdisjoint(chosen) or random.random() < STORAGE_SHARE
     rescued = CloudFault.NO_RESTART in chosen  # only a machine that holds something of its own is started again
     return Schedule(
         seed,
         standing,
         training,
         0.0 if standing else random.uniform(3, 12),
-        tuple(_planned(random, kind, standing) for kind in _with_losses(random, chosen, chained and not standing)),
+        tuple(
+            _planned(random, kind, standing, storage) for kind in _with_losses(random, chosen, chained and not standing)
+        ),
         Abilities() if rescued else random.choice(ABILITIES),
         random.choice((1.0, 1.0, 4.0, 12.0)),
         random.choice((FAR_AWAY_USD, random.uniform(1, 3), random.uniform(1, 3), random.uniform(0.3, 0.7))),
         random.random() < 0.7 and not rescued,
         chained,
+        storage,
     )
 
 
@@ -170,13 +182,13 @@ _NEEDS_ANOTHER = AT_CREATE | {
 _MAKES_ANOTHER = frozenset({*_LOSSES, WorldFault.HOST_DEAD, CloudFault.NO_CAPACITY, CloudFault.LOST_REQUEST})
 
 
-def _planned(random: Random, kind: Kind, standing: bool) -> Planned:
+def _planned(random: Random, kind: Kind, standing: bool, storage: bool) -> Planned:
     if kind is CloudFault.OUTBID:
         return Mishap(kind, 0, random.uniform(0.1, 35))  # also when there is something to keep
     if isinstance(kind, CloudFault):
         return Mishap.drawn(random, kind)
     if kind in _AT_PASSAGE:
-        return _at_passage(random, kind, standing)
+        return _at_passage(random, kind, standing, storage)
     occasion = random.choice(_OCCASIONS.get(kind, tuple(Occasion)))
     length_s = random.uniform(5, 600)
     if kind is WorldFault.CLOCK_SKEW:
@@ -184,11 +196,11 @@ def _planned(random: Random, kind: Kind, standing: bool) -> Planned:
     return AtMachine(kind, occasion, 10 ** random.uniform(-1, 1), length_s)
 
 
-def _at_passage(random: Random, kind: WorldFault, standing: bool) -> AtPassage:
+def _at_passage(random: Random, kind: WorldFault, standing: bool, storage: bool) -> AtPassage:
     length_s = 10 ** random.uniform(0, LONGEST_SLEEP)
     if kind is WorldFault.DAMAGED:
         return AtPassage(kind, "chunk read:before", random.randint(1, _CALLS["chunk read"]), length_s)
-    calls = _CALLS | (_ON_STANDING_MACHINES if standing else {})
+    calls = _CALLS | (_ON_STANDING_MACHINES if standing else {}) | (_WITH_STORAGE if storage else {})
     if kind is WorldFault.CUT:
         calls = {name: often for name, often in calls.items() if name.split()[0] in _AT_HOST}
     name = random.choice(list(calls))

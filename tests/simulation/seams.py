@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import State
 from orchestrator.progress import Progress
+from orchestrator.storage.api import StoredObject
 from providers.api import BootPlan, GpuRequest, Machine, MachineId, Market, Offer, SelfRelease
 from providers.errors import Transient
 from providers.testing.simulated_cloud import SimulatedCloud
 from remote_trainer import wire
+from tests.simulation.store import SimulatedStore
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -115,6 +118,33 @@ class WatchedClock:
     def sleep(self, seconds: float) -> None:
         with self.world.passage("sleep"):
             self.world.clock.sleep(seconds)
+
+
+class WatchedStore(SimulatedStore):
+    """The store, behind passages. What a thread asks passes none: there is one driver at a time, and it waits then."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.clock)
+        self._world, self._thread = world, threading.get_ident()
+
+    def put(self, key: str, content: bytes, *, if_absent: bool = False) -> StoredObject:
+        with self._passage():
+            return super().put(key, content, if_absent=if_absent)
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        with self._passage():
+            return super().get(key, offset, length)
+
+    def objects(self, prefix: str = "") -> Iterator[StoredObject]:
+        with self._passage():
+            return super().objects(prefix)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        with self._passage():
+            super().delete(keys)
+
+    def _passage(self) -> AbstractContextManager[None]:
+        return self._world.passage("store") if threading.get_ident() == self._thread else nullcontext()
 
 
 class AbsentCourier:

@@ -39,8 +39,11 @@ class SimulatedStore:
         self._clock = clock
         self._objects: dict[str, bytes] = {}
         self._unreachable_until_s = 0.0
+        self._told_unreachable = self._told_dead = True
         self._urls_die_before_s = 0.0
         self._cut_next = self._alter_next = False
+        self.refusals = 0
+        """Calls of somebody with credentials that found the store out of reach."""
         self.on_fault: Callable[[WorldFault], None] = lambda _kind: None
         """Told when a fault takes effect."""
         self.written: dict[str, bytes] = {}
@@ -50,10 +53,12 @@ class SimulatedStore:
 
     def be_unreachable(self, length_s: float) -> None:
         self._unreachable_until_s = self._clock.monotonic() + length_s
+        self._told_unreachable = False
 
     def let_urls_die(self) -> None:
         """Those signed so far: the credentials behind them have ended."""
         self._urls_die_before_s = self._clock.monotonic()
+        self._told_dead = False
 
     def cut_next_put(self) -> None:
         self._cut_next = True
@@ -133,11 +138,17 @@ class SimulatedStore:
             return 403, b""
         now = self._clock.monotonic()
         if now >= expires_s or signed_s < self._urls_die_before_s:
-            self.on_fault(WorldFault.URLS_DEAD)
+            if not self._told_dead:
+                self._told_dead = True
+                self.on_fault(WorldFault.URLS_DEAD)
             return 403, b""
         if method == "GET":
             return (200, self._objects[key]) if key in self._objects else (404, b"")
         return self._put_by_stranger(key, content), b""
+
+    def etag(self, url: str) -> str:
+        """Of what lies at a URL now, as the answer to a `PUT` tells it."""
+        return self._stored(unquote(urlsplit(url).path.lstrip("/"))).etag
 
     def _put_by_stranger(self, key: str, content: bytes) -> int:
         self.written[key] = content
@@ -166,10 +177,12 @@ class SimulatedStore:
 
     def _is_out_of_reach(self) -> bool:
         out = self._clock.monotonic() < self._unreachable_until_s
-        if out:
+        if out and not self._told_unreachable:
+            self._told_unreachable = True
             self.on_fault(WorldFault.STORE_UNREACHABLE)
         return out
 
     def _require_reach(self) -> None:
         if self._is_out_of_reach():
+            self.refusals += 1
             raise StorageUnreachable("the store does not answer", "try again later")

@@ -15,10 +15,11 @@ from remote_trainer import oversight, supervisor, wire
 from remote_trainer import run_folder as folders
 from remote_trainer.deadline import Allowance
 from remote_trainer.tenancy import Tenancy
+from remote_trainer.upload_grant import drop_grant
 from remote_trainer.uploads import Uploads
 from tests.simulation.schedule import Occasion
 from tests.simulation.trainer import Stage
-from tests.simulation.uploads import NoUploads
+from tests.simulation.uploads import uploads_of
 
 if TYPE_CHECKING:
     from tests.simulation.computer import Computer
@@ -55,7 +56,7 @@ class Supervisor:
         self.alive = False
         self.stage: Stage | None = None
         self.stop_requested = False
-        self.uploads: Uploads = NoUploads()
+        self.uploads: Uploads = uploads_of(computer, folder)
         self._lock: IO[str] | None = None
         self._ended: wire.Event | None = None
         self._tenancy: Tenancy | None = None
@@ -129,6 +130,7 @@ class Supervisor:
 
     def _see_uploads_out(self) -> None:
         assert self._tenancy is not None
+        self._tell_of_uploads()
         if self.uploads.busy() and self._tenancy.may_wait and not self.stop_requested:
             if self._now() - self._beat_s >= supervisor.HEARTBEAT_S:
                 self._beat()
@@ -140,6 +142,11 @@ class Supervisor:
         if self._tenancy is not None and self._ended is not None:
             self._tenancy.end(self._ended)
         self._end()
+        drop_grant(self.folder)
+
+    def _tell_of_uploads(self) -> None:
+        for event in self.uploads.news():
+            self.say(event)
 
     # ---- a stage at work -------------------------------------------------------------------------------------------
 
@@ -172,6 +179,8 @@ class Supervisor:
                 self.stage.end(-9)
             case oversight.Urge.NOTHING:
                 pass
+        if self.alive:
+            self._tell_of_uploads()
         if self.alive and now - self._beat_s >= supervisor.HEARTBEAT_S:
             self._beat()
 
@@ -220,6 +229,7 @@ class Supervisor:
 
     def _end(self) -> None:
         self.alive = False
+        self.uploads.close()
         self._log.close()
         if self._next is not None:
             self._next.cancel()

@@ -30,7 +30,7 @@ from orchestrator.latecomers import give_back_latecomers, give_back_strays, late
 from orchestrator.ledger import Ledger, RunRecord
 from orchestrator.lifecycle import EndReason, State, Wish
 from orchestrator.phases.context import RunContext
-from orchestrator.spec import Compute, Data, Limits, Model, Output, RunSpec, Subject
+from orchestrator.spec import Compute, Data, Limits, Model, Output, RunSpec, Storage, Subject
 from providers.api import Access, MachineProvider, SelfRelease, SshAccess
 from providers.errors import CloudboothError
 from providers.retrying import RetryingProvider
@@ -55,7 +55,9 @@ from tests.simulation.seams import (
     WatchedLedger,
     WatchedProvider,
     WatchedStopper,
+    WatchedStore,
 )
+from tests.simulation.store import SimulatedStore
 
 RUN = "run"
 MAX_DRIVERS = 60
@@ -141,6 +143,9 @@ class World:
             on_fault=self.misfortune.fired_now,
         )  # fmt: skip
         self.provider = self.make_provider()
+        self.store = WatchedStore(self) if schedule.storage else None
+        if self.store is not None:
+            self.store.on_fault = self.misfortune.fired_now
         self.computers: dict[str, Computer] = {}
         self.standing: Computer | None = self._computer("gpu-box") if schedule.standing else None
         self.drivers: list[Driver] = []
@@ -185,7 +190,8 @@ class World:
         return self.guard_type(computer, program, workdir, environment(rental), call)
 
     def make_spec(self) -> RunSpec:
-        return _spec(self.model_folder.parent, self.schedule.training.deadline_s, self.max_cost_usd)
+        schedule = self.schedule
+        return _spec(self.model_folder.parent, schedule.training.deadline_s, self.max_cost_usd, schedule.storage)
 
     def later_command(self) -> None:
         """What every command does first, days after the end too."""
@@ -311,6 +317,8 @@ class World:
             home=self.home.run(RUN),
             spec=self.spec,
             new_courier=self.make_courier,
+            store=self.store,
+            settles_inline=True,
         )
 
     def _connect(self, access: Access) -> Host:
@@ -431,7 +439,9 @@ class World:
 
     def _computer(self, name: str, has_gpu: bool = True) -> Computer:
         folder = self.root / "machines" / name
-        made = self.computers[name] = Computer(name, folder, self.clock, self.schedule.training, self, has_gpu)
+        made = self.computers[name] = Computer(
+            name, folder, self.clock, self.schedule.training, self, has_gpu, self.store
+        )
         return made
 
     @property
@@ -445,6 +455,8 @@ class World:
         self.rules.trainer_started(step)
 
     def said(self, computer: Computer, event: wire.Event) -> None:
+        if isinstance(event, wire.Uploaded):
+            self.rules.uploaded(computer, event)
         if self._verbose:
             self.note(f"{computer.name} says {event}")
 
@@ -484,7 +496,8 @@ def _template() -> RunSpec:
     )
 
 
-def _spec(output: Path, deadline_s: float | None, max_cost_usd: float) -> RunSpec:
+def _spec(output: Path, deadline_s: float | None, max_cost_usd: float, storage: bool) -> RunSpec:
     hours = None if deadline_s is None else deadline_s / 3600
     limits = Limits(max_cost_usd=max_cost_usd, max_hours=hours)
-    return _template().model_copy(update={"output": Output(folder=output), "limits": limits})
+    stored = Storage(url=SimulatedStore.url) if storage else Storage()
+    return _template().model_copy(update={"output": Output(folder=output), "limits": limits, "storage": stored})
