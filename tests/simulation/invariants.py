@@ -17,7 +17,7 @@ class Invariant(Enum):
     ENDED_RUN_HAS_NO_PROCESS = "nothing of an ended run is left running on a machine that stays"
     WEIGHTS = "a finished run has the weights of the undisturbed one"
     ARTIFACTS = "what the ledger says has arrived lies on the laptop, whole"
-    NO_LOST_WORK = "training goes on from the newest checkpoint that had come home, or a newer one"
+    NO_LOST_WORK = "training goes on from the newest checkpoint that had left its machine, or a newer one"
     STALE_DRIVER_STARTS_NOTHING = "a driver that was overtaken starts, stops and removes nothing on a host"
     MIRROR = "the laptop's events are a prefix of the host's"
     NO_CRASH = "every failure of the driver in charge is an error for people, never a traceback"
