@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
 from orchestrator.budget import cost_usd
 from orchestrator.clock import Clock, SystemClock
+from orchestrator.errors import StaleDriver
 from orchestrator.home import Home
 from orchestrator.host import Host
 from orchestrator.keeping import held_as
@@ -25,6 +27,8 @@ from providers.combined import CombinedProvider, configured_providers
 from providers.errors import CloudboothError
 from providers.registry import ProviderContext, load_provider
 from providers.retrying import RetryingProvider
+
+WAIT_SLICE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,19 @@ class Wiring:
         """Of all machines of the run, up to now."""
         return cost_usd(self.ledger.machines(run_name), self.clock.now())
 
+    def while_driving(self, run_name: str, epoch: int) -> Callable[[float], None]:
+        """A sleep in short slices for a driver, which raises StaleDriver once another has taken the run over."""
+
+        def wait(seconds: float) -> None:
+            until = self.clock.monotonic() + seconds
+            while (left := until - self.clock.monotonic()) > 0:
+                self.clock.sleep(min(WAIT_SLICE_S, left))
+                if epoch and self.ledger.run(run_name).driver_epoch != epoch:
+                    hint = f"cloudbooth attach {run_name}"
+                    raise StaleDriver(f"another process drives run `{run_name}` now", hint)
+
+        return wait
+
     def context(self, run_name: str, epoch: int, reporter: Reporter) -> RunContext:
         """A driver's view of one run; `epoch` is what `Ledger.become_driver` gave, or 0 for one that only reads."""
         run = self.ledger.run(run_name)
@@ -103,7 +120,7 @@ class Wiring:
             run=run,
             epoch=epoch,
             ledger=self.ledger,
-            provider=RetryingProvider(provider, self.clock.sleep, reporter.note),
+            provider=RetryingProvider(provider, self.while_driving(run_name, epoch), reporter.note),
             machine_stands=isinstance(provider, HasStandingMachine),
             connect=self.connect,
             clock=self.clock,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import StaleDriver
+from orchestrator.home import Home
 from orchestrator.host import Host, HostUnreachable
 from orchestrator.lifecycle import Do, EndReason, Facts, Keeps, Move, Phase, Standing, State, Trouble, Wish, next_step
 from orchestrator.phases import follow, provision, release
@@ -17,6 +19,7 @@ from orchestrator.silence import LONGEST_GAP_S, Silence
 from orchestrator.spec import Limits
 from orchestrator.storage.api import StorageUnreachable, StoredObject
 from orchestrator.storage.folder import FolderStore
+from orchestrator.wiring import Wiring
 from providers.api import Access, MachineId
 from providers.errors import CloudboothError
 from providers.retrying import RetryingProvider
@@ -232,3 +235,14 @@ def test_a_release_without_effect_is_repeated_told_and_at_last_left_to_a_person(
     assert 5 < cloud.asked < 15
     assert "still exists 6" in next(note for note in world.told.notes if "asking again" in note), "after a minute"
     assert world.machine().standing is Standing.HELD
+
+
+def test_a_driver_that_waits_for_a_provider_gives_way_within_seconds(world: World, tmp_path: Path) -> None:
+    wiring = Wiring(Home(tmp_path), world.clock, world.ledger, world.connect)
+    wait = wiring.while_driving("dog", world.context.epoch)
+    wait(60.0)
+    assert world.clock.monotonic() == pytest.approx(60.0)
+    world.ledger.become_driver("dog")
+    with pytest.raises(StaleDriver):
+        wait(900.0)
+    assert world.clock.monotonic() < 70.0
