@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .dataset.pictures import Picture, load_pixels
+from .dataset.pictures import Framing, Picture, load_framed
 from .errors import TrainingFailed
-from .families.api import Family
+from .families.api import Family, TextEmbedding
 from .stopping import ShouldStop, check
 from .wire import Warned
 
@@ -22,6 +22,7 @@ class EncodedPicture:
     mean: Tensor
     std: Tensor
     caption: str
+    framing: Framing
 
     @property
     def bucket(self) -> tuple[int, ...]:
@@ -30,13 +31,13 @@ class EncodedPicture:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Embeddings (1, tokens, width) by text, on the training device."""
+    """Embeddings of one row by text, on the training device."""
 
-    embeddings: dict[str, Tensor]
+    embeddings: dict[str, TextEmbedding]
 
-    def batch(self, texts: Sequence[str]) -> Tensor:
-        """(B, tokens, width)."""
-        return torch.cat([self.embeddings[text] for text in texts])
+    def batch(self, texts: Sequence[str]) -> TextEmbedding:
+        """A row for each text."""
+        return TextEmbedding.cat([self.embeddings[text] for text in texts])
 
 
 def encode_prompts(
@@ -73,6 +74,7 @@ def encode_pictures(
     encoded = []
     for picture in pictures:
         check(should_stop)
-        mean, std = autoencoder.encode(load_pixels(picture)[None])
-        encoded.append(EncodedPicture(mean[0], std[0], picture.caption))
+        pixels, framing = load_framed(picture)
+        mean, std = autoencoder.encode(pixels[None])
+        encoded.append(EncodedPicture(mean[0], std[0], picture.caption, framing))
     return encoded

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from . import objective
+from .dataset.pictures import framing_rows
 from .denoising import Denoising
 from .draws import generator
 from .encoded import EncodedPicture, Prompts
@@ -36,7 +37,9 @@ def evaluate(
         noise = torch.randn((TIMESTEPS_EACH, *picture.bucket), generator=source).to(denoising.device)
         clean = picture.mean.expand_as(noise)
         noisy = objective.add_noise(clean, noise, timesteps, alphas)
-        predicted = denoising.predict(noisy, timesteps, prompts.batch([picture.caption] * TIMESTEPS_EACH))
+        text = prompts.batch([picture.caption] * TIMESTEPS_EACH)
+        framing = framing_rows([picture.framing] * TIMESTEPS_EACH, denoising.device)
+        predicted = denoising.predict(noisy, timesteps, text, framing)
         wanted = objective.target(schedule.prediction, clean, noise, timesteps, alphas)
         losses.append(objective.sample_losses(predicted, wanted))
     return Evaluated(step, float(torch.cat(losses).mean()))

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from . import objective
 from .dataset.order import BatchOrder
+from .dataset.pictures import framing_rows
 from .denoising import Denoising
 from .draws import Draws, draw
 from .encoded import EncodedPicture, Prompts
+from .families.api import TextEmbedding
 from .wire import TrainSpec
 
 
@@ -23,8 +25,9 @@ class Noised:
     clean: Tensor
     """(B, C, h, w)"""
     draws: Draws
-    text: Tensor
-    """(B, tokens, width)"""
+    text: TextEmbedding
+    framing: Tensor
+    """(B, 6)"""
 
 
 class MicroBatches:
@@ -83,13 +86,14 @@ class MicroBatches:
         mean = torch.stack([picture.mean for picture in chosen])
         std = torch.stack([picture.std for picture in chosen])
         clean = objective.latents_from_moments(mean, std, drawn.posterior_noise)
-        return Noised(clean, drawn, self._prompts.batch([picture.caption for picture in chosen]))
+        framing = framing_rows([picture.framing for picture in chosen], self._denoising.device)
+        return Noised(clean, drawn, self._prompts.batch([picture.caption for picture in chosen]), framing)
 
     def _losses(self, batch: Noised) -> Tensor:
         """(B,), weighted by min-SNR when the job asks for it; class samples are weighted like the others."""
         noise, timesteps = batch.draws.noise, batch.draws.timesteps
         noisy = objective.add_noise(batch.clean, noise, timesteps, self._alphas)
-        predicted = self._denoising.predict(noisy, timesteps, batch.text)
+        predicted = self._denoising.predict(noisy, timesteps, batch.text, batch.framing)
         wanted = objective.target(self._schedule.prediction, batch.clean, noise, timesteps, self._alphas)
         weights = None
         if self._spec.min_snr_gamma is not None:
@@ -109,4 +113,5 @@ def _joined(first: Noised, second: Noised) -> Noised:
         torch.cat([a.noise, b.noise]),
         torch.cat([a.timesteps, b.timesteps]),
     )
-    return Noised(torch.cat([first.clean, second.clean]), draws, torch.cat([first.text, second.text]))
+    text = TextEmbedding.cat([first.text, second.text])
+    return Noised(torch.cat([first.clean, second.clean]), draws, text, torch.cat([first.framing, second.framing]))

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .dataset.pictures import Framing, framing_rows
 from .denoising import Denoising
 from .draws import generator
-from .families.api import Autoencoder
+from .families.api import Autoencoder, TextEmbedding
 from .run_folder import write_atomically
 
 
@@ -30,16 +31,16 @@ class SamplerSettings:
 @torch.no_grad()
 def sample_latents(
     denoising: Denoising,
-    text: Tensor,
-    negative: Tensor,
+    text: TextEmbedding,
+    negative: TextEmbedding,
     keys: Sequence[tuple[int | str, ...]],
     settings: SamplerSettings,
 ) -> Tensor:
-    """Clean latents (B, C, h, w). text: (B, tokens, width); negative: (1, tokens, width).
+    """Clean latents (B, C, h, w). text: B rows; negative: one.
 
     keys: one for each picture; its noise depends on nothing else. The bits of a picture do depend on B.
     """
-    family, device = denoising.family, text.device
+    family, device = denoising.family, text.tokens.device
     scheduler = family.sampling_scheduler()
     scheduler.set_timesteps(settings.inference_steps)
     side = settings.side // family.pixels_per_latent
@@ -47,14 +48,15 @@ def sample_latents(
     noise = [torch.randn((family.latent_channels, side, side), generator=source) for source in sources]
     latents: Tensor = (torch.stack(noise) * scheduler.init_noise_sigma).to(device)
     guided = settings.guidance_scale > 1.0
-    condition = torch.cat([negative.expand_as(text), text]) if guided else text
+    condition = TextEmbedding.cat([negative.expand(len(keys)), text]) if guided else text
+    framing = framing_rows([Framing.whole(settings.side, settings.side)] * len(condition.tokens), device)
     options: dict[str, Any] = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
         options["generator"] = sources
     for timestep in scheduler.timesteps:
         doubled = torch.cat([latents, latents]) if guided else latents
         noisy = scheduler.scale_model_input(doubled, timestep)
-        predicted = denoising.predict(noisy, timestep.expand(len(noisy)).to(device), condition)
+        predicted = denoising.predict(noisy, timestep.expand(len(noisy)).to(device), condition, framing)
         if guided:
             without, with_ = predicted.chunk(2)
             predicted = without + settings.guidance_scale * (with_ - without)

@@ -134,6 +134,9 @@ class ImageSpec:
     """The file has the photo's own pixels, in RGB or gray: the trainer scales it to just cover its bucket."""
     orientation: Annotated[int, Bounds(ge=1, le=8)] = 1
     """How the pixels of an original have to be turned to be upright, as EXIF counts."""
+    photo_width: Optional[int] = None
+    photo_height: Optional[int] = None
+    """The photo's size in pixels, upright, before it was resized: SDXL is told it. None: that of what is cropped."""
 
 
 @dataclass(frozen=True)

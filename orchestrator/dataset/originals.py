@@ -56,6 +56,8 @@ def ship_original(photo: Photo, bucket: Bucket, folder: Path, index: int) -> Ima
         photo.caption,
         original=True,
         orientation=1 if jpeg is None else turn,
+        photo_width=photo.width,
+        photo_height=photo.height,
     )
 
 

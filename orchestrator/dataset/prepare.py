@@ -51,7 +51,15 @@ def prepare_photo(photo: Photo, bucket: Bucket, target: Path) -> ImageSpec:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, content)
         write_atomically(record, json.dumps({**origin, "sha256": sha256}).encode())
-    return ImageSpec(target.name, sha256, bucket.width, bucket.height, photo.caption)
+    return ImageSpec(
+        target.name,
+        sha256,
+        bucket.width,
+        bucket.height,
+        photo.caption,
+        photo_width=photo.width,
+        photo_height=photo.height,
+    )
 
 
 def _already_made(target: Path, record: Path, origin: dict[str, int | str]) -> str | None:

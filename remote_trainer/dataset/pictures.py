@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,39 @@ class Picture:
     original: bool = False
     """Has to be turned by `orientation` (EXIF's, 1…8) and scaled to just cover the crop."""
     orientation: int = 1
+    photo_size: tuple[int, int] | None = None
+    """(width, height), upright, before anything resized it; None: that of the picture as it is cropped."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a picture came to its bucket, in pixels; each pair is (down, right), as in (height, width).
+
+    SDXL is told these numbers (arXiv 2307.01952, section 2.2), so that it learns neither blur from enlarged photos nor
+    cut-off heads from crops.
+    """
+
+    original: tuple[int, int]
+    """Size before any resizing."""
+    crop: tuple[int, int]
+    """Top left corner of the crop in the resized picture."""
+    target: tuple[int, int]
+    """Size of the crop."""
+
+    @classmethod
+    def whole(cls, height: int, width: int) -> Framing:
+        """Neither resized nor cropped: what a picture that is to be made shall look like."""
+        return cls((height, width), (0, 0), (height, width))
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The six numbers in the order that diffusers' scripts give them."""
+        return (*self.original, *self.crop, *self.target)
+
+
+def framing_rows(framings: Sequence[Framing], device: torch.device) -> Tensor:
+    """(B, 6), float32: what `Family.predict` takes."""
+    return torch.tensor([framing.values for framing in framings], dtype=torch.float32, device=device)
 
 
 @dataclass(frozen=True)
@@ -68,12 +102,19 @@ def training_set(job: Job, run_folder: Path) -> TrainingSet:
 def _named(run_folder: Path, spec: DatasetSpec, image: ImageSpec) -> Picture:
     caption = spec.prompt if image.caption is None else image.caption
     path = run_folder / spec.folder / image.file
-    size = image.bucket_width, image.bucket_height
-    return Picture(path, *size, caption, image.sha256, image.original, image.orientation)
+    size, photo = (image.bucket_width, image.bucket_height), None
+    if image.photo_width is not None and image.photo_height is not None:
+        photo = (image.photo_width, image.photo_height)
+    return Picture(path, *size, caption, image.sha256, image.original, image.orientation, photo)
 
 
 def load_pixels(picture: Picture) -> Tensor:
-    """The center crop, (3, height, width), float32 in [-1, 1].
+    """As `load_framed`, without the framing."""
+    return load_framed(picture)[0]
+
+
+def load_framed(picture: Picture) -> tuple[Tensor, Framing]:
+    """The center crop, (3, height, width), float32 in [-1, 1], and how it was taken.
 
     Raises TrainingFailed("bad-image") when the file is missing, is not the one the laptop sent, cannot be read or is
     smaller than its bucket.
@@ -102,7 +143,8 @@ def load_pixels(picture: Picture) -> Tensor:
     left, top = (image.width - picture.width) // 2, (image.height - picture.height) // 2
     cropped = image.crop((left, top, left + picture.width, top + picture.height))
     pixels = torch.from_numpy(np.array(cropped, dtype=np.float32)).permute(2, 0, 1)
-    return pixels / 127.5 - 1.0
+    width, height = picture.photo_size or image.size
+    return pixels / 127.5 - 1.0, Framing((height, width), (top, left), (picture.height, picture.width))
 
 
 def _covering(image: Image.Image, picture: Picture) -> Image.Image:

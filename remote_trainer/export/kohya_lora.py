@@ -16,12 +16,22 @@ from torch import Tensor
 
 from ..adapters import lora_tensors
 from ..errors import TrainingFailed
-from ..families.api import Family
+from ..families.api import Architecture, Family, SingleFileLayout
+from . import ldm_names
 from .digests import Digest, digests, require_equal
 
 _ADAPTER = "exported"
 _DENOISER_PREFIX = "lora_unet_"
 _FACTORS = {"lora_A": "lora_down", "lora_B": "lora_up"}
+_BASE_VERSION: dict[Architecture, str] = {"sd-1": "sd_v1", "sd-2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+_MODELSPEC: dict[Architecture, str] = {
+    "sd-1": "stable-diffusion-v1", "sd-2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base",
+}  # fmt: skip
+_IMPLEMENTATION: dict[Architecture, str] = {
+    "sd-1": "https://github.com/Stability-AI/stablediffusion",
+    "sd-2": "https://github.com/Stability-AI/stablediffusion",
+    "sdxl": "https://github.com/Stability-AI/generative-models",
+}
 
 
 @dataclass(frozen=True)
@@ -39,14 +49,19 @@ class Origin:
     seed: int
 
 
-def kohya_tensors(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+def kohya_tensors(
+    tensors: Mapping[str, Tensor], alpha: float, layout: SingleFileLayout | None = None
+) -> dict[str, Tensor]:
     """peft's names (`….to_q.lora_A.weight`) in kohya's spelling, and the true alpha of each layer beside its factors.
 
-    tensors: unscaled factors, A (rank, in) and B (out, rank); a reader multiplies B·A by alpha/rank.
+    tensors: unscaled factors, A (rank, in) and B (out, rank); a reader multiplies B·A by alpha/rank. layout: of the
+    base; kohya's trainers name SDXL's layers by their places in a single file, others (and None) as diffusers does.
     """
     renamed = {}
     for name, tensor in tensors.items():
         layer, _, factor = name.removesuffix(".weight").rpartition(".")
+        if layout is not None and layout.architecture == "sdxl":
+            layer = ldm_names.unet_layer(layer, layout.unet["layers_per_block"])
         stem = _DENOISER_PREFIX + layer.replace(".", "_")
         renamed[f"{stem}.{_FACTORS[factor]}.weight"] = tensor.contiguous()
         renamed[f"{stem}.alpha"] = torch.tensor(alpha)
@@ -58,7 +73,7 @@ def metadata(family: Family, tensors: Mapping[str, Tensor], rank: int, alpha: fl
 
     `sshs_model_hash` is kohya's: the sha256 of the file behind its header.
     """
-    is_second = family.single_file.text == "open-clip"
+    architecture = family.single_file.architecture
     velocity = family.schedule.prediction == "v_prediction"
     body = save(dict(tensors))
     behind_header = body[8 + struct.unpack("<Q", body[:8])[0] :]
@@ -66,8 +81,8 @@ def metadata(family: Family, tensors: Mapping[str, Tensor], rank: int, alpha: fl
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
-        "ss_base_model_version": "sd_v2" if is_second else "sd_v1",
-        "ss_v2": str(is_second),
+        "ss_base_model_version": _BASE_VERSION[architecture],
+        "ss_v2": str(architecture == "sd-2"),
         "ss_output_name": origin.name,
         "ss_steps": str(origin.steps),
         "ss_learning_rate": f"{origin.learning_rate:g}",
@@ -76,8 +91,8 @@ def metadata(family: Family, tensors: Mapping[str, Tensor], rank: int, alpha: fl
         "ss_tag_frequency": json.dumps({origin.name: dict(origin.captions)}),
         "sshs_model_hash": hashlib.sha256(behind_header).hexdigest(),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"stable-diffusion-v{'2' if is_second else '1'}/lora",
-        "modelspec.implementation": "https://github.com/Stability-AI/stablediffusion",
+        "modelspec.architecture": f"{_MODELSPEC[architecture]}/lora",
+        "modelspec.implementation": _IMPLEMENTATION[architecture],
         "modelspec.title": origin.name,
         "modelspec.trigger_phrase": origin.trigger,
         "modelspec.resolution": f"{origin.resolution}x{origin.resolution}",

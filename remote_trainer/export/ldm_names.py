@@ -18,8 +18,9 @@ from ..families.api import TextLayout
 
 UNET_PREFIX = "model.diffusion_model."
 AUTOENCODER_PREFIX = "first_stage_model."
-CLIP_PREFIX = "cond_stage_model.transformer.text_model."
-OPEN_CLIP_PREFIX = "cond_stage_model.model."
+CLIP_PREFIX = "transformer.text_model."
+OPEN_CLIP_PREFIX = "model."
+"""Both stand behind the place of the text encoder, such as `cond_stage_model.`."""
 
 _RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
@@ -56,16 +57,24 @@ def autoencoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def text_tensors(tensors: Mapping[str, Tensor], layout: TextLayout) -> dict[str, Tensor]:
+def unet_layer(name: str, layers_per_block: int) -> str:
+    """The place of a layer in a single file, without prefix; `name`: of any layer but an upsampler's."""
+    return _unet_name(name, layers_per_block, frozenset())
+
+
+def text_tensors(
+    tensors: Mapping[str, Tensor], layout: TextLayout, prefix: str = "cond_stage_model."
+) -> dict[str, Tensor]:
     """A CLIPTextModel's, saved by any version of transformers: those from 5.6 on leave the wrapper's name out.
 
-    OpenCLIP holds query, key and value of a layer as one matrix (3·width, width), in this order.
+    OpenCLIP holds query, key and value of a layer as one matrix (3·width, width), in this order, and multiplies by its
+    projection (width, out) from the right: the transpose of a CLIPTextModelWithProjection's.
     """
     plain = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
     plain.pop("embeddings.position_ids", None)  # a counter, which readers make themselves
     if layout == "clip":
-        return {CLIP_PREFIX + name: tensor for name, tensor in plain.items()}
-    return {OPEN_CLIP_PREFIX + name: tensor for name, tensor in _open_clip(plain).items()}
+        return {prefix + CLIP_PREFIX + name: tensor for name, tensor in plain.items()}
+    return {prefix + OPEN_CLIP_PREFIX + name: tensor for name, tensor in _open_clip(plain).items()}
 
 
 def _unet_name(name: str, layers_per_block: int, attended: Set[int]) -> str:
@@ -116,6 +125,9 @@ def _autoencoder_name(name: str, levels: int) -> str:
 def _open_clip(plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for name, tensor in plain.items():
+        if name == "text_projection.weight":
+            renamed["text_projection"] = tensor.T
+            continue
         found = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
         if found is None:
             renamed[_open_clip_end(name)] = tensor

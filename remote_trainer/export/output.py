@@ -90,7 +90,7 @@ def _write_adapter(job: Job, family: Family, denoiser: nn.Module, prepared: Path
     if "kohya-lora" in job.formats:
         path = prepared / f"{job.name}-kohya.safetensors"
         factors = adapters.lora_tensors(denoiser, 1.0)
-        renamed = kohya_lora.kohya_tensors(factors, alpha)
+        renamed = kohya_lora.kohya_tensors(factors, alpha, family.single_file)
         about = kohya_lora.metadata(family, renamed, rank, alpha, _origin(job))
         kohya_lora.write(renamed, about, path)
         verify.append(partial(kohya_lora.verify, family, digests(renamed), digests(factors), alpha / rank, path))

@@ -18,10 +18,12 @@ from .digests import Digest, digests, require_equal
 def tensors_of(family: Family, denoiser: nn.Module) -> dict[str, Tensor]:
     """Every tensor of the model under its name in a single file, float32, on the CPU.
 
-    denoiser: plain, without adapter. Holds the autoencoder and the text encoder of the base in memory.
+    denoiser: plain, without adapter. Holds the autoencoder and the text encoders of the base in memory.
     """
     unet = {name: tensor.detach().cpu() for name, tensor in denoiser.state_dict().items()}
-    return _named(family.single_file, unet, family.frozen_tensors("vae"), family.frozen_tensors("text_encoder"))
+    layout = family.single_file
+    texts = [family.frozen_tensors(part.component) for part in layout.texts]
+    return _named(layout, unet, family.frozen_tensors("vae"), texts)
 
 
 def write(tensors: Mapping[str, Tensor], path: Path, step: int) -> None:
@@ -47,24 +49,40 @@ def verify(family: Family, written: Mapping[str, Digest], path: Path) -> None:
     pipeline = family.pipeline_class().from_single_file(
         str(path), config=str(family.folder), torch_dtype=torch.float32, local_files_only=True
     )
-    parts = (part.state_dict() for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder))
-    opened = _named(family.single_file, *parts)
+    layout = family.single_file
+    texts = [pipeline.components[part.component].state_dict() for part in layout.texts]
+    opened = _named(layout, pipeline.unet.state_dict(), pipeline.vae.state_dict(), texts)
     require_equal(f"{path.name} in diffusers", written, digests(opened))
 
 
 def _named(
-    layout: SingleFileLayout, unet: Mapping[str, Tensor], vae: Mapping[str, Tensor], text: Mapping[str, Tensor]
+    layout: SingleFileLayout,
+    unet: Mapping[str, Tensor],
+    vae: Mapping[str, Tensor],
+    texts: Sequence[Mapping[str, Tensor]],
 ) -> dict[str, Tensor]:
+    """texts: in the order of `layout.texts`."""
     tensors = {
         **ldm_names.unet_tensors(unet, layout.unet["layers_per_block"]),
         **ldm_names.autoencoder_tensors(vae),
-        **ldm_names.text_tensors(text, layout.text),
+        **_markers(layout),
     }
+    for part, text in zip(layout.texts, texts, strict=True):
+        tensors |= ldm_names.text_tensors(text, part.layout, part.prefix)
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
+def _markers(layout: SingleFileLayout) -> dict[str, Tensor]:
+    """Empty tensors by whose names ComfyUI, and AUTOMATIC1111's successors, know an SDXL that predicts v; there is no
+    `.yaml` for those."""
+    if layout.architecture != "sdxl" or layout.prediction != "v_prediction":
+        return {}
+    names = ["v_pred"] + ["ztsnr"] * bool(layout.scheduler.get("rescale_betas_zero_snr"))
+    return {name: torch.empty(0) for name in names}
+
+
 def config_text(layout: SingleFileLayout) -> str:
-    """The model's numbers in the words of the original configuration files. JSON is YAML."""
+    """The numbers of an SD 1.x or 2.x in the words of the original configuration files. JSON is YAML."""
     unet, vae = layout.unet, layout.autoencoder
     width = unet["block_out_channels"][0]
     attention = {
@@ -90,7 +108,7 @@ def config_text(layout: SingleFileLayout) -> str:
             "target": "ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
             "params": {"freeze": True, "layer": "penultimate"},
         }
-        if layout.text == "open-clip"
+        if layout.architecture == "sd-2"
         else {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"}
     )
     params = {

@@ -25,15 +25,49 @@ class NoiseSchedule:
     """(T,), float32, on the CPU."""
 
 
+Architecture = Literal["sd-1", "sd-2", "sdxl"]
+"""What programs that open files call the base: names of tensors and metadata go by it."""
 TextLayout = Literal["clip", "open-clip"]
-"""How a single file spells the text encoder: as OpenAI's CLIP (SD 1.x) or as OpenCLIP (SD 2.x)."""
+"""How a single file spells a text encoder: as OpenAI's CLIP (SD 1.x) or as OpenCLIP (SD 2.x); SDXL has one of each."""
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A text encoder's place in a single file."""
+
+    component: str
+    """Its name in `model_index.json`."""
+    layout: TextLayout
+    prefix: str
+
+
+@dataclass(frozen=True)
+class TextEmbedding:
+    """What a prompt becomes: B rows on one device."""
+
+    tokens: Tensor
+    """(B, tokens, width), float32: what the denoiser attends to."""
+    pooled: Tensor | None = None
+    """(B, pooled width), float32: the prompt as one vector; None where the family has none."""
+
+    @classmethod
+    def cat(cls, parts: Sequence[TextEmbedding]) -> TextEmbedding:
+        """All rows of all parts, which must be of one family."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return cls(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None)
+
+    def expand(self, rows: int) -> TextEmbedding:
+        """One row as many, without a copy."""
+        pooled = None if self.pooled is None else self.pooled.expand(rows, -1)
+        return TextEmbedding(self.tokens.expand(rows, -1, -1), pooled)
 
 
 @dataclass(frozen=True)
 class SingleFileLayout:
     """What of the base decides the names in a single file and the configuration beside it: parts of its own JSON."""
 
-    text: TextLayout
+    architecture: Architecture
+    texts: tuple[TextPart, ...]
     prediction: Prediction
     unet: Mapping[str, Any]
     autoencoder: Mapping[str, Any]
@@ -41,8 +75,8 @@ class SingleFileLayout:
 
     @property
     def needs_config(self) -> bool:
-        """The names of the tensors tell SD 1.x from 2.x, and nothing tells ε from v."""
-        return self.prediction == "v_prediction" or self.text == "open-clip"
+        """The names of the tensors tell the architecture, and in SD 1.x and 2.x nothing tells ε from v."""
+        return self.architecture == "sd-2" or (self.architecture == "sd-1" and self.prediction == "v_prediction")
 
 
 class Autoencoder(Protocol):
@@ -58,8 +92,8 @@ class Autoencoder(Protocol):
 
 
 class TextEncoder(Protocol):
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """(B, tokens, width), float32. A prompt longer than the model's window is cut off."""
+    def encode(self, prompts: Sequence[str]) -> TextEmbedding:
+        """A row for each prompt. One longer than the model's window is cut off."""
         ...
 
     def cut_off(self, prompt: str) -> int:
@@ -93,8 +127,18 @@ class Family(Protocol):
 
     def load_text_encoder(self, device: torch.device) -> TextEncoder: ...
 
-    def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """noisy: (B, C, h, w); timesteps: (B,); text: (B, tokens, width). Returns (B, C, h, w)."""
+    def predict(
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        pooled: Tensor | None = None,
+        framing: Tensor | None = None,
+    ) -> Tensor:
+        """noisy: (B, C, h, w); timesteps: (B,); text and pooled: as in `TextEmbedding`; framing: (B, 6), rows of
+        `Framing.values`. Families that were trained without the last two ignore them. Returns (B, C, h, w).
+        """
         ...
 
     def sampling_scheduler(self) -> Any:
@@ -109,7 +153,7 @@ class Family(Protocol):
     def single_file(self) -> SingleFileLayout: ...
 
     def frozen_tensors(self, component: str) -> Mapping[str, Tensor]:
-        """The base's own tensors of a component that is not trained ("vae", "text_encoder"), float32, on the CPU."""
+        """The base's own tensors of a component that is not trained: "vae", or a `TextPart`'s; float32, on the CPU."""
         ...
 
     def load_pipeline(self, folder: Path) -> Any:
