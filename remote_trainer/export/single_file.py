@@ -73,8 +73,7 @@ def _named(
 
 
 def _markers(layout: SingleFileLayout) -> dict[str, Tensor]:
-    """Empty tensors by whose names ComfyUI, and AUTOMATIC1111's successors, know an SDXL that predicts v; there is no
-    `.yaml` for those."""
+    """Empty tensors by whose names ComfyUI knows an SDXL that predicts v; no `.yaml` says it for this architecture."""
     if layout.architecture != "sdxl" or layout.prediction != "v_prediction":
         return {}
     names = ["v_pred"] + ["ztsnr"] * bool(layout.scheduler.get("rescale_betas_zero_snr"))

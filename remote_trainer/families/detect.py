@@ -9,8 +9,12 @@ from typing import Any
 from ..errors import TrainingFailed
 from .api import Family
 from .sd import StableDiffusion
+from .sdxl import StableDiffusionXL
 
-_FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
+_FAMILIES: dict[str, type[StableDiffusion] | type[StableDiffusionXL]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+}
 
 
 def open_base(base: str) -> Family:

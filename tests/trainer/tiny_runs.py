@@ -27,7 +27,7 @@ def build_base(folder: Path, prediction: str) -> Path:
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        _write_tokenizer(folder / "tokenizer")
+        write_tokenizer(folder / "tokenizer")
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", model_max_length=16)
         text = CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, projection_dim=16, num_hidden_layers=1,
@@ -56,7 +56,7 @@ def build_base(folder: Path, prediction: str) -> Path:
     return folder
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path) -> None:
     """A byte-pair vocabulary in CLIP's file format that knows letters and nothing more."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,."
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
