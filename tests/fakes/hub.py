@@ -46,7 +46,7 @@ class FakeHub:
     def _info(self, repo: str, revision: str, token: str) -> tuple[int, str, object]:
         files = ["README.md", "model_index.json"]
         match repo:
-            case "open/diffusers" | "gated/base":
+            case "open/diffusers" | "open/large" | "gated/base":
                 pass
             case "open/words":
                 files = ["README.md", "config.json"]
@@ -57,7 +57,10 @@ class FakeHub:
         if revision not in ("main", "v1", COMMIT):
             return 404, "RevisionNotFound", None
         gated = "manual" if repo.startswith("gated/") else False
-        return 200, "", {"sha": COMMIT, "gated": gated, "siblings": [{"rfilename": name} for name in files]}
+        info = {"sha": COMMIT, "gated": gated, "siblings": [{"rfilename": name} for name in files]}
+        if repo == "open/large":
+            info["config"] = {"diffusers": {"_class_name": "StableDiffusionXLPipeline"}}
+        return 200, "", info
 
 
 @contextmanager

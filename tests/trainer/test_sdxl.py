@@ -100,9 +100,7 @@ def test_a_base_that_is_not_quite_sdxl_is_refused(base, tmp_path, file, change, 
 def cropped_photo(folder: Path) -> wire.DatasetSpec:
     """48×40 pixels as prepared from a photo of 96×80, trained at 32×40: 8 pixels are cut at the left and the right."""
     spec = photo_set(folder, "instance", 1, ((48, 40),))
-    image = dataclasses.replace(
-        spec.images[0], bucket_width=32, bucket_height=40, photo_width=96, photo_height=80
-    )
+    image = dataclasses.replace(spec.images[0], bucket_width=32, bucket_height=40, photo_width=96, photo_height=80)
     return dataclasses.replace(spec, images=(image,))
 
 

@@ -70,6 +70,14 @@ def test_a_folder_is_listed_with_sizes_and_without_hidden_files(tmp_path: Path) 
     assert base.total_bytes == 1002
 
 
+def test_a_base_tells_its_pipeline_from_its_index_or_through_the_hub(tmp_path: Path, hub: FakeHub) -> None:
+    folder = diffusers_folder(tmp_path / "base")
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    for found in (inspect_base(str(folder)), inspect_base("open/large", endpoint=hub.endpoint)):
+        assert not isinstance(found, BuiltinBase)
+        assert found.pipeline == "StableDiffusionXLPipeline"
+
+
 def test_folders_are_told_apart_by_their_content(tmp_path: Path) -> None:
     one, two = diffusers_folder(tmp_path / "one"), diffusers_folder(tmp_path / "two")
     assert job_base(inspect_base(str(one))) == job_base(inspect_base(str(two)))

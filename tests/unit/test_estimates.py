@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.estimates import DEFAULT_CHECKPOINT_EVERY, quote, seconds_per_step
 from orchestrator.gpu_speed import UNKNOWN_GPU, gpu_speed
-from orchestrator.workload import Workload, workload
+from orchestrator.workload import Workload, family_of, workload
 from providers.api import Market, Offer
 from remote_trainer.wire import TrainSpec
 
@@ -51,6 +51,34 @@ def test_an_unknown_gpu_has_the_widest_range() -> None:
 
 
 # ---- what a run needs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "family"),
+    [
+        ("stabilityai/stable-diffusion-xl-base-1.0", "stable-diffusion-xl"),
+        ("owner/sdxl-turbo@main", "stable-diffusion-xl"),
+        ("SG161222/RealVisXL_V4.0", "stable-diffusion-xl"),
+        ("./bases/dreamshaper-xl/", "stable-diffusion-xl"),
+        (BASE, "stable-diffusion"),
+        ("owner/pixlr", "stable-diffusion"),
+        ("sdxl-fans/v1-5", "stable-diffusion"),
+        ("builtin:tiny", "builtin"),
+    ],
+)
+def test_a_family_is_guessed_by_the_name_of_the_base(base: str, family: str) -> None:
+    assert family_of(base).name == family
+
+
+def test_what_the_index_of_a_base_says_overrules_its_name() -> None:
+    assert family_of("owner/photos", "StableDiffusionXLPipeline").name == "stable-diffusion-xl"
+    assert family_of("owner/not-xl", "StableDiffusionPipeline").name == "stable-diffusion"
+
+
+def test_an_adapter_of_sdxl_at_its_own_resolution_fits_into_24_gb() -> None:
+    xl = work("lora", "stabilityai/stable-diffusion-xl-base-1.0", resolution=1024)
+    assert 16 < xl.needed_vram_gb < 24
+    assert xl.step_tflop == pytest.approx(14.19, rel=0.01)
 
 
 def test_a_full_run_needs_more_memory_and_disk_than_an_adapter() -> None:

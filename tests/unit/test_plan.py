@@ -315,6 +315,29 @@ def test_a_full_base_on_a_machine_without_a_gpu_is_warned_about() -> None:
     assert "GPU" not in warned(plan(base=BuiltinBase("tiny"), machine=BARE)), "a builtin base is made for this"
 
 
+def test_sdxl_far_below_its_resolution_is_warned_about_however_it_is_known() -> None:
+    large = dataclasses.replace(HUB, pipeline="StableDiffusionXLPipeline")
+    assert "SDXL draws at 1024 pixels: trained at 512" in warned(plan(base=large))
+    assert "SDXL draws" in warned(plan("model.base=owner/some-xl-base"))
+    assert "SDXL" not in warned(plan("train.resolution=768", base=large)) + warned(plan())
+
+
+def test_a_machine_asked_for_by_a_name_that_does_not_tell_the_family_is_warned_about() -> None:
+    large = dataclasses.replace(HUB, pipeline="StableDiffusionXLPipeline")
+    [hint] = [each.hint for each in plan(base=large, offer=RENTED).warnings if "does not tell" in each.message]
+    assert hint == "`--set compute.min_vram_gb=18.5` `--set compute.disk_gb=30`"
+    told = plan("model.base=owner/some-xl-base", base=large, offer=RENTED)
+    assert "does not tell" not in warned(told) + warned(plan(base=large)) + warned(plan(offer=RENTED))
+
+
+def test_a_plan_counts_on_the_family_that_the_hub_tells() -> None:
+    large = dataclasses.replace(HUB, pipeline="StableDiffusionXLPipeline")
+    plain, xl = plan(offer=RENTED).rental, plan(base=large, offer=RENTED).rental
+    assert plain is not None
+    assert xl is not None
+    assert xl.needed_vram_gb > plain.needed_vram_gb
+
+
 def test_the_tighter_of_hours_and_dollars_is_the_deadline() -> None:
     assert plan("limits.max_cost_usd=2", "limits.max_hours=3", offer=RENTED).deadline_s == 3 * 3600
     assert plan("limits.max_hours=3").deadline_s == 3 * 3600
