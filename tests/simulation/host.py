@@ -18,7 +18,7 @@ from typing import Protocol
 from orchestrator import remote_run
 from orchestrator.host import Completed, ConnectionLost, HostError, HostUnreachable
 from remote_trainer import __main__ as trainer_main
-from remote_trainer import agent, contact, files, wire
+from remote_trainer import agent, contact, files, only_copy, wire
 from remote_trainer.upload_grant import hold_grant
 from tests.simulation.computer import Computer
 
@@ -113,6 +113,8 @@ class SimulatedHost:
             Path(argv[3]).mkdir(parents=True, exist_ok=True)
             return b""
         call = _parsed(tuple(argv[5:]))
+        if verb == "guard":
+            return self._start_guard()
         self._contact(call)
         if verb in ("have", "accept"):
             if verb == "have":
@@ -183,6 +185,16 @@ class SimulatedHost:
             self._computer.write_or_fail()
             self._computer.start(folder, epoch)
         self._passages.acted(self._computer, str(folder), "start")
+
+    def _start_guard(self) -> bytes:
+        """As `contact.start_guard`: one that lives stays."""
+        self._computer.cared_for_s = self._computer.clock.monotonic()
+        guard = self._computer.guard
+        if guard is None:
+            raise AssertionError("a laptop starts a guard only where its boot plan had one")
+        guard.begin(again=True)
+        only_copy.review(guard.files)
+        return json.dumps(wire.encode(guard.files.status(self._computer.boot_clock_s))).encode()
 
     def _stop(self, folder: Path, epoch: int, *, now: bool) -> None:
         agent.claim(folder, epoch)
