@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..adapters import lora_tensors
@@ -101,8 +101,16 @@ def metadata(family: Family, tensors: Mapping[str, Tensor], rank: int, alpha: fl
 
 
 def write(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: Path) -> None:
-    """tensors: from `kohya_tensors`; about: from `metadata`."""
-    save_file(dict(tensors), path, metadata=dict(about))
+    """tensors: from `kohya_tensors`; about: from `metadata`. Equal arguments make equal files.
+
+    The library writes its metadata in an order that changes from process to process, so the header is written anew:
+    8 bytes of length, JSON, and blanks up to a multiple of 8, as its format says.
+    """
+    raw = save(dict(tensors), metadata=dict(about))
+    behind_header = 8 + struct.unpack("<Q", raw[:8])[0]
+    header = json.dumps(json.loads(raw[8:behind_header]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + raw[behind_header:])
 
 
 def verify(

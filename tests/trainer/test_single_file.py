@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +236,21 @@ def test_the_license_is_the_one_that_the_bases_card_states(tmp_path, epsilon_bas
     assert license_of(tmp_path) == "creativeml-openrail-m"
     job = tiny_job(photo_set(tmp_path, "instance", 1))
     assert "License: that of the base" in model_card(job, open_base(str(epsilon_base)), {})
+
+
+def test_equal_weights_make_equal_kohya_files_in_every_process(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; import torch\n"
+        "from remote_trainer.export import kohya_lora\n"
+        "about = {f'key{number}': str(number) for number in range(30)}\n"
+        "tensors = kohya_lora.kohya_tensors({'a.to_q.lora_A.weight': torch.ones(2, 4), 'a.to_q.lora_B.weight': "
+        "torch.ones(4, 2)}, 2.0)\n"
+        "kohya_lora.write(tensors, about, Path(sys.argv[1]))"
+    )
+    files = [tmp_path / name for name in ("one.safetensors", "two.safetensors")]
+    for file in files:
+        subprocess.run([sys.executable, "-c", program, str(file)], check=True, cwd=Path(__file__).parents[2])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with safe_open(files[0], "pt") as opened:
+        assert opened.metadata()["key29"] == "29"
+        assert opened.get_tensor("lora_unet_a_to_q.lora_down.weight").shape == (2, 4)
