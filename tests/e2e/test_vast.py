@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,36 +12,40 @@ from tests.conftest import require_pods
 from tests.e2e.command import Cloudbooth, Finished, processes_naming, wait_until
 from tests.e2e.test_main_job import SUBJECT
 from tests.e2e.weights import weights_sha256
+from tests.fakes.pod import Pod
 from tests.fakes.vast import FakeVast, Host, Rental, running_vast
 
-STEPS = ("--steps", "100", "--set", "train.checkpoint_every=40")
+CHECKPOINT = 10
+STEPS = (
+    "--steps", "60", "--set", f"train.checkpoint_every={CHECKPOINT}", "--set", "train.gradient_accumulation=6",
+)  # fmt: skip
+"""Slow enough that a machine that has just told of its first checkpoint cannot have finished a few seconds later."""
 DEAR = ("--max-cost", "60")
 """A cent a second, so that a bill to the cent says something: the ceiling has to allow for it."""
 
 
-@pytest.fixture
-def vast(tmp_path: Path) -> Iterator[FakeVast]:
+@contextlib.contextmanager
+def installed_beside_vast(folder: Path) -> Iterator[tuple[Cloudbooth, FakeVast]]:
+    """A laptop with a key, and the market that it opens."""
     require_pods()
-    fake = FakeVast(pods=tmp_path / "pods", boot_s=0.5)
+    fake = FakeVast(pods=folder / "pods", boot_s=0.5)
     fake.hosts = [Host(number, dph_base=36.0 + number, min_bid=24.0 + number) for number in (1, 2, 3)]
+    (folder / "installation").mkdir()
     with running_vast(fake):
-        yield fake
+        laptop = Cloudbooth(folder / "installation")
+        laptop.environ = {"VAST_API_KEY": fake.account_key, "VAST_URL": fake.url, "HOME": str(folder)}
+        laptop.machine = ("--set", "compute.provider=vast", "--set", "compute.allow_cpu=true", *DEAR, "--yes")
+        yield laptop, fake
     assert fake.violations == []
 
 
-@pytest.fixture
-def laptop(cloudbooth: Cloudbooth, vast: FakeVast) -> Cloudbooth:
-    cloudbooth.environ = {"VAST_API_KEY": vast.account_key, "VAST_URL": vast.url}
-    cloudbooth.machine = ("--set", "compute.provider=vast", "--set", "compute.allow_cpu=true", *DEAR, "--yes")
-    return cloudbooth
-
-
 @pytest.fixture(scope="module")
-def undisturbed_sha256(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of the weights that the same settings yield on this machine when nobody interferes."""
-    installation = Cloudbooth(tmp_path_factory.mktemp("undisturbed"))
-    installation.run(*installation.launch_argv("calm", *STEPS, photos=SUBJECT))
-    return weights_sha256(installation.models / "calm")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cloudbooth, FakeVast, Finished]]:
+    """A machine on demand that nobody takes away; only the answer to its order was lost, and it showed late."""
+    with installed_beside_vast(tmp_path_factory.mktemp("undisturbed")) as (laptop, vast):
+        vast.lose_creates, vast.visible_after_s = 1, 4.0
+        vast.enforce_rates = True
+        yield laptop, vast, laptop.run(*laptop.launch_argv("dog", "--on-demand", *STEPS, photos=SUBJECT))
 
 
 def assert_nothing_is_left(vast: FakeVast, laptop: Cloudbooth, done: Finished) -> None:
@@ -59,36 +64,51 @@ def files_holding(folder: Path | None, text: str) -> list[Path]:
     return [path for path in own if text.encode() in path.read_bytes()]
 
 
-def pod_of(rental: Rental) -> Path:
+def pod_of(rental: Rental) -> Pod:
     assert rental.pod is not None
-    return rental.pod.folder
+    return rental.pod
 
 
-def test_an_order_whose_answer_is_lost_is_found_late_and_trained_on(laptop: Cloudbooth, vast: FakeVast) -> None:
-    vast.lose_creates, vast.visible_after_s = 1, 4.0
-    vast.enforce_rates = True
-    done = laptop.run(*laptop.launch_argv("dog", "--on-demand", "--steps", "20", photos=SUBJECT))
+def has_told_of_a_checkpoint(rentals: list[Rental]) -> bool:
+    logs = [log for rental in rentals for log in pod_of(rental).volume.glob("cloudbooth/runs/*/events.jsonl")]
+    return any('"type": "checkpoint"' in log.read_text() for log in logs)
+
+
+def steps_after_last_hello(laptop: Cloudbooth) -> list[int]:
+    events = laptop.events("dog")
+    last = max(number for number, event in enumerate(events) if event["type"] == "hello")
+    return [event["step"] for event in events[last:] if event["type"] == "step"]
+
+
+def test_an_order_whose_answer_is_lost_is_found_late_and_trained_on(
+    undisturbed: tuple[Cloudbooth, FakeVast, Finished],
+) -> None:
+    laptop, vast, done = undisturbed
     assert done.summary["reason"] == "done"
     assert weights_sha256(laptop.models / "dog")
     [rental] = vast.rentals.values()
     assert rental.bid is None
-    assert files_holding(pod_of(rental), rental.label), "the search for the key looks in the wrong place"
+    assert files_holding(pod_of(rental).folder, rental.label), "the search for the key looks in the wrong place"
     assert_nothing_is_left(vast, laptop, done)
 
 
 def test_a_run_that_is_outbid_goes_on_elsewhere_to_the_very_same_weights(
-    laptop: Cloudbooth, vast: FakeVast, undisturbed_sha256: str
+    tmp_path: Path, undisturbed: tuple[Cloudbooth, FakeVast, Finished]
 ) -> None:
-    checkpoint_at_home = laptop.root / "state" / "runs" / "dog" / "checkpoints" / "checkpoint-000040" / "manifest.json"
-    with laptop.started(*laptop.launch_argv("dog", "--spot", *STEPS, photos=SUBJECT)) as driver:
-        wait_until(checkpoint_at_home.exists, "the first checkpoint at home", timeout_s=120)
-        [first] = vast.living()
-        vast.set_min_bid(first.host.machine_id, 90.0)
-        stdout, stderr = driver.communicate(timeout=180)
-    done = Finished(driver.returncode, stdout, stderr)
-    assert done.summary["reason"] == "done", stdout[-3000:] + stderr[-3000:]
-    _, second = vast.rentals.values()
-    assert first.host is not second.host
-    assert None not in (first.bid, second.bid)
-    assert weights_sha256(laptop.models / "dog") == undisturbed_sha256
-    assert_nothing_is_left(vast, laptop, done)
+    with installed_beside_vast(tmp_path) as (laptop, vast):
+        with laptop.started(*laptop.launch_argv("dog", "--spot", *STEPS, photos=SUBJECT)) as driver:
+            wait_until(lambda: has_told_of_a_checkpoint(vast.living()), "a checkpoint on the machine", 120)
+            [first] = vast.living()
+            pod_of(first).freeze("train")  # or a slow laptop would hear of the end before it has the checkpoint
+            at_home = laptop.root / f"state/runs/dog/checkpoints/checkpoint-{CHECKPOINT:06}/manifest.json"
+            wait_until(at_home.exists, "the checkpoint at home", 60)
+            vast.set_min_bid(first.host.machine_id, 90.0)
+            stdout, stderr = driver.communicate(timeout=180)
+        done = Finished(driver.returncode, stdout, stderr)
+        assert done.summary["reason"] == "done", stdout[-3000:] + stderr[-3000:]
+        _, second = vast.rentals.values()
+        assert first.host is not second.host
+        assert None not in (first.bid, second.bid)
+        assert min(steps_after_last_hello(laptop)) > CHECKPOINT, "it began at the beginning"
+        assert weights_sha256(laptop.models / "dog") == weights_sha256(undisturbed[0].models / "dog")
+        assert_nothing_is_left(vast, laptop, done)

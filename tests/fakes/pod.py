@@ -190,6 +190,24 @@ class Pod:
 
     def processes(self) -> list[Process]:
         """Every living process of the pod with what others on that machine could read of it."""
+        found = []
+        for entry in self._process_folders():
+            with contextlib.suppress(OSError):
+                argv = (entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+                pairs = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+                environ = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+                found.append(Process(tuple(argv), environ))
+        return found
+
+    def freeze(self, argument: str) -> None:
+        """Stops the processes that were started with `argument`, for good: they stay where they are until its end."""
+        for entry in self._process_folders():
+            with contextlib.suppress(OSError):
+                if argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), signal.SIGSTOP)
+
+    def _process_folders(self) -> list[Path]:
+        """Below /proc, as this machine counts them."""
         main = self._main_pid(self._process) if self._process is not None else None
         if main is None:
             return []
@@ -197,10 +215,7 @@ class Pod:
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if os.stat(entry / "ns" / "pid").st_ino == own:
-                    argv = (entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-                    pairs = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
-                    environ = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-                    found.append(Process(tuple(argv), environ))
+                    found.append(entry)
         return found
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
