@@ -114,7 +114,7 @@ def this_machine() -> Iterator[Finding]:
             missing.append(name)
     if missing:
         fact = f"{', '.join(missing)} not installed here: a run on this machine first builds an environment"
-        yield Finding("training here", Verdict.UNCHECKED, fact, "uv tool install 'cloudbooth[train]'")
+        yield Finding("training here", Verdict.UNCHECKED, fact, "in the checkout: uv tool install --force '.[train]'")
         return
     gpu = "an NVIDIA driver" if shutil.which("nvidia-smi") else "no NVIDIA driver, so on the CPU: days for real models"
     yield Finding("training here", Verdict.GOOD, f"torch {metadata.version('torch')}, {gpu}")

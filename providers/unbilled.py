@@ -159,7 +159,7 @@ class UnbilledProvider(ABC):
         if market not in self.markets:
             raise UnsupportedMarket(
                 f"{self.name} does not rent on the {market.value} market: the machine is yours already",
-                'market = "on-demand"',
+                "leave out --spot (on-demand is what it is), or rent: --provider runpod, --provider vast",
             )
 
 

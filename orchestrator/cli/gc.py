@@ -11,7 +11,7 @@ from orchestrator.cli.options import json_option
 from orchestrator.errors import ExitCode
 from orchestrator.orphans import Orphan, find_orphans, tag_prefix
 from orchestrator.wiring import Wiring, wire_up
-from providers.api import MachineProvider
+from providers.api import HasStandingMachine, MachineProvider
 from providers.errors import CloudboothError
 
 
@@ -40,6 +40,8 @@ def gc(yes: bool, as_json: bool) -> int:
         found += [(provider, orphan) for orphan in orphans if orphan.machine.tag not in seen]
     _show([orphan for _, orphan in found], silent, as_json)
     agreed = yes or (not as_json and sys.stdin.isatty() and found and click.confirm("\nGive them back?", default=True))
+    if not silent and not as_json and all(isinstance(provider, HasStandingMachine) for _, provider in providers):
+        click.echo("no provider that rents is set up here, so none was asked: `cloudbooth doctor` says what is missing")
     kept = [_give_back(wiring, provider, orphan, as_json) for provider, orphan in found] if agreed else []
     refused = [text for text in kept if text]
     if as_json:

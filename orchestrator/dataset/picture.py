@@ -37,8 +37,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if _AVIF else
 """Pillow's decoders that a photo may reach; the many rarer ones are left to nobody's test."""
 
 HEIF_HINT = (
-    "uv tool install 'cloudbooth[heif]', or export it as JPEG: in Photos use File > Export, on an iPhone set Camera > "
-    "Formats > Most Compatible"
+    "in the checkout: uv tool install --force '.[heif]'; or export it as JPEG: in Photos use File > Export, on an "
+    "iPhone set Camera > Formats > Most Compatible"
 )
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _PLAIN_MODES = frozenset({"1", "L", "RGB", "RGBX", "YCbCr", "CMYK"})

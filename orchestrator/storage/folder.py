@@ -111,6 +111,10 @@ class FolderStore:
     @contextlib.contextmanager
     def _writing(self, key: str, *, if_absent: bool = False) -> Iterator[Path]:
         """A path to fill; under the key's name, whole and on the disk, once the body has ended well."""
+        if not self._root.exists() and not self._root.parent.is_dir():  # a disk that is not mounted
+            raise StorageRefused(
+                f"{self._root.parent} does not exist", "mount the disk, or make the folder: it is not made by itself"
+            )
         target = self._path(key)
         if if_absent and target.exists():
             raise ObjectExists(f"{key} exists already in {self.url}")

@@ -184,7 +184,7 @@ def _vendor_package() -> tuple[Any, Any]:
     except ImportError as error:
         raise CloudboothError(
             "spot on RunPod goes through RunPod's own package, which is not installed",
-            f"uv tool install 'cloudbooth[runpod]', or {INSTEAD}",
+            f"in the checkout: uv tool install --force '.[runpod]'; or {INSTEAD}",
         ) from error
     return run_graphql_query, runpod.error
 

@@ -160,3 +160,9 @@ def _answer(url: str, body: bytes, method: str = "PUT") -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def test_a_disk_that_is_not_mounted_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(StorageRefused, match="does not exist"):
+        FolderStore(tmp_path / "nas" / "cloudbooth").put("key", b"content")
+    assert not (tmp_path / "nas").exists()

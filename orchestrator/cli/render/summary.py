@@ -44,7 +44,7 @@ class Summary:
         told = [f"{self.run}: {self.reason} at step {self.step} of {self.steps}, cost ${self.cost_usd:.2f}"]
         if self.message:
             told.append(f"error: {self.message}")
-        if len(self.evaluations) > 1:
+        if self.learned is not None:
             first, last = self.evaluations[0], self.evaluations[-1]
             told.append(f"mean loss on the fixed set: {first.mean_loss:.4f} → {last.mean_loss:.4f}")
         if self.learned is False and self.reason == EndReason.DONE.value:
@@ -69,7 +69,8 @@ def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
     checkpoints = [a.folder for a in artifacts if a.kind == "checkpoint"]
     finished = reason is EndReason.DONE
     failed = progress.failed if reason is EndReason.TRAINING_FAILED else None
-    hint = "" if finished else f"`cloudbooth resume {run_name}` continues from the newest checkpoint"
+    where = "continues from the newest checkpoint" if checkpoints else "begins anew: no checkpoint came home"
+    hint = "" if finished else f"`cloudbooth resume {run_name}` {where}"
     return Summary(
         run=run_name,
         reason=reason.value,
