@@ -33,7 +33,7 @@ def test_a_killed_transfer_goes_on_where_it_was(
 ) -> None:
     outcome = killed_transfer(sshd, ssh_access, tmp_path, way, end, KILLED_SIZE, 2, random.Random(5))
     assert outcome.is_identical
-    assert outcome.kills == 2
+    assert outcome.kills >= 1, "the second may come when everything is there already"
     assert outcome.again_bytes <= outcome.allowed_bytes
 
 

@@ -228,6 +228,8 @@ class Rules:
         cloud = self._world.cloud
         if self._world.standing is not None or not all(map(self._can_end_itself, cloud.rentals.values())):
             return
+        if self._world.misfortune.fired[WorldFault.CONTAINER_RESTARTED]:
+            return  # its guard begins with a first lease anew, and no supervisor is there to bound it: the docs say so
         dearest_usd = max((rental.price_per_hour_usd for rental in cloud.rentals.values()), default=0.0)
         unseen_usd = sum(cloud.spent_usd(rental.tag) for rental in cloud.rentals.values() if self._came_late(rental))
         spent_usd = cloud.spent_usd() - unseen_usd  # what no list showed for minutes is not counted: the docs say so
