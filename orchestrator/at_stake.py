@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.keeping import users_of
 from orchestrator.ledger import RunRecord
-from orchestrator.lifecycle import Keeps
+from orchestrator.lifecycle import Keeps, State
 from orchestrator.mirror import progress_of_run
 from orchestrator.recovery import kept_alone
 from orchestrator.spec import spec_from_json
@@ -26,6 +27,8 @@ def lost_by_down(wiring: Wiring, run: RunRecord) -> LostByDown | None:
         return None
     if machine.price_per_hour_usd == 0:
         return None  # a machine of one's own keeps the run's folder
+    if run.state is State.KEEPING and (users := users_of(wiring.ledger, machine)):
+        return LostByDown(Keeps.NOTHING, f"run `{users[0]}` uses the machine that run `{run.name}` keeps")
     artifacts = wiring.ledger.artifacts(run.name)
     progress = progress_of_run(wiring.home.run(run.name))
     keeps = machine.keeps if machine.keeps is not Keeps.NOTHING else kept_alone(progress, artifacts, silence_s=0.0)

@@ -13,6 +13,7 @@ from orchestrator.dataset.originals import ship_originals
 from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.prepare import prepare_photos
 from orchestrator.dataset.scan import Photo
+from orchestrator.errors import RunConflict
 from orchestrator.home import RunHome
 from orchestrator.plan import CLASS_FOLDER, INSTANCE_FOLDER, Plan, build_job
 from orchestrator.whole_file import sync_folder, write_atomically
@@ -38,7 +39,16 @@ def stage(home: RunHome, plan: Plan) -> wire.Job:
 
 
 def read_staged_job(home: RunHome) -> wire.Job:
-    return wire.loads(wire.Job, home.job_file.read_bytes())
+    """Raises RunConflict for a run that has nothing to train: a fire drill that was killed, or a removed folder."""
+    try:
+        raw = home.job_file.read_bytes()
+    except FileNotFoundError:
+        name = home.root.name
+        raise RunConflict(
+            f"run `{name}` has nothing to train: {home.job_file} is missing",
+            f"`cloudbooth down {name}` gives its machine back",
+        ) from None
+    return wire.loads(wire.Job, raw)
 
 
 def staged_files(home: RunHome, job: wire.Job) -> list[wire.FileEntry]:

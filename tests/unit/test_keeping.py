@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import RunConflict
+from orchestrator.home import RunHome
 from orchestrator.keeping import held_as, keep_left_s, paid_for_s
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import Do, EndReason, Facts, Move, Phase, Standing, State, Wish, next_step
 from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject, spec_to_json
+from orchestrator.staging import read_staged_job
 from providers.api import MachineId, Market, Offer
 from tests.unit.fake_clock import FakeClock
 
@@ -89,3 +92,9 @@ def test_whatever_ends_the_keeping_the_run_stays_done(wish: Wish, standing: Stan
     ended = step(State.KEEPING, wish, standing, **facts)
     assert isinstance(ended, Move)
     assert (ended.to, ended.reason) == (State.RELEASING, DONE)
+
+
+def test_a_run_with_nothing_to_train_is_given_back_by_hand_and_is_no_crash(tmp_path: Path) -> None:
+    with pytest.raises(RunConflict, match="nothing to train") as caught:
+        read_staged_job(RunHome(tmp_path / "fire-drill-cloud-5"))
+    assert "cloudbooth down fire-drill-cloud-5" in caught.value.hint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -587,3 +588,19 @@ def test_down_names_what_a_rented_machine_holds_alone(world: World, tmp_path: Pa
     assert (loss.keeps, "holds the finished model alone" in loss.words) == (Keeps.MODEL, True)
     world.ledger.record_artifact("dog", "output", 100, tmp_path, "sha")
     assert lost_by_down(wiring, run) is None, "it is here"
+
+
+def test_down_names_a_run_that_uses_the_kept_machine(world: World, tmp_path: Path) -> None:
+    wiring = Wiring(Home(tmp_path), world.clock, world.ledger, world.connect)
+    machine = world.rented()
+    way = (State.PLANNED, State.PROVISIONING, State.SHIPPING, State.TRAINING, State.RETRIEVING, State.KEEPING)
+    for leaving, to in pairwise(way):
+        if world.ledger.run("dog").state is leaving:
+            world.ledger.move("dog", world.context.epoch, leaving, to, "as a run goes")
+    assert lost_by_down(wiring, world.ledger.run("dog")) is None, "nobody uses it"
+    compute = Compute(provider="simulated", machine=str(machine.machine_id))
+    spec = RunSpec(name="cat", subject=Subject(instance_prompt="a cat"), data=Data(instance=tmp_path), compute=compute)
+    world.ledger.add_run("cat", "simulated", spec_to_json(spec), "{}")
+    loss = lost_by_down(wiring, world.ledger.run("dog"))
+    assert loss is not None
+    assert loss.words == "run `cat` uses the machine that run `dog` keeps"

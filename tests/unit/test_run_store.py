@@ -99,6 +99,18 @@ def test_retention(keep_last: int, keep_every: int, kept: set[int]) -> None:
     assert retained({10, 20, 30, 40, 50}, keep_last, keep_every) == kept
 
 
+def test_an_upload_that_cannot_be_put_together_displaces_no_checkpoint(machine: Path, run: RunStore) -> None:
+    lend_to(machine, run)
+    uploaded(machine, 100)
+    run.settle(keep_last=1, keep_every=0)
+    before = {found.key for found in run.store.objects()}
+    uploaded(machine, 200)
+    chunks = [found.key for found in run.store.objects() if found.key not in before and "/index-" not in found.key]
+    run.store.delete(chunks[:1])
+    assert run.settle(keep_last=1, keep_every=0) == []
+    assert [folder.step for folder in run.checkpoints()] == [100]
+
+
 def test_uploads_of_an_earlier_grant_are_found_too(machine: Path, run: RunStore) -> None:
     lend_to(machine, run)
     uploaded(machine, 100)
