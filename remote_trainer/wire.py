@@ -69,6 +69,8 @@ Positive = Annotated[int, Bounds(ge=1)]
 Method = Literal["full", "lora", "dora"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
+PriorSampling = Literal["paired", "mixed"]
+Crop = Literal["center", "corner", "random"]
 ExportFormat = Literal["diffusers", "lora", "single-file", "ckpt", "kohya-lora"]
 ADAPTER_FORMATS: tuple[ExportFormat, ...] = ("lora", "kohya-lora")
 """Those that hold an adapter alone; the others hold a whole model."""
@@ -100,6 +102,9 @@ class TrainSpec:
     """Weight losses by min(SNR, gamma)/SNR (arXiv 2303.09556); None leaves every timestep alike."""
     prior_loss_weight: Annotated[float, Bounds(ge=0)] = 1.0
     """The lambda in front of the loss on class images; used only when the job has class images."""
+    prior_sampling: PriorSampling = "paired"
+    """`paired` puts as many class images beside the subject's into every batch; `mixed` gives a batch to one set of
+    pictures, drawn by probability, so that the batch does not double. What counts is probability times lambda."""
     seed: Count = 42
     precision: Precision = "auto"
     lora_rank: Positive = 16
@@ -137,6 +142,21 @@ class ImageSpec:
     photo_width: Optional[int] = None
     photo_height: Optional[int] = None
     """The photo's size in pixels, upright, before it was resized: SDXL is told it. None: that of what is cropped."""
+    masked: bool = False
+    """The file's transparency says what counts: the loss is taken over what is opaque."""
+
+
+@dataclass(frozen=True)
+class GitPictures:
+    """Pictures that the host takes from a public git repository by itself, and nothing else of it."""
+
+    url: str
+    folder: str
+    """Within the repository, forward slashes; empty: its top."""
+    count: Positive
+    """How many of the folder's pictures, at most."""
+    commit: Optional[str] = None
+    """The full hash to take them from; None: whatever the repository's HEAD is."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +171,18 @@ class DatasetSpec:
     images: tuple[ImageSpec, ...] = ()
     generate: Count = 0
     """Class images that the base itself makes on the host, square at the training resolution, from `prompt`."""
+    fetch: Optional[GitPictures] = None
+    """Class images that the host fetches, cropped to a square of the training resolution."""
+    repeats: Optional[Count] = 0
+    """Passes over the pictures in an epoch beyond the first; None: as many as it happens to be drawn for."""
+    probability: Annotated[float, Bounds(gt=0)] = 1.0
+    """How often it is drawn, against the other sets of its batch."""
+    ignore_epochs: bool = False
+    """An epoch ends without waiting until this set is used up."""
+    crop: Crop = "center"
+    """What of a picture larger than its bucket is taken; `random`: one of a few places, drawn anew at each visit."""
+    mirror: bool = False
+    """Half of the visits see the picture mirrored left to right."""
 
 
 @dataclass(frozen=True)
