@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from .requirements import LOCK_FILE, lock_hash, missing_requirements, parse_lock
 COMPLETE_MARK = "complete.json"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 """What requirements.lock was resolved for."""
+TOLD_EVERY_S = 10.0
+TOLD_CHARACTERS = 100
+"""Of an installer's line."""
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 TORCH_VARIABLE = "CLOUDBOOTH_TORCH"
 """Pins the torch requirement (`torch==2.13.0`), which is then left to pip and its own configuration."""
@@ -246,18 +250,20 @@ def _build(
     has_uv = shutil.which("uv") is not None
     base = _choose_base(current, has_uv)
     keeps_torch = base is not None and torch_can_be_kept(base, ranges, needs_cuda=needs_cuda)
-    with _timed("creating a Python environment", report):
+    with _timed("creating a Python environment", report) as heard:
         command = venv_command(folder, base, has_uv=has_uv, sees_base=keeps_torch)
-        _run_or_fail(command, "a Python environment could not be created")
+        _run_or_fail(command, "a Python environment could not be created", heard)
     python = str(_python_of(folder))
     if not keeps_torch:
-        with _timed("installing torch", report):
-            _first_that_works(torch_install_commands(cuda, python, has_uv, os.environ), report)
-    with _timed(f"installing {len(parse_lock(LOCK_FILE.read_text(encoding='utf-8')))} pinned packages", report):
+        with _timed("installing torch", report) as heard:
+            _first_that_works(torch_install_commands(cuda, python, has_uv, os.environ), report, heard)
+    with _timed(
+        f"installing {len(parse_lock(LOCK_FILE.read_text(encoding='utf-8')))} pinned packages", report
+    ) as heard:
         install = ["uv", "pip", "install", "--python", python] if has_uv else [python, "-m", "pip", "install"]
         # Without dependencies: the lock is complete, and torch, which it leaves out, is there already.
         command = [*install, "--no-deps", "--require-hashes", "-r", str(LOCK_FILE)]
-        _run_or_fail(command, "the trainer's packages could not be installed")
+        _run_or_fail(command, "the trainer's packages could not be installed", heard)
     built = probe_interpreter(python)
     missing = missing_requirements(built.installed if built else {}, ranges, needs_cuda=needs_cuda)
     if missing:
@@ -299,9 +305,11 @@ def _usable(interpreter: Interpreter) -> bool:
     return OLDEST_PYTHON <= interpreter.version <= NEWEST_PYTHON
 
 
-def _first_that_works(commands: Sequence[Sequence[str]], report: Callable[[str], None]) -> None:
+def _first_that_works(
+    commands: Sequence[Sequence[str]], report: Callable[[str], None], heard: Callable[[str], None]
+) -> None:
     for attempt, command in enumerate(commands, start=1):
-        output = _run(command)
+        output = _run(command, heard)
         if output is None:
             return
         if attempt < len(commands):
@@ -311,8 +319,8 @@ def _first_that_works(commands: Sequence[Sequence[str]], report: Callable[[str],
         raise install_failure("torch could not be installed", output, hint)
 
 
-def _run_or_fail(command: Sequence[str], message: str) -> None:
-    output = _run(command)
+def _run_or_fail(command: Sequence[str], message: str, heard: Callable[[str], None]) -> None:
+    output = _run(command, heard)
     if output is not None:
         raise install_failure(message, output, "the whole output is in train.log")
 
@@ -328,8 +336,10 @@ def install_failure(message: str, output: str, hint: str) -> TrainingFailed:
     return TrainingFailed("environment", f"{message}: {output}", hint)
 
 
-def _run(command: Sequence[str]) -> Optional[str]:
-    """None when it succeeded, else the end of what it said. Its output passes through to ours as it comes."""
+def _run(command: Sequence[str], heard: Callable[[str], None] = lambda _line: None) -> Optional[str]:
+    """None when it succeeded, else the end of what it said. Its output passes through to ours as it comes, and each
+    line of it goes to `heard`.
+    """
     last: collections.deque[str] = collections.deque(maxlen=12)
     # For uv, what `--retries 1 --timeout 15` is for pip: a machine without that index finds out soon.
     environ = {"UV_HTTP_TIMEOUT": "30", "UV_HTTP_RETRIES": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **os.environ}
@@ -347,6 +357,7 @@ def _run(command: Sequence[str]) -> Optional[str]:
             print(line, flush=True)
             if line:
                 last.append(line)
+                heard(line)
     return None if child.returncode == 0 else "\n".join([f"exit code {child.returncode}", *last])
 
 
@@ -379,8 +390,28 @@ def _only_one_build(path: Path, report: Callable[[str], None]) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def _timed(what: str, report: Callable[[str], None]) -> Iterator[None]:
+def _timed(what: str, report: Callable[[str], None], every_s: float = TOLD_EVERY_S) -> Iterator[Callable[[str], None]]:
+    """Reports beginning and end, and every `every_s` seconds between them for how long it has been at work, with the
+    last line that the yielded function was told. An installer may be silent for minutes while it downloads.
+    """
     report(what)
     started = time.monotonic()
-    yield
+    last = ""
+    over = threading.Event()
+
+    def hear(line: str) -> None:
+        nonlocal last
+        last = line.strip()[:TOLD_CHARACTERS]
+
+    def tell() -> None:
+        while not over.wait(every_s):
+            report(f"{what}: {time.monotonic() - started:.0f} s so far{': ' if last else ''}{last}")
+
+    teller = threading.Thread(target=tell, name="told", daemon=True)
+    teller.start()
+    try:
+        yield hear
+    finally:
+        over.set()
+        teller.join()
     report(f"{what}: done in {time.monotonic() - started:.0f} s")

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import threading
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -305,3 +306,25 @@ def test_choosing_the_environment_needs_the_standard_library_alone() -> None:
     done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     foreign = set(done.stdout.split()) - set(sys.stdlib_module_names) - {"remote_trainer", "__main__"}
     assert foreign == set()
+
+
+def test_an_installer_that_says_nothing_is_told_of_while_it_works() -> None:
+    told: list[str] = []
+    second = threading.Event()
+
+    def report(line: str) -> None:
+        told.append(line)
+        if "so far: Downloading torch" in line:
+            second.set()
+
+    with environment._timed("installing torch", report, every_s=0.01) as heard:
+        heard("Downloading torch-2.13.0.whl (190 MB)")
+        assert second.wait(10)
+    assert told[0] == "installing torch"
+    assert told[-1] == "installing torch: done in 0 s"
+
+
+def test_what_an_installer_says_is_passed_on_line_by_line() -> None:
+    heard: list[str] = []
+    assert environment._run([sys.executable, "-c", "print('one'); print('two')"], heard.append) is None
+    assert heard == ["one", "two"]
