@@ -39,7 +39,7 @@ def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
         *(["![before and after](before-after.png)", ""] if job.train.validation_prompts else []),
         "| file | opens in |",
         "|---|---|",
-        *(f"| `{file}` | {reader} |" for file, reader in _files(job)),
+        *(f"| `{file}` | {reader} |" for file, reader in _files(job, family)),
         "",
         "| trained on | pictures |",
         "|---|---|",
@@ -78,7 +78,7 @@ def _matters(job: Job, key: str) -> bool:
     return not key.startswith("lora_") or job.train.method != "full"
 
 
-def _files(job: Job) -> list[tuple[str, str]]:
+def _files(job: Job, family: Family) -> list[tuple[str, str]]:
     whole = f"{job.name}_{job.train.steps}"
     known = {
         "lora": (f"{job.name}.safetensors", "diffusers: `pipe.load_lora_weights`"),
@@ -87,4 +87,7 @@ def _files(job: Job) -> list[tuple[str, str]]:
         "single-file": (f"{whole}.safetensors", "AUTOMATIC1111, ComfyUI: folder `Stable-diffusion` or `checkpoints`"),
         "ckpt": (f"{whole}.ckpt", "older programs; a `.ckpt` can run code when opened, prefer `.safetensors`"),
     }
-    return [known[format_] for format_ in job.formats]
+    files = [known[format_] for format_ in job.formats]
+    if family.single_file.needs_config and {"single-file", "ckpt"} & set(job.formats):
+        files.append((f"{whole}.yaml", "AUTOMATIC1111: goes beside the single file, under the same name"))
+    return files

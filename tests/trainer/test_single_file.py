@@ -230,6 +230,13 @@ def test_the_card_names_prompt_files_and_pictures_and_no_path(everything, epsilo
     assert str(epsilon_base.parent) not in card
 
 
+def test_the_card_names_the_configuration_where_there_is_one(tmp_path, epsilon_base, open_clip_base):
+    job = tiny_job(photo_set(tmp_path, "instance", 1), method="full", formats=("single-file",))
+    row = f"| `{job.name}_{job.train.steps}.yaml` |"
+    assert row in model_card(job, open_base(str(open_clip_base)), {})
+    assert row not in model_card(job, open_base(str(epsilon_base)), {})
+
+
 def test_the_license_is_the_one_that_the_bases_card_states(tmp_path, epsilon_base):
     assert license_of(epsilon_base) == ""
     (tmp_path / "README.md").write_text("---\ntags: [x]\nlicense: creativeml-openrail-m\n---\n# Base\nlicense: none\n")
