@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 
 from orchestrator.ledger import Ledger
+from orchestrator.plan import StandingMachine
+from orchestrator.workload import ENVIRONMENT_GB
 from providers.api import GpuRequest, HasStandingMachine, MachineProvider, Offer
 from providers.errors import CloudboothError
 
@@ -187,6 +189,25 @@ def provider(name: str, build: Callable[[], MachineProvider]) -> Iterator[Findin
         yield Finding(what, Verdict.BAD, error.message, error.hint)
     else:
         yield Finding(what, Verdict.GOOD, _offered(list(offers)))
+
+
+def machine(look: Callable[[], StandingMachine | None]) -> Iterator[Finding]:
+    """Whether a machine that stands lets us in and can be used; `look` logs in, and makes its work folder at most."""
+    try:
+        seen = look()
+    except CloudboothError as error:
+        yield Finding("machine", Verdict.BAD, error.message, error.hint)
+        return
+    if seen is None:
+        return
+    room = "" if seen.free_gb is None else f", {seen.free_gb:.0f} GB free in {seen.workdir}"
+    yield Finding("machine", Verdict.GOOD, f"{seen.label} answers{room}")
+    if not seen.has_gpu:
+        fact = f"{seen.label} shows no NVIDIA GPU: real models take days on a CPU"
+        yield Finding("gpu", Verdict.DOUBTFUL, fact, "train on a machine that has one, or rent one: cloudbooth gpus")
+    if not seen.has_environment:
+        fact = f"{seen.label} has none of the trainer's packages: the first run installs PyTorch and the rest there"
+        yield Finding("environment", Verdict.DOUBTFUL, fact, f"leave {ENVIRONMENT_GB:g} GB of room, and some minutes")
 
 
 def _offered(offers: list[Offer]) -> str:

@@ -29,7 +29,13 @@ from orchestrator.estimates import (
     seconds_per_step,
 )
 from orchestrator.offers import NOTHING_RENTED, OfferHistory, choose
-from orchestrator.plan_warnings import machine_warnings, rental_warnings, size_warnings, training_warnings
+from orchestrator.plan_warnings import (
+    environment_warnings,
+    machine_warnings,
+    rental_warnings,
+    size_warnings,
+    training_warnings,
+)
 from orchestrator.ranges import Range
 from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
 from orchestrator.spec import APPLICABLE_FORMATS, ClassFolder, GeneratedClassImages, NoClassImages, RunSpec
@@ -59,6 +65,10 @@ class StandingMachine:
     label: str
     workdir: str
     has_gpu: bool
+    has_environment: bool = True
+    """Whether the trainer's packages are there, or the first run has to bring them (`workload.ENVIRONMENT_GB`)."""
+    free_gb: float | None = None
+    """On the disk of the work folder; None when nobody has looked."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +227,7 @@ def make_plan(
         warnings=(
             *training_warnings(spec, train, placements, base, work.family, has_class_images=planned_class is not None),
             *machine_warnings(spec, base, offer, None if machine is None else machine.has_gpu),
+            *(() if machine is None or machine.has_environment else environment_warnings(machine.free_gb)),
             *(() if rental is None else (*size_warnings(spec, work), *rental_warnings(rental, deadline_s))),
         ),
         ship_originals=spec.data.ship_originals,

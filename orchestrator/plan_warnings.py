@@ -8,7 +8,7 @@ from orchestrator.base_model import BaseSource, BuiltinBase, HubModel
 from orchestrator.dataset.placement import Placement
 from orchestrator.rental import Rental
 from orchestrator.spec import RunSpec
-from orchestrator.workload import STABLE_DIFFUSION_XL, Family, Workload, family_of
+from orchestrator.workload import ENVIRONMENT_GB, STABLE_DIFFUSION_XL, Family, Workload, family_of
 from providers.api import Offer
 from remote_trainer.wire import TrainSpec, Warned
 
@@ -35,7 +35,23 @@ def machine_warnings(spec: RunSpec, base: BaseSource, offer: Offer, has_gpu: boo
         warnings.append(
             Warned(
                 "the machine shows no NVIDIA GPU: training a base of full size takes hours or days on a CPU",
-                "train on a machine that has one: `--host me@gpu-box`",
+                "train on a machine that has one: `--host me@gpu-box`, or rent one: `--provider runpod`, "
+                "`--provider vast`",
+            )
+        )
+    return warnings
+
+
+def environment_warnings(free_gb: float | None) -> list[Warned]:
+    """About a machine that stands and has none of the trainer's packages, with `free_gb` on its disk if known."""
+    warnings = []
+    if free_gb is not None and free_gb < ENVIRONMENT_GB:
+        warnings.append(
+            Warned(
+                f"{free_gb:.1f} GB are free there, and the environment that this run builds takes up to "
+                f"{ENVIRONMENT_GB:g} GB",
+                "free some space there, or choose another disk: `--set compute.ssh.workdir=/mnt/big/cloudbooth`, on "
+                "this machine CLOUDBOOTH_HOME",
             )
         )
     return warnings

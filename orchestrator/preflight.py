@@ -34,7 +34,7 @@ def look_at_machine(provider: MachineProvider, connect: Connect, needed_bytes: i
             f"{label} has {facts.free_bytes / 1e9:.1f} GB free in {facts.workdir}, the run needs {needed / 1e9:.1f} GB",
             "free some space there, or choose another disk: `--set compute.ssh.workdir=/mnt/big/cloudbooth`",
         )
-    return StandingMachine(label, facts.workdir, facts.has_gpu)
+    return StandingMachine(label, facts.workdir, facts.has_gpu, facts.has_environment, facts.free_bytes / 1e9)
 
 
 def check_output_folder(folder: Path, name: str) -> None:

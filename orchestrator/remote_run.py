@@ -35,7 +35,8 @@ OnBytes = Callable[[int], None]
 """Called with the bytes that crossed (negative when some are thrown away); raising ends the transfer."""
 
 _PROBE = """
-import json, os, shutil, sys
+import glob, json, os, shutil, sys
+from importlib import metadata
 root = os.path.abspath(os.path.expanduser(sys.argv[1]))
 try:
     os.makedirs(root, mode=0o700, exist_ok=True)
@@ -43,7 +44,9 @@ except OSError as error:
     sys.exit(f"{error.strerror}: {error.filename}")
 print(json.dumps({"python": list(sys.version_info[:3]), "workdir": root, "free_bytes": shutil.disk_usage(root).free,
                   "has_gpu": shutil.which("nvidia-smi") is not None,
-                  "has_code": os.path.isdir(os.path.join(root, "code", sys.argv[2]))}))
+                  "has_code": os.path.isdir(os.path.join(root, "code", sys.argv[2])),
+                  "has_environment": bool(glob.glob(os.path.join(glob.escape(root), "envs", "*", "complete.json")))
+                  or {"torch", "diffusers", "peft"} <= {each.metadata["Name"] for each in metadata.distributions()}}))
 """
 
 _PROBE_BEGINS = b'{"python": '
@@ -80,6 +83,9 @@ class HostFacts:
     has_code: bool
     has_gpu: bool
     """Whether an NVIDIA driver is installed; what it can do shows on the host."""
+    has_environment: bool
+    """Whether an environment was built there before, or its Python has the trainer's packages, by their names: one of
+    the wrong version shows only on the host, which then builds an environment after all."""
 
 
 MIN_HOST_PYTHON = (3, 9)
@@ -106,7 +112,14 @@ def probe(host: Host, access: Access, code: CodeBundle) -> HostFacts:
             f"{host.label} has Python {major}.{minor}, the supervisor needs 3.9",
             "name a newer one: `--set compute.ssh.python=python3.11`",
         )
-    return HostFacts((major, minor, micro), told["workdir"], told["free_bytes"], told["has_code"], told["has_gpu"])
+    return HostFacts(
+        (major, minor, micro),
+        told["workdir"],
+        told["free_bytes"],
+        told["has_code"],
+        told["has_gpu"],
+        told["has_environment"],
+    )
 
 
 def _told(stdout: bytes, host: Host) -> dict[str, Any]:

@@ -189,7 +189,7 @@ class Limits(_Section):
 class Storage(_Section):
     url: str | None = None
     """`s3://bucket/prefix` or `file:///folder`; omitted: everything comes over SSH."""
-    endpoint_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
+    endpoint_url: str | None = None
     """For S3 that is not AWS: R2, B2, Wasabi, MinIO. When omitted: `AWS_ENDPOINT_URL_S3`, else AWS."""
     keep_last: Annotated[int, Field(ge=1)] = 2
     """How many of the newest checkpoints stay in the store."""
@@ -209,6 +209,15 @@ class Storage(_Section):
         if value is not None and (problem := address_problem(value)):
             raise ValueError(problem)
         return value
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _a_web_address(cls, value: str | None) -> str | None:
+        if value is None or re.match(r"https?://[^\s/]", value):
+            return value
+        host = re.sub(r"^[a-z0-9]*:?/*", "", value) if ":/" in value else value
+        fix = "--set storage.endpoint_url=https://" + (host.strip() or "s3.example.com")
+        raise RuleBroken(f'must be a web address with https://, is "{value}"', fix)
 
     @model_validator(mode="after")
     def _nothing_without_an_address(self) -> Self:

@@ -23,6 +23,8 @@ from orchestrator.doctor import Finding, Verdict
 from orchestrator.driver import driver_lock
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.fire_drill import conduct, drill_spec, keep
+from orchestrator.plan import StandingMachine
+from orchestrator.preflight import look_at_machine
 from orchestrator.spec import RunSpec, spec_to_json
 from orchestrator.spec_file import load_spec
 from orchestrator.storage.open import open_store, require_writable
@@ -47,7 +49,8 @@ def doctor(spec_file: Path | None, drilled: str | None, max_cost: float, yes: bo
     """Check everything a run needs, and rent nothing.
 
     Looks at this installation, the clock, the hub's token and every installed provider; with a SPEC only at
-    the provider and the object storage that it names. Exit code 2 when something is bad.
+    the provider and the object storage that it names, and at an ssh host by logging in. Exit code 2 when something
+    is bad.
 
     With --fire-drill it does rent, for a few minutes and cents: the cheapest machine of that provider, to prove that
     it lets us in, shows the host key made for it, accepts its own key, gives itself back, and is gone. Exit code 5
@@ -79,7 +82,7 @@ def _drill(wiring: Wiring, provider: str, max_cost_usd: float, yes: bool, as_jso
     quote = f"{offers[0].gpu} at ${offers[0].price_per_hour_usd:.2f}/h for some minutes, ${max_cost_usd:.2f} at most"
     if not as_json:
         click.echo(quote)
-    if not (yes or as_json) and sys.stdin.isatty() and not click.confirm("Start?", default=True):
+    if not (yes or as_json) and sys.stdin.isatty() and not click.confirm("Start?", default=False):
         return 0
     name = f"fire-drill-{provider}-{int(wiring.clock.now())}"
     spec = drill_spec(provider, name, wiring.home.root, max_cost_usd)
@@ -115,9 +118,14 @@ def _findings(wiring: Wiring, spec: RunSpec | None) -> Iterator[Finding]:
                 yield from checks.provider(name, partial(wiring.provider_named, name))
         return
     yield from checks.provider(spec.compute.provider, partial(wiring.provider, spec))
+    yield from checks.machine(partial(_look, wiring, spec))
     if spec.storage.url is not None:
         store = open_store(spec.storage.url, spec.storage.endpoint_url)
         yield from checks.store(spec.storage.url, partial(require_writable, store))
+
+
+def _look(wiring: Wiring, spec: RunSpec) -> StandingMachine | None:
+    return look_at_machine(wiring.provider(spec), wiring.connect, 0)
 
 
 _WITHOUT_AN_ACCOUNT = ("any", "local", "ssh")

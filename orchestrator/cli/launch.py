@@ -21,6 +21,7 @@ from orchestrator.keeping import kept_by
 from orchestrator.plan import Plan
 from orchestrator.plan_json import plan_to_data
 from orchestrator.planning import accept, look_up, require_room
+from orchestrator.ranges import usd
 from orchestrator.spec import RunSpec
 from orchestrator.spec_file import load_spec, spec_from_photos
 from orchestrator.wiring import Wiring, wire_up
@@ -129,14 +130,21 @@ def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: b
     planned = look_up(wiring, spec)
     require_room(wiring, spec)
     _show(planned, as_json)
-    if not (yes or as_json) and sys.stdin.isatty() and not click.confirm("\nStart?", default=True):
+    if not (yes or as_json) and sys.stdin.isatty() and not _agreed(planned):
         return 0
     accept(wiring, spec, planned)
     if in_background:
-        return _say_detached(wiring, spec.name, as_json)
+        return _say_detached(wiring, spec, as_json)
     with reporter_for(as_json, lambda: wiring.cost_usd(spec.name)) as reporter:
         summary = drive_to_end(wiring, spec.name, reporter)
     return tell(summary, as_json)
+
+
+def _agreed(planned: Plan) -> bool:
+    """Enter alone starts what is free; what costs money wants a `y`."""
+    if planned.rental is None:
+        return click.confirm("\nStart?", default=True)
+    return click.confirm(f"\nStart, for up to {usd(planned.rental.ceiling_usd)}?", default=False)
 
 
 def _spec(
@@ -226,11 +234,17 @@ def _show(planned: Plan, as_json: bool) -> None:
     render_plan(planned, Console())
 
 
-def _say_detached(wiring: Wiring, run: str, as_json: bool) -> int:
+def _say_detached(wiring: Wiring, spec: RunSpec, as_json: bool) -> int:
+    run = spec.name
     pid = detach(wiring, run)
     if as_json:
         click.echo(json.dumps({"type": "summary", "run": run, "detached": True, "driver_pid": pid}))
-    else:
-        click.echo(f"{run} runs in the background (process {pid}); closing the lid pauses only what comes home")
-        click.echo(f"watch it with `cloudbooth attach {run}`, end it with `cloudbooth stop {run}`")
+        return 0
+    click.echo(f"{run} runs in the background (process {pid})")
+    click.echo(
+        "it trains on this machine: asleep, it does not; after a reboot `cloudbooth resume` goes on"
+        if spec.compute.provider == "local"
+        else "the machine trains by itself: closing the lid only keeps what it makes from coming home meanwhile"
+    )
+    click.echo(f"watch it with `cloudbooth attach {run}`, end it with `cloudbooth stop {run}`")
     return 0

@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from orchestrator import doctor
 from orchestrator.cli.main import cli
 from orchestrator.doctor import Finding, Verdict
+from orchestrator.host import HostUnreachable
+from orchestrator.plan import StandingMachine
 from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.open import require_writable
 from providers.api import MachineProvider
@@ -147,3 +149,18 @@ def test_a_store_that_refuses_is_bad(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     broken = FolderStore(tmp_path / "file")
     assert only(doctor.store("file:///models", lambda: require_writable(broken))).verdict is Verdict.BAD
+
+
+def test_a_machine_that_stands_is_entered_and_what_it_lacks_is_said() -> None:
+    seen = StandingMachine("me@gpu-box", "/home/me/cloudbooth", has_gpu=False, has_environment=False, free_gb=40.0)
+    found = list(doctor.machine(lambda: seen))
+    assert [finding.verdict for finding in found] == [Verdict.GOOD, Verdict.DOUBTFUL, Verdict.DOUBTFUL]
+    assert found[0].fact == "me@gpu-box answers, 40 GB free in /home/me/cloudbooth"
+
+
+def test_a_machine_that_lets_nobody_in_is_bad() -> None:
+    def look() -> StandingMachine:
+        raise HostUnreachable("me@gpu-box refuses the connection", "ssh me@gpu-box")
+
+    [finding] = doctor.machine(look)
+    assert (finding.verdict, finding.hint) == (Verdict.BAD, "ssh me@gpu-box")

@@ -9,12 +9,12 @@ import pytest
 
 from orchestrator.cli.driving import NewLimits, take_up
 from orchestrator.cli.main import run
-from orchestrator.errors import ExitCode
+from orchestrator.errors import ExitCode, UsageError
 from orchestrator.home import RunHome
 from orchestrator.lifecycle import EndReason, State
 from orchestrator.planning import look_up
 from orchestrator.spec import spec_from_json, spec_to_json
-from orchestrator.spec_file import load_spec
+from orchestrator.spec_file import load_spec, spec_from_photos
 from orchestrator.staging import stage
 from orchestrator.wiring import wire_up
 from tests.fakes.photos import photo_folder
@@ -88,3 +88,12 @@ def test_a_run_is_granted_more_when_it_is_resumed(spec: Path) -> None:
     resumed = wiring.ledger.run("dog")
     limits = spec_from_json(resumed.spec_json).limits
     assert (resumed.attempt, limits.max_cost_usd, limits.max_hours) == (2, 12.0, 9.0)
+
+
+def test_an_endpoint_without_its_scheme_comes_with_the_address_it_meant() -> None:
+    with pytest.raises(UsageError) as caught:
+        spec_from_photos(
+            Path("/photos"), "sks dog", ["storage.url=s3://bucket/p", "storage.endpoint_url=s3.example.com"]
+        )
+    assert "storage.endpoint_url" in caught.value.message
+    assert "--set storage.endpoint_url=https://s3.example.com" in caught.value.message + caught.value.hint

@@ -315,6 +315,19 @@ def test_a_full_base_on_a_machine_without_a_gpu_is_warned_about() -> None:
     assert "GPU" not in warned(plan(base=BuiltinBase("tiny"), machine=BARE)), "a builtin base is made for this"
 
 
+def test_a_machine_without_the_trainers_packages_is_said_to_build_an_environment_first() -> None:
+    new = dataclasses.replace(BARE, has_environment=False, free_gb=300.0)
+    assert "environment  not there yet" in rendered(plan(machine=new))
+    assert "environment  " not in rendered(plan(machine=BARE))
+    assert "environment that this run builds" not in warned(plan(machine=new))
+    assert "3.0 GB are free there" in warned(plan(machine=dataclasses.replace(new, free_gb=3.0)))
+
+
+def test_a_plan_without_a_gpu_names_renting_one() -> None:
+    [hint] = [each.hint for each in plan(machine=BARE).warnings if "no NVIDIA GPU" in each.message]
+    assert "`--provider runpod`" in hint
+
+
 def test_sdxl_far_below_its_resolution_is_warned_about_however_it_is_known() -> None:
     large = dataclasses.replace(HUB, pipeline="StableDiffusionXLPipeline")
     assert "SDXL draws at 1024 pixels: trained at 512" in warned(plan(base=large))

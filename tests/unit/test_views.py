@@ -141,3 +141,8 @@ def test_a_finished_run_that_has_learned_nothing_says_so_and_what_to_try() -> No
 @pytest.mark.parametrize(("reason", "values"), [("done", (0.9, 0.5)), ("done", (0.9,)), ("stopped", (0.9, 1.2))])
 def test_no_warning_for_a_run_that_has_learned_or_was_ended_early(reason: str, values: tuple[float, ...]) -> None:
     assert [line for line in summary(reason, *values).lines() if "warning" in line] == []
+
+
+def test_the_end_names_the_picture_of_before_and_after() -> None:
+    ended = replace(summary("done", 0.9, 0.5), output="/m/dog", before_after="/m/dog/before-after.png")
+    assert ended.lines()[-1] == "before and after: /m/dog/before-after.png"

@@ -21,6 +21,8 @@ from orchestrator.volumes import words
 from providers.api import Offer
 
 MAX_PHOTO_ROWS = 20
+_ENVIRONMENT_SIZE = "2 to 8 GB, once, for some minutes"
+"""Without and with CUDA."""
 
 
 def render_plan(plan: Plan, console: Console) -> None:
@@ -141,6 +143,8 @@ def _machine(plan: Plan) -> Table:
     else:
         table.add_row("provider", escape(offer.provider))
         table.add_row("machine", escape(f"{plan.machine.label}, in its folder {plan.machine.workdir}"))
+        if not plan.machine.has_environment:
+            table.add_row("environment", f"not there yet: PyTorch and the rest, {_ENVIRONMENT_SIZE}, come first")
     if offer.price_per_hour_usd == 0:
         table.add_row("price", "$0.00: nothing is rented")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +17,9 @@ from orchestrator.lifecycle import EXIT_CODES, EndReason
 from orchestrator.mirror import progress_of_run
 from orchestrator.wiring import Wiring
 from remote_trainer import wire
+
+BEFORE_AFTER = "before-after.png"
+"""As `remote_trainer.export.output` names it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Summary:
     """Whether the mean loss on the fixed set fell from the first look to the last; None with fewer than two."""
     message: str = ""
     hint: str = ""
+    before_after: str | None = None
+    """The picture that shows every validation prompt before and after training."""
 
     def to_data(self) -> dict[str, Any]:
         return {"type": "summary", **asdict(self)}
@@ -54,6 +60,8 @@ class Summary:
             )
         if self.output:
             told.append(f"model: {self.output}")
+        if self.before_after:
+            told.append(f"before and after: {self.before_after}")
         if self.checkpoint:
             told.append(f"newest checkpoint: {self.checkpoint}")
         if self.hint:
@@ -84,7 +92,13 @@ def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
         learned=loss_fell(progress.evaluations),
         message=failed.message if failed else "",
         hint=hint_for(run_name, failed.hint) if failed and failed.hint else hint,
+        before_after=_before_after(outputs[-1]) if finished and outputs else None,
     )
+
+
+def _before_after(output: str) -> str | None:
+    picture = Path(output) / BEFORE_AFTER
+    return str(picture) if picture.is_file() else None
 
 
 def loss_fell(evaluations: Sequence[wire.Evaluated]) -> bool | None:
