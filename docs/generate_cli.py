@@ -37,7 +37,10 @@ DOCS = Path(__file__).parent
 MEANINGS = {
     "data.regularization": "Class images: `none`, a folder, or `generate:N`, which lets the base make N of them.",
     "data.ship_originals": "Photos travel with their own pixels, without metadata, and the machine scales them.",
-    "model.base": "`builtin:tiny`, a diffusers folder, or a hub id with optional `@revision`.",
+    "model.base": "`builtin:tiny`, a hub id with optional `@revision`, a diffusers folder, a single file, or "
+    "`https://…/model.safetensors#sha256=…`.",
+    "model.config": "Hub id of the model that a single file has the shape of. When omitted, diffusers chooses by its "
+    "tensors.",
     "train.method": "`full` trains every weight of the denoiser, `lora` matrices beside them, `dora` lengths too.",
     "train.batch_size": "Pictures at a time.",
     "train.gradient_accumulation": "Batches whose gradients are summed up before one optimizer step.",

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from orchestrator.checksum import sha256_of
 from orchestrator.errors import UsageError
+from orchestrator.single_file_base import SUFFIXES, LinkedFile, LocalFile, is_link, linked_file, local_file
 
 BUILTIN_BASES = ("tiny",)
 WELL_KNOWN_BASES = (
@@ -88,13 +89,28 @@ class LocalFolder:
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-BaseSource = BuiltinBase | HubModel | LocalFolder
+BaseSource = BuiltinBase | HubModel | LocalFolder | LocalFile | LinkedFile
+
+
+def upload_bytes(base: BaseSource) -> int | None:
+    """What travels from the laptop; None for a base that the machine has or fetches by itself."""
+    return base.total_bytes if isinstance(base, LocalFolder | LocalFile) else None
+
+
+def pipeline_name(base: BaseSource) -> str:
+    """The diffusers class of a base; empty for a builtin one, and where nobody could look."""
+    return "" if isinstance(base, BuiltinBase) else base.pipeline
+
+
+FOLDER_PREFIX, FILE_PREFIX = "folder:", "file:"
+"""Of `Job.base`, for a base that travels."""
 
 
 def job_base(base: BaseSource) -> str:
-    """`Job.base`: `builtin:NAME`, `repo[@revision]`, or `folder:<12 hex digits of content_sha256>`.
+    """`Job.base`: `builtin:NAME`, `repo[@revision]`, `URL#sha256=…`, `folder:<12 hex digits of content_sha256>`, or
+    `file:<12 hex digits of its sha256>`.
 
-    The last is a placeholder: the phase that ships the folder knows where it lies on the host and puts that there.
+    The last two are placeholders: the phase that ships them knows where they lie on the host and puts that beside.
     """
     match base:
         case BuiltinBase(name):
@@ -102,7 +118,11 @@ def job_base(base: BaseSource) -> str:
         case HubModel(repo, revision):
             return f"{repo}@{revision}" if revision else repo
         case LocalFolder():
-            return f"folder:{base.content_sha256[:12]}"
+            return f"{FOLDER_PREFIX}{base.content_sha256[:12]}"
+        case LocalFile():
+            return f"{FILE_PREFIX}{base.sha256[:12]}"
+        case LinkedFile(url, sha256):
+            return f"{url}#sha256={sha256}"
         case _:
             assert_never(base)
 
@@ -110,18 +130,22 @@ def job_base(base: BaseSource) -> str:
 def inspect_base(
     base: str, *, endpoint: str | None = None, token: str | None = None, timeout_s: float = 10.0
 ) -> BaseSource:
-    """What `model.base` of a spec stands for. Blocks for at most two requests of `timeout_s`.
+    """What `model.base` of a spec stands for. Blocks for at most three requests of `timeout_s`, and for hashing what
+    lies on this machine.
 
     `endpoint` and `token` default to HF_ENDPOINT and HF_TOKEN. Raises UsageError, with a hint, for an unknown
-    builtin, a folder or repository that is no diffusers model, a base that the hub does not know, and a gated one that
-    the token does not open.
+    builtin, a folder, file or repository that is no diffusers model, a base that the hub does not know, and a gated one
+    that the token does not open.
     """
     if base.startswith("builtin:"):
         return _builtin(base.removeprefix("builtin:"))
+    if is_link(base):
+        return linked_file(base, timeout_s)
     if base.startswith(("/", "./", "../", "~")) or Path(base).is_absolute():
-        return _folder(Path(base).expanduser())
-    if "://" in base or base.endswith((".safetensors", ".ckpt")):
-        raise UsageError(f"{base} is a single file, which is not supported yet", _CONVERT_HINT)
+        path = Path(base).expanduser()
+        return local_file(path) if path.is_file() else _folder(path)
+    if base.endswith(SUFFIXES) and base.count("/") != 1:
+        raise UsageError(f"there is no file {base}", 'write a path that begins with "/" or "./"')
     parsed = _HUB_ID.fullmatch(base)
     if parsed is None:
         raise UsageError(
@@ -136,12 +160,6 @@ def inspect_base(
     return _hub_model(hub, parsed["repo"], parsed["revision"])
 
 
-_CONVERT_HINT = (
-    'make a diffusers folder of it where diffusers is installed: `python -c "from diffusers import '
-    "StableDiffusionPipeline as P; P.from_single_file('FILE').save_pretrained('FOLDER')\"`"
-)
-
-
 # ---- on this machine -----------------------------------------------------------------------------------------------
 
 
@@ -153,10 +171,9 @@ def _builtin(name: str) -> BuiltinBase:
 
 
 def _folder(path: Path) -> LocalFolder:
-    if path.is_file():
-        raise UsageError(f"{path} is a single file, which is not supported yet", _CONVERT_HINT)
     if not path.is_dir():
-        raise UsageError(f"there is no base folder {path}", "give a diffusers folder or a hub id, `owner/name`")
+        what = "file" if path.suffix in SUFFIXES else "folder"
+        raise UsageError(f"there is no base {what} {path}", "give a diffusers folder or a hub id, `owner/name`")
     if not (path / _INDEX).is_file():
         raise UsageError(
             f"{path} holds no {_INDEX}, so it is not a diffusers model",

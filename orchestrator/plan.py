@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, LocalFolder, job_base
+from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, job_base, pipeline_name, upload_bytes
 from orchestrator.budget import training_deadline_s
 from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.placement import Placement, place_photos
@@ -38,6 +38,7 @@ from orchestrator.plan_warnings import (
 )
 from orchestrator.ranges import Range
 from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
+from orchestrator.single_file_base import LinkedFile, LocalFile
 from orchestrator.spec import APPLICABLE_FORMATS, ClassFolder, GeneratedClassImages, NoClassImages, RunSpec
 from orchestrator.storage.planned import StoragePlan
 from orchestrator.workload import Workload, workload
@@ -127,6 +128,8 @@ class Plan:
     """None when everything comes over SSH."""
     ship_originals: bool = False
     """Photos travel with their own pixels, and the machine scales them."""
+    base_config: str | None = None
+    """Whose configuration a base that is a single file has."""
 
 
 def make_plan(
@@ -158,9 +161,10 @@ def make_plan(
         photos=len(instance.photos),
         class_images=planned_class.count if planned_class else 0,
         generate=planned_class.generate if planned_class else 0,
-        carried_gb=base.total_bytes / 1e9 if isinstance(base, LocalFolder) else 0.0,
+        carried_gb=(upload_bytes(base) or 0) / 1e9,
+        unpacked=isinstance(base, LocalFile | LinkedFile),
         stored=spec.storage.filled_by_machine is not None,
-        pipeline="" if isinstance(base, BuiltinBase) else base.pipeline,
+        pipeline=pipeline_name(base),
     )
     choice = choose(spec, offers, history, work, measured)
     offer = choice.offer
@@ -220,7 +224,7 @@ def make_plan(
         cost_usd=0.0 if rental is None else rental.quote.cost_usd.expected,
         max_cost_usd=spec.limits.max_cost_usd,
         deadline_s=deadline_s,
-        upload_bytes=base.total_bytes if isinstance(base, LocalFolder) else None,
+        upload_bytes=upload_bytes(base),
         allow_cpu=spec.compute.allow_cpu or offer.price_per_hour_usd == 0,  # nobody pays for a GPU that is not there
         decisions=tuple(decisions),
         findings=tuple(findings),
@@ -231,6 +235,7 @@ def make_plan(
             *(() if rental is None else (*size_warnings(spec, work), *rental_warnings(rental, deadline_s))),
         ),
         ship_originals=spec.data.ship_originals,
+        base_config=spec.model.config,
     )
 
 
@@ -252,6 +257,7 @@ def build_job(plan: Plan, run_id: str, instance: tuple[ImageSpec, ...], class_im
         deadline_s=plan.deadline_s,
         allow_cpu=plan.allow_cpu,
         closed_base=isinstance(plan.base, HubModel) and plan.base.closed,
+        base_config=plan.base_config,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from orchestrator.base_model import BaseSource, BuiltinBase, HubModel
 from orchestrator.dataset.placement import Placement
 from orchestrator.rental import Rental
+from orchestrator.single_file_base import LinkedFile
 from orchestrator.spec import RunSpec
 from orchestrator.workload import ENVIRONMENT_GB, STABLE_DIFFUSION_XL, Family, Workload, family_of
 from providers.api import Offer
@@ -139,6 +140,10 @@ def training_warnings(
     warnings = []
     if isinstance(base, HubModel) and base.warning:
         warnings.append(Warned(base.warning, "check the network and HF_ENDPOINT, then run the command again"))
+    if isinstance(base, LinkedFile) and base.warning:
+        warnings.append(
+            Warned(f"{base.warning}: whether it is there shows only on the machine", "check the network and try again")
+        )
     if isinstance(base, BuiltinBase) and train.resolution > 2 * BUILTIN_RESOLUTION:
         warnings.append(
             Warned(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from orchestrator.base_model import BuiltinBase, HubModel, LocalFolder, inspect_base, require_reading_token
+from orchestrator.base_model import HubModel, inspect_base, pipeline_name, require_reading_token, upload_bytes
 from orchestrator.budget import reserve_s
 from orchestrator.dataset.scan import require_usable, scan_folder
 from orchestrator.driver import driver_lock
@@ -60,7 +60,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     if not offers:  # what is too dear makes a better error than nothing
         offers = [offer for request in gpu_requests(spec, capped=False) for offer in provider.offers(request)]
     offers += _offers_to_compare(spec, provider)
-    needed_bytes = base.total_bytes if isinstance(base, LocalFolder) else 0
+    needed_bytes = upload_bytes(base) or 0
     machine = look_at_machine(provider, wiring.connect, needed_bytes)
     plan = make_plan(
         spec,
@@ -70,9 +70,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         offers,
         machine,
         lambda offer: terms_of(provider, offer, _proven_at(wiring, offer)),
-        measured_speeds(
-            spec, wiring.ledger.runs(), wiring.home.run, "" if isinstance(base, BuiltinBase) else base.pipeline
-        ),
+        measured_speeds(spec, wiring.ledger.runs(), wiring.home.run, pipeline_name(base)),
         OfferHistory(seen=spot_record(wiring.ledger.every_machine(), wiring.clock.now())),
         volume,
     )

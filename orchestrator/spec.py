@@ -101,7 +101,10 @@ class Data(_Section):
 
 class Model(_Section):
     base: Annotated[str, Field(pattern=r"\S")] = DEFAULT_BASE
-    """`builtin:NAME`, an absolute diffusers folder, or a hub id with optional `@revision`."""
+    """`builtin:NAME`, an absolute diffusers folder or single file, an address with the hash of a single file, or a hub
+    id with optional `@revision`."""
+    config: Annotated[str, Field(pattern=r"^(builtin:)?[A-Za-z0-9][\w./@-]*$")] | None = None
+    """Whose configuration a single file fits: a hub id or `builtin:NAME`. None: as diffusers decides by its tensors."""
 
 
 class Ssh(_Section):

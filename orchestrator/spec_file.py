@@ -32,7 +32,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     """The spec in a TOML file with `--set` values (`train.steps=800`) laid over it.
 
     A missing `name` becomes the file's stem. Raises UsageError naming every problem at once; reads nothing but the
-    file, apart from asking whether `model.base` is a folder.
+    file, apart from asking whether `model.base` is there.
     """
     _refuse_what_is_no_spec(path)
     try:
@@ -171,8 +171,8 @@ def _absolutize(raw: dict[str, Any], key: str, folder: Path) -> None:
     if key == "data.regularization" and (NO_FOLDER.fullmatch(value) or GIT_URL.match(value)):
         return
     path = Path(value).expanduser()
-    if key == "model.base" and not value.startswith(("/", "./", "../", "~")) and not (folder / path).is_dir():
-        return  # a hub id or a builtin
+    if key == "model.base" and not value.startswith(("/", "./", "../", "~")) and not (folder / path).exists():
+        return  # a hub id, a builtin or an address
     _place(raw, key, os.path.normpath(folder / path))
 
 

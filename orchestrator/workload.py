@@ -89,6 +89,8 @@ class Workload:
     """Class images that the base makes."""
     carried_gb: float = 0.0
     """A base that travels from the laptop, once per machine."""
+    unpacked: bool = False
+    """The base is a single file: it lies on the disk beside the folder that is made of it."""
     stored: bool = False
     """The machine uploads checkpoints to object storage by itself."""
 
@@ -155,12 +157,16 @@ class Workload:
     @property
     def needed_disk_gb(self) -> float:
         """Base + environment + kept checkpoints and the one being written + exports + some room, rounded up to 5 GB."""
-        base = max(self.family.base_gb, self.carried_gb)
+        base = self._base_disk_gb
         checkpoints = (self.train.keep_checkpoints + 1) * self.checkpoint_gb
         return -(-(base + ENVIRONMENT_GB + checkpoints + self.export_gb + SPARE_DISK_GB) // 5) * 5.0
 
+    @property
+    def _base_disk_gb(self) -> float:
+        return max(self.family.base_gb, self.carried_gb) * (2 if self.unpacked else 1)
+
     def disk_reason(self) -> str:
-        base = max(self.family.base_gb, self.carried_gb)
+        base = self._base_disk_gb
         kept = self.train.keep_checkpoints + 1
         return (
             f"base {base:.1f} GB, environment {ENVIRONMENT_GB:.0f}, {kept} checkpoints of {self.checkpoint_gb:.2g}, "
@@ -179,10 +185,12 @@ def workload(
     carried_gb: float = 0.0,
     stored: bool = False,
     pipeline: str = "",
+    unpacked: bool = False,
 ) -> Workload:
     """`base` as in the spec, `pipeline` its diffusers class where it is known.
 
     Empty `formats`: the first that the method yields.
     """
     chosen: tuple[ExportFormat, ...] = tuple(formats) or (("diffusers",) if train.method == "full" else ("lora",))
-    return Workload(family_of(base, pipeline), train, chosen, photos, class_images, generate, carried_gb, stored)
+    family = family_of(base, pipeline)
+    return Workload(family, train, chosen, photos, class_images, generate, carried_gb, unpacked, stored)

@@ -125,7 +125,11 @@ def _train(call: argparse.Namespace) -> int:
         from .train import train
 
         job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
-        base = resolve_base(job.base_path or job.base, _workdir(call.run_folder) / "bases")
+
+        def say(line: str) -> None:
+            emit(wire.PhaseStarted("load", line))
+
+        base = resolve_base(job.base_path or job.base, _workdir(call.run_folder) / "bases", job.base_config, say)
         outcome = train(job, call.run_folder, base, emit, should_stop)
         if outcome.manifest_sha256 is None:
             emit(wire.Stopped(outcome.step))

@@ -193,8 +193,9 @@ class Job:
     name: str
     """Name of the model: the stem of what is exported."""
     base: str
-    """`builtin:tiny`, a hub id with optional `@revision`, or `folder:<12 hex digits>` for one that travels; equal on
-    every host, so that checkpoints can name what they belong to."""
+    """`builtin:tiny`, a hub id with optional `@revision`, `https://…#sha256=…`, or `folder:<12 hex digits>` and
+    `file:<12 hex digits>` for one that travels; equal on every host, so that checkpoints can name what they belong to.
+    """
     train: TrainSpec
     datasets: tuple[DatasetSpec, ...]
     formats: tuple[ExportFormat, ...]
@@ -203,6 +204,8 @@ class Job:
     allow_cpu: bool = False
     base_path: Optional[str] = None
     """Where a base that travels lies on this host; None: `base` says it all."""
+    base_config: Optional[str] = None
+    """Whose configuration a base that is a single file has: a hub id or `builtin:NAME`; None: as diffusers finds."""
     closed_base: bool = False
     """The base is gated or private: the laptop lends a read token, beside this file and never in it."""
     machine: str = ""

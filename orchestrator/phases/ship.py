@@ -7,7 +7,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.base_model import LocalFolder, inspect_base, job_base, require_reading_token
+from orchestrator.base_model import (
+    FILE_PREFIX,
+    FOLDER_PREFIX,
+    LocalFolder,
+    inspect_base,
+    job_base,
+    require_reading_token,
+)
 from orchestrator.boot_plan import GUARD_FILE
 from orchestrator.budget import TimeLimits, reserve_s, time_limits, used_before_s
 from orchestrator.checksum import sha256_of
@@ -23,15 +30,13 @@ from orchestrator.phases.storage import bring_newer_checkpoint, deposit, lend_up
 from orchestrator.progress import Progress
 from orchestrator.remote_run import RemoteRun
 from orchestrator.reporter import Meter, Reporter
+from orchestrator.single_file_base import LocalFile
 from orchestrator.staging import read_staged_job, staged_files
 from orchestrator.transfer.sending import upload
 from orchestrator.whole_file import write_atomically
 from providers.api import ThisMachine
 from providers.secret import Secret
 from remote_trainer import wire
-
-FOLDER_PREFIX = "folder:"
-"""How `Job.base` names a base that has to travel; `plan.build_job` writes it."""
 
 
 def ship(context: RunContext, facts: Facts) -> Facts:
@@ -111,12 +116,13 @@ def _lend_hub_token(context: RunContext, remote: RemoteRun) -> None:
 
 def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
     job = read_staged_job(context.home)
-    base = inspect_base(context.spec.model.base) if job.base.startswith(FOLDER_PREFIX) else None
-    if isinstance(base, LocalFolder):
+    travels = job.base.startswith((FOLDER_PREFIX, FILE_PREFIX))
+    base = inspect_base(context.spec.model.base) if travels else None
+    if isinstance(base, LocalFolder | LocalFile):
         if job_base(base) != job.base:
             raise RunConflict(
                 f"{base.path} has changed since the run was planned",
-                "put the files back, or launch under another name",
+                "put back what it was, or launch under another name",
             )
         job = replace(job, base_path=_bring_base(context, remote, base))
     _send(context, remote, "photos", remote.folder, context.home.staged, staged_files(context.home, job))
@@ -156,10 +162,15 @@ def _allowed(context: RunContext) -> TimeLimits:
     return allowed
 
 
-def _bring_base(context: RunContext, remote: RemoteRun, base: LocalFolder) -> str:
-    """The folder on the host; on this machine it is used where it lies."""
+def _bring_base(context: RunContext, remote: RemoteRun, base: LocalFolder | LocalFile) -> str:
+    """The folder or file on the host; on this machine it is used where it lies."""
     if isinstance(context.access(), ThisMachine):
         return str(base.path)
+    if isinstance(base, LocalFile):
+        root = f"{remote.workdir}/bases/{base.sha256[:12]}"
+        entry = wire.FileEntry(base.path.name, base.bytes, base.sha256)
+        _send(context, remote, "base model", root, base.path.parent, [entry])
+        return f"{root}/{base.path.name}"
     root = f"{remote.workdir}/bases/{base.content_sha256[:12]}"
     entries = [wire.FileEntry(file.path, file.bytes, file.sha256) for file in base.files]
     _send(context, remote, "base model", root, base.path, entries)

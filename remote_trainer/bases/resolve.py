@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from remote_trainer.bases import tiny
+from remote_trainer.bases import fetch, tiny
 from remote_trainer.errors import TrainingFailed
 
 BUILTIN_PREFIX = "builtin:"
@@ -12,13 +13,18 @@ BUILTIN_PREFIX = "builtin:"
 _BUILTIN = {"tiny": tiny}
 
 
-def resolve_base(base: str, cache_folder: Path) -> str:
+def resolve_base(
+    base: str, cache_folder: Path, config: str | None = None, say: Callable[[str], None] = lambda _line: None
+) -> str:
     """A diffusers folder, or a hub id with optional `@revision`, returned as it came.
 
-    A builtin base is built once under `cache_folder/<content version>`, which takes a second; concurrent callers
+    A builtin base is built once under `cache_folder/<content version>`, which takes a second; a single file becomes a
+    folder there, with the configuration that `config` names, and one at an address is fetched first; concurrent callers
     get the same complete folder. Raises TrainingFailed("base-not-found") for a builtin nobody knows, and for a
-    path that is no diffusers folder. A hub id is not looked up here.
+    path or address that holds no base. A hub id is not looked up here.
     """
+    if base.startswith(("https://", "http://")):
+        base = str(fetch.fetch(base, cache_folder, say))
     if base.startswith(BUILTIN_PREFIX):
         name = base.removeprefix(BUILTIN_PREFIX)
         if name not in _BUILTIN:
@@ -28,6 +34,12 @@ def resolve_base(base: str, cache_folder: Path) -> str:
         _BUILTIN[name].build(folder)
         return str(folder)
     path = Path(base).expanduser()
+    if path.is_file():
+        from remote_trainer.bases import single_file
+
+        shape = resolve_base(config, cache_folder) if config else None
+        say(f"unpacking {path.name}, once")
+        return str(single_file.unpacked(path, shape, cache_folder))
     if (path / "model_index.json").is_file():
         return str(path)
     if path.exists() or base.startswith(("/", "./", "../", "~")):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.command import PHOTOS, Cloudbooth
+from tests.e2e.command import PHOTOS, Cloudbooth, Finished
 
 # Real photographs are licensed for use beside a checkout, not inside one; a checkout by itself has drawn ones.
 REAL_PHOTOS = Path(__file__).parents[3] / "shared" / "datasets" / "dog"
@@ -69,7 +69,16 @@ def test_a_base_folder_on_the_laptop_travels_to_the_host(cloudbooth_over_ssh: Cl
     base = cloudbooth_over_ssh.root / "my-base"
     tiny.build(base)
     argv = cloudbooth_over_ssh.launch_argv("subject", "--steps", "4", "--set", f"model.base={base}")
-    done = cloudbooth_over_ssh.run(*argv)
+    done = cloudbooth_over_ssh.run(*argv, "--set", 'output.formats=["single-file"]', "--set", "train.method=full")
     assert done.summary["reason"] == "done"
-    transfers = [line["what"] for line in done.lines if line["type"] == "transfer"]
-    assert "base model" in transfers
+    assert base_travelled(done)
+
+    file = cloudbooth_over_ssh.models / "subject" / "subject_4.safetensors"
+    argv = cloudbooth_over_ssh.launch_argv("again", "--steps", "4", "--set", f"model.base={file}")
+    done = cloudbooth_over_ssh.run(*argv, "--set", "model.config=builtin:tiny")
+    assert done.summary["reason"] == "done", "a model of one run is the base of the next, as a single file"
+    assert base_travelled(done)
+
+
+def base_travelled(launch: Finished) -> bool:
+    return any(line["type"] == "transfer" and line["what"] == "base model" for line in launch.lines)

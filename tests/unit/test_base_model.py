@@ -95,13 +95,6 @@ def test_a_missing_folder_is_refused(tmp_path: Path, snapshot: Callable[[str, st
     snapshot("missing_folder", refusal(str(tmp_path / "base")))
 
 
-def test_a_single_file_is_refused_with_the_way_to_convert_it(
-    tmp_path: Path, snapshot: Callable[[str, str], None]
-) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"x")
-    snapshot("single_file", refusal(str(tmp_path / "model.safetensors")))
-
-
 def test_what_is_no_name_at_all_is_refused(snapshot: Callable[[str, str], None]) -> None:
     snapshot("no_name", refusal("a photo of a dog"))
 

@@ -16,6 +16,7 @@ from orchestrator.estimates import Quote
 from orchestrator.plan import Plan
 from orchestrator.ranges import duration, duration_range, usd, usd_range
 from orchestrator.rental import Rental
+from orchestrator.single_file_base import LinkedFile, LocalFile
 from orchestrator.storage.planned import StoragePlan
 from orchestrator.volumes import words
 from providers.api import Offer
@@ -79,7 +80,10 @@ def _base(base: BaseSource) -> str:
         case HubModel(repo, revision, pinned):
             at = f" at {revision[:12]}" if revision else ""
             return f"{repo}{at}" + ("" if pinned else ", not pinned")
-        case LocalFolder(path):
+        case LinkedFile(url):
+            size = "" if base.bytes is None else f", {_size(base.bytes)}"
+            return f"{url}{size}, fetched by the machine"
+        case LocalFolder(path) | LocalFile(path):
             return f"{path}, {_size(base.total_bytes)} to upload"
         case _:
             assert_never(base)
