@@ -52,6 +52,9 @@ MEANINGS = {
     "train.seed": "Every random number of a run follows from it.",
     "train.precision": "`auto` is decided on the machine, which says what and why.",
     "train.min_snr_gamma": "Weights losses by min(SNR, gamma)/SNR (arXiv 2303.09556); omitted: all timesteps alike.",
+    "train.flow_density": "Bases that flow (SD3, Flux): how often each noise level is trained; `logit-normal` favors "
+    "the middle.",
+    "train.flow_shift": "Bases that flow: moves the noise levels towards noise. Omitted: as the base's scheduler does.",
     "train.prior_loss_weight": "Factor of the loss on class images; without them it does nothing.",
     "train.lora_alpha": "When omitted, equal to the rank, so that the update is not rescaled.",
     "train.lora_rank": 'Width of the added matrices. Not with `method = "full"`.',

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .objective import Density, chosen_timestep
+
 
 def generator(*key: int | str) -> torch.Generator:
     """A fresh CPU generator; equal keys give equal streams, on every machine and in every process."""
@@ -27,23 +29,30 @@ class Draws:
     noise: Tensor
     """(B, C, h, w): ε."""
     timesteps: Tensor
-    """(B,), int64, uniform in 0..T-1."""
+    """(B,), int64, in 0..T-1: places in the noise schedule."""
 
     def to(self, device: torch.device) -> Draws:
         return Draws(self.posterior_noise.to(device), self.noise.to(device), self.timesteps.to(device))
 
 
 def draw(
-    seed: int, step: int, micro_step: int, first_index: int, batch_size: int, shape: tuple[int, ...], timesteps: int
+    seed: int,
+    step: int,
+    micro_step: int,
+    first_index: int,
+    batch_size: int,
+    shape: tuple[int, ...],
+    timesteps: int,
+    density: Density = "uniform",
 ) -> Draws:
     """For samples `first_index ..` of one micro-batch; each is keyed by (seed, step, micro-step, its index).
 
-    shape: of one latent, (C, h, w). timesteps: T, the length of the noise schedule.
+    shape: of one latent, (C, h, w). timesteps: T, the length of the noise schedule; density: how they are chosen.
     """
     posterior, noise, chosen = [], [], []
     for index in range(first_index, first_index + batch_size):
         source = generator("train", seed, step, micro_step, index)
-        chosen.append(torch.randint(timesteps, (), generator=source))
+        chosen.append(chosen_timestep(density, timesteps, source))
         noise.append(torch.randn(shape, generator=source))
         posterior.append(torch.randn(shape, generator=source))
     return Draws(torch.stack(posterior), torch.stack(noise), torch.stack(chosen))

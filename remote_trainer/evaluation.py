@@ -27,19 +27,18 @@ def evaluate(
     denoising: Denoising, pictures: Sequence[EncodedPicture], prompts: Prompts, seed: int, step: int
 ) -> Evaluated:
     """Mean unweighted loss over the first MAX_PICTURES pictures of the subject. Leaves no trace in training."""
-    schedule = denoising.family.schedule
-    alphas = schedule.alphas_cumprod.to(denoising.device)
-    middles = [int((k + 0.5) / TIMESTEPS_EACH * len(alphas)) for k in range(TIMESTEPS_EACH)]
+    schedule = denoising.family.schedule.to(denoising.device)
+    middles = [int((k + 0.5) / TIMESTEPS_EACH * len(schedule)) for k in range(TIMESTEPS_EACH)]
     timesteps = torch.tensor(middles, device=denoising.device)
     losses = []
     for index, picture in enumerate(pictures[:MAX_PICTURES]):
         source = generator("evaluation", seed, index)
         noise = torch.randn((TIMESTEPS_EACH, *picture.bucket), generator=source).to(denoising.device)
         clean = picture.mean.expand_as(noise)
-        noisy = objective.add_noise(clean, noise, timesteps, alphas)
+        noisy = objective.add_noise(clean, noise, timesteps, schedule)
         text = prompts.batch([picture.caption] * TIMESTEPS_EACH)
         framing = framing_rows([picture.framing] * TIMESTEPS_EACH, denoising.device)
-        predicted = denoising.predict(noisy, timesteps, text, framing)
-        wanted = objective.target(schedule.prediction, clean, noise, timesteps, alphas)
+        predicted = denoising.predict(noisy, schedule.told[timesteps], text, framing)
+        wanted = objective.target(clean, noise, timesteps, schedule)
         losses.append(objective.sample_losses(predicted, wanted))
     return Evaluated(step, float(torch.cat(losses).mean()))

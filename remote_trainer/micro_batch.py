@@ -42,8 +42,13 @@ class MicroBatches:
         prompts: Prompts,
     ) -> None:
         self._spec, self._denoising, self._prompts = spec, denoising, prompts
-        self._schedule = denoising.family.schedule
-        self._alphas = self._schedule.alphas_cumprod.to(denoising.device)
+        schedule = denoising.family.schedule
+        self._density: objective.Density = "uniform"
+        if schedule.prediction == "flow":
+            self._density = spec.flow_density
+            if spec.flow_shift is not None:
+                schedule = objective.flow_schedule(len(schedule), spec.flow_shift)
+        self._schedule = schedule.to(denoising.device)
         self._instance = (instance, _order(instance, spec, "instance"))
         self._class = (class_, _order(class_, spec, "class")) if class_ else None
         self.pictures_each = spec.batch_size * (2 if class_ else 1)
@@ -79,10 +84,10 @@ class MicroBatches:
         first_index: int,
     ) -> Noised:
         chosen = [pictures[index] for index in order.batch(position)]
-        timesteps = len(self._schedule.alphas_cumprod)
-        drawn = draw(self._spec.seed, step, micro_step, first_index, len(chosen), chosen[0].bucket, timesteps).to(
-            self._denoising.device
-        )
+        drawn = draw(
+            self._spec.seed, step, micro_step, first_index, len(chosen), chosen[0].bucket, len(self._schedule),
+            self._density,
+        ).to(self._denoising.device)  # fmt: skip
         mean = torch.stack([picture.mean for picture in chosen])
         std = torch.stack([picture.std for picture in chosen])
         clean = objective.latents_from_moments(mean, std, drawn.posterior_noise)
@@ -91,14 +96,14 @@ class MicroBatches:
 
     def _losses(self, batch: Noised) -> Tensor:
         """(B,), weighted by min-SNR when the job asks for it; class samples are weighted like the others."""
-        noise, timesteps = batch.draws.noise, batch.draws.timesteps
-        noisy = objective.add_noise(batch.clean, noise, timesteps, self._alphas)
-        predicted = self._denoising.predict(noisy, timesteps, batch.text, batch.framing)
-        wanted = objective.target(self._schedule.prediction, batch.clean, noise, timesteps, self._alphas)
+        noise, timesteps, schedule = batch.draws.noise, batch.draws.timesteps, self._schedule
+        noisy = objective.add_noise(batch.clean, noise, timesteps, schedule)
+        predicted = self._denoising.predict(noisy, schedule.told[timesteps], batch.text, batch.framing)
+        wanted = objective.target(batch.clean, noise, timesteps, schedule)
         weights = None
         if self._spec.min_snr_gamma is not None:
-            snr = objective.signal_to_noise(timesteps, self._alphas)
-            weights = objective.min_snr_weights(self._schedule.prediction, snr, self._spec.min_snr_gamma)
+            snr = objective.signal_to_noise(timesteps, schedule)
+            weights = objective.min_snr_weights(schedule.prediction, snr, self._spec.min_snr_gamma)
         return objective.sample_losses(predicted, wanted, weights)
 
 

@@ -71,6 +71,7 @@ LrSchedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
 PriorSampling = Literal["paired", "mixed"]
 Crop = Literal["center", "corner", "random"]
+FlowDensity = Literal["uniform", "logit-normal"]
 ExportFormat = Literal["diffusers", "lora", "single-file", "ckpt", "kohya-lora"]
 ADAPTER_FORMATS: tuple[ExportFormat, ...] = ("lora", "kohya-lora")
 """Those that hold an adapter alone; the others hold a whole model."""
@@ -100,6 +101,10 @@ class TrainSpec:
     max_grad_norm: Annotated[float, Bounds(gt=0)] = 1.0
     min_snr_gamma: Optional[Annotated[float, Bounds(gt=0)]] = None
     """Weight losses by min(SNR, gamma)/SNR (arXiv 2303.09556); None leaves every timestep alike."""
+    flow_density: FlowDensity = "logit-normal"
+    """How often each noise level of a flow is trained; logit-normal favors the middle (arXiv 2403.03206)."""
+    flow_shift: Optional[Annotated[float, Bounds(gt=0)]] = None
+    """Moves the noise levels of a flow towards noise; None: as the base's own scheduler does."""
     prior_loss_weight: Annotated[float, Bounds(ge=0)] = 1.0
     """The lambda in front of the loss on class images; used only when the job has class images."""
     prior_sampling: PriorSampling = "paired"

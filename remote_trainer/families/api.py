@@ -13,17 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..objective import Prediction
-
-
-@dataclass(frozen=True)
-class NoiseSchedule:
-    """The diffusion process the base was trained with."""
-
-    prediction: Prediction
-    alphas_cumprod: Tensor
-    """(T,), float32, on the CPU."""
-
+from ..objective import NoiseSchedule, Prediction
 
 Architecture = Literal["sd-1", "sd-2", "sdxl"]
 """What programs that open files call the base: names of tensors and metadata go by it."""
@@ -107,6 +97,7 @@ class Family(Protocol):
     name: str
     folder: Path
     schedule: NoiseSchedule
+    """On the CPU."""
     latent_channels: int
     pixels_per_latent: int
     """f: the side of a latent in pixels. Buckets must be multiples of it."""

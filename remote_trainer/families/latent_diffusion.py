@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingFailed
-from .api import NoiseSchedule
+from ..objective import NoiseSchedule, diffusion_schedule
 
 _BYTES_PER_PARAMETER = 4
 
@@ -42,7 +42,7 @@ def noise_schedule(folder: Path) -> NoiseSchedule:
         raise TrainingFailed("bad-job", f"the base predicts {prediction!r}", "use a base that predicts ε or v")
     # DDPM reads the betas of every scheduler's config; T and ᾱ do not depend on how the base samples.
     alphas_cumprod: Tensor = DDPMScheduler.from_pretrained(folder).alphas_cumprod
-    return NoiseSchedule(prediction, alphas_cumprod.float())
+    return diffusion_schedule(prediction, alphas_cumprod)
 
 
 def sampling_scheduler(folder: Path) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 
 from remote_trainer import objective
-from remote_trainer.draws import draw
+from remote_trainer.draws import draw, generator
 
 TIMESTEPS = torch.tensor([0, 1, 250, 999])
 
@@ -24,23 +24,58 @@ def clean_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(4, 4, 8, 8, generator=source), torch.randn(4, 4, 8, 8, generator=source)
 
 
-def test_noised_latents_are_those_of_the_scheduler(scheduler, clean_and_noise):
-    ours = objective.add_noise(*clean_and_noise, TIMESTEPS, scheduler.alphas_cumprod)
+@pytest.fixture
+def epsilon(scheduler) -> objective.NoiseSchedule:
+    return objective.diffusion_schedule("epsilon", scheduler.alphas_cumprod)
+
+
+@pytest.fixture
+def velocity(scheduler) -> objective.NoiseSchedule:
+    return objective.diffusion_schedule("v_prediction", scheduler.alphas_cumprod)
+
+
+def test_noised_latents_are_those_of_the_scheduler(scheduler, epsilon, clean_and_noise):
+    ours = objective.add_noise(*clean_and_noise, TIMESTEPS, epsilon)
     assert torch.equal(ours, scheduler.add_noise(*clean_and_noise, TIMESTEPS))
 
 
-def test_velocity_targets_are_those_of_the_scheduler(scheduler, clean_and_noise):
-    ours = objective.target("v_prediction", *clean_and_noise, TIMESTEPS, scheduler.alphas_cumprod)
+def test_velocity_targets_are_those_of_the_scheduler(scheduler, velocity, clean_and_noise):
+    ours = objective.target(*clean_and_noise, TIMESTEPS, velocity)
     assert torch.equal(ours, scheduler.get_velocity(*clean_and_noise, TIMESTEPS))
 
 
-def test_epsilon_targets_are_the_noise(scheduler, clean_and_noise):
+def test_epsilon_targets_are_the_noise(epsilon, clean_and_noise):
     clean, noise = clean_and_noise
-    assert objective.target("epsilon", clean, noise, TIMESTEPS, scheduler.alphas_cumprod) is noise
+    assert objective.target(clean, noise, TIMESTEPS, epsilon) is noise
 
 
-def test_signal_to_noise_is_that_of_diffusers(scheduler):
-    ours = objective.signal_to_noise(TIMESTEPS, scheduler.alphas_cumprod)
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_flow_is_noised_as_by_the_scheduler_of_diffusers(shift, clean_and_noise):
+    scheduler, flow = FlowMatchEulerDiscreteScheduler(shift=shift), objective.flow_schedule(1000, shift)
+    ours = objective.add_noise(*clean_and_noise, TIMESTEPS, flow)
+    clean, noise = clean_and_noise
+    # The scheduler counts from the most noise to the least.
+    torch.testing.assert_close(flow.told[TIMESTEPS], scheduler.timesteps[999 - TIMESTEPS])
+    theirs = scheduler.scale_noise(clean, scheduler.timesteps[999 - TIMESTEPS], noise)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_flow_s_target_leads_from_the_picture_to_the_noise(clean_and_noise):
+    clean, noise = clean_and_noise
+    wanted = objective.target(clean, noise, TIMESTEPS, objective.flow_schedule(1000, 3.0))
+    assert torch.equal(wanted, noise - clean)
+
+
+def test_the_logit_normal_density_favors_the_middle():
+    chosen = torch.stack([objective.chosen_timestep("logit-normal", 1000, generator("t", n)) for n in range(2000)])
+    middle = ((chosen >= 250) & (chosen < 750)).float().mean()
+    assert chosen.min() >= 0
+    assert chosen.max() <= 999
+    assert middle.item() == pytest.approx(0.728, abs=0.04)  # P(|z| < ln 3) of a standard normal
+
+
+def test_signal_to_noise_is_that_of_diffusers(scheduler, epsilon):
+    ours = objective.signal_to_noise(TIMESTEPS, epsilon)
     torch.testing.assert_close(ours, compute_snr(scheduler, TIMESTEPS))
 
 
@@ -54,27 +89,25 @@ def test_min_snr_weights_for_velocity_divide_by_the_ratio_plus_one():
     assert weights.tolist() == pytest.approx([0.5 / 1.5, 5 / 6, 5 / 51])
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "flow"])
 def test_min_snr_weights_are_finite_where_there_is_no_signal(prediction):
     assert objective.min_snr_weights(prediction, torch.tensor([0.0]), gamma=5.0).isfinite().all()
 
 
-def test_min_snr_makes_epsilon_and_velocity_weigh_the_same_error_of_clean_latents(scheduler, clean_and_noise):
-    """One wrong guess of x_0, expressed as ε and as v, must cost the same under min-SNR (arXiv 2303.09556, §3.4)."""
+def test_min_snr_weighs_the_same_error_of_clean_latents_alike(epsilon, velocity, clean_and_noise):
+    """One wrong guess of x_0, in the terms of each prediction, costs min(SNR, γ) times its square (§3.4 there)."""
     clean, noise = clean_and_noise
-    alphas, timesteps = scheduler.alphas_cumprod, torch.tensor([100, 300, 600, 900])
-    snr = objective.signal_to_noise(timesteps, alphas)
-    noisy = objective.add_noise(clean, noise, timesteps, alphas)
-    guess = clean + 0.1
-    a = alphas[timesteps].view(-1, 1, 1, 1)
-    guessed_noise = (noisy - a.sqrt() * guess) / (1 - a).sqrt()
-    losses = {}
-    for prediction in ("epsilon", "v_prediction"):
-        weights = objective.min_snr_weights(prediction, snr, gamma=5.0)
-        wanted = objective.target(prediction, clean, noise, timesteps, alphas)
-        guessed = objective.target(prediction, guess, guessed_noise, timesteps, alphas)
-        losses[prediction] = objective.sample_losses(guessed, wanted, weights)
-    torch.testing.assert_close(losses["epsilon"], losses["v_prediction"], rtol=1e-3, atol=1e-6)
+    timesteps = torch.tensor([100, 300, 600, 900])
+    for schedule in (epsilon, velocity, objective.flow_schedule(1000, 1.0)):
+        snr = objective.signal_to_noise(timesteps, schedule)
+        noisy = objective.add_noise(clean, noise, timesteps, schedule)
+        guess = clean + 0.1
+        signal, sigma = (each[timesteps].view(-1, 1, 1, 1) for each in (schedule.signal, schedule.sigma))
+        guessed = objective.target(guess, (noisy - signal * guess) / sigma, timesteps, schedule)
+        wanted = objective.target(clean, noise, timesteps, schedule)
+        weights = objective.min_snr_weights(schedule.prediction, snr, gamma=5.0)
+        losses = objective.sample_losses(guessed, wanted, weights)
+        torch.testing.assert_close(losses, 0.01 * snr.clamp(max=5.0), rtol=1e-3, atol=1e-6)
 
 
 def test_prior_preservation_adds_the_weighted_mean_of_the_class_losses():
