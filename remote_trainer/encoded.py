@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .dataset.pictures import Framing, Picture, load_framed
+from .dataset.pictures import Framing, Picture, PictureSet, load_views
+from .dataset.views import View, views_of
 from .errors import TrainingFailed
 from .families.api import Family, TextEmbedding
 from .stopping import ShouldStop, check
-from .wire import Warned
+from .wire import DatasetSpec, Warned
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,20 @@ class EncodedPicture:
     std: Tensor
     caption: str
     framing: Framing
+    mask: Tensor | None = None
+    """(1, h, w), float32 in 0…1: how much each latent counts; None when all do."""
 
     @property
     def bucket(self) -> tuple[int, ...]:
         return tuple(self.mean.shape)
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """A dataset's pictures, each in all its views: equal in bucket and caption."""
+
+    spec: DatasetSpec
+    pictures: tuple[tuple[EncodedPicture, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -57,24 +68,43 @@ def encode_prompts(
     return Prompts({text: encoder.encode([text]) for text in texts})
 
 
-def encode_pictures(
-    family: Family, pictures: Sequence[Picture], device: torch.device, should_stop: ShouldStop
-) -> list[EncodedPicture]:
-    """Loads the autoencoder, encodes every picture by itself and lets the autoencoder go.
+def encode_sets(
+    family: Family, sets: Sequence[PictureSet], seed: int, device: torch.device, should_stop: ShouldStop
+) -> list[EncodedSet]:
+    """Loads the autoencoder, encodes every view of every picture by itself and lets the autoencoder go.
 
     Raises TrainingFailed("bad-job") for a bucket that the autoencoder cannot halve often enough, "bad-image" as
-    `load_pixels` does, and StopRequested.
+    `load_views` does, and StopRequested.
     """
+    _require_fitting_buckets(family, [picture for each in sets for picture in each.pictures])
+    autoencoder = family.load_autoencoder(device)
+
+    def encode(picture: Picture, views: Sequence[View]) -> tuple[EncodedPicture, ...]:
+        check(should_stop)
+        encoded = []
+        for seen in load_views(picture, views):
+            mean, std = autoencoder.encode(seen.pixels[None])
+            mask = None if seen.mask is None else _shrunk(seen.mask, family.pixels_per_latent).to(device)
+            encoded.append(EncodedPicture(mean[0], std[0], picture.caption, seen.framing, mask))
+        return tuple(encoded)
+
+    return [
+        EncodedSet(
+            each.spec,
+            tuple(encode(picture, views_of(each.spec, k, seed)) for k, picture in enumerate(each.pictures)),
+        )
+        for each in sets
+    ]
+
+
+def _require_fitting_buckets(family: Family, pictures: Sequence[Picture]) -> None:
     multiple = family.pixels_per_latent
     for picture in pictures:
         if picture.width % multiple or picture.height % multiple:
             size = f"{picture.width}×{picture.height}"
             raise TrainingFailed("bad-job", f"bucket {size} is no multiple of {multiple} pixels", "change `resolution`")
-    autoencoder = family.load_autoencoder(device)
-    encoded = []
-    for picture in pictures:
-        check(should_stop)
-        pixels, framing = load_framed(picture)
-        mean, std = autoencoder.encode(pixels[None])
-        encoded.append(EncodedPicture(mean[0], std[0], picture.caption, framing))
-    return encoded
+
+
+def _shrunk(mask: Tensor, factor: int) -> Tensor:
+    """(1, H, W) → (1, H/factor, W/factor): the mean over the pixels behind each latent."""
+    return torch.nn.functional.avg_pool2d(mask, factor)

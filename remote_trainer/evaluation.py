@@ -40,5 +40,6 @@ def evaluate(
         framing = framing_rows([picture.framing] * TIMESTEPS_EACH, denoising.device)
         predicted = denoising.predict(noisy, schedule.told[timesteps], text, framing)
         wanted = objective.target(clean, noise, timesteps, schedule)
-        losses.append(objective.sample_losses(predicted, wanted))
+        mask = None if picture.mask is None else picture.mask.expand(TIMESTEPS_EACH, -1, -1, -1)
+        losses.append(objective.sample_losses(predicted, wanted, None, mask))
     return Evaluated(step, float(torch.cat(losses).mean()))

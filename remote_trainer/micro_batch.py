@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 
 from . import objective
+from .dataset.mixture import Mixture, share_of
 from .dataset.order import BatchOrder
 from .dataset.pictures import framing_rows
+from .dataset.views import drawn_view
 from .denoising import Denoising
 from .draws import Draws, draw
-from .encoded import EncodedPicture, Prompts
+from .encoded import EncodedSet, Prompts
 from .families.api import TextEmbedding
-from .wire import TrainSpec
+from .wire import DatasetSpec, TrainSpec
+
+_ROUNDS_LOOKED_AT = 4000
+"""Micro-batches among which the largest is looked for."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +33,37 @@ class Noised:
     text: TextEmbedding
     framing: Tensor
     """(B, 6)"""
+    mask: Tensor | None
+    """(B, 1, h, w); None when every place counts."""
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Sets of which one gives a micro-batch, or its half."""
+
+    sets: tuple[EncodedSet, ...]
+    orders: tuple[BatchOrder, ...]
+    mixture: Mixture
+
+    def chosen(self, position: int) -> tuple[EncodedSet, list[int]]:
+        """The set whose turn it is, and the indices of its pictures."""
+        index, earlier = self.mixture.turn(position)
+        return self.sets[index], self.orders[index].batch(earlier)
+
+    @property
+    def size(self) -> int:
+        return sum(len(each.pictures) for each in self.sets)
 
 
 class MicroBatches:
-    """The endless sequence of micro-batches of a run; every one is a pure function of its number."""
+    """The endless sequence of micro-batches of a run; every one is a pure function of its number.
 
-    def __init__(
-        self,
-        spec: TrainSpec,
-        denoising: Denoising,
-        instance: Sequence[EncodedPicture],
-        class_: Sequence[EncodedPicture],
-        prompts: Prompts,
-    ) -> None:
+    With class images, `paired` joins a batch of the subject's sets and one of the class's (L = mean + λ·mean), and
+    `mixed` draws each batch from one set of either role, whose mean counts λ where it is the class's. Either way what
+    a class image weighs beside one of the subject is the product of how often it is drawn and λ.
+    """
+
+    def __init__(self, spec: TrainSpec, denoising: Denoising, sets: Sequence[EncodedSet], prompts: Prompts) -> None:
         self._spec, self._denoising, self._prompts = spec, denoising, prompts
         schedule = denoising.family.schedule
         self._density: objective.Density = "uniform"
@@ -49,41 +72,51 @@ class MicroBatches:
             if spec.flow_shift is not None:
                 schedule = objective.flow_schedule(len(schedule), spec.flow_shift)
         self._schedule = schedule.to(denoising.device)
-        self._instance = (instance, _order(instance, spec, "instance"))
-        self._class = (class_, _order(class_, spec, "class")) if class_ else None
-        self.pictures_each = spec.batch_size * (2 if class_ else 1)
+        roles = {each.spec.role for each in sets}
+        if spec.prior_sampling == "mixed" or len(roles) == 1:
+            self._pools = [_pool(sets, spec, "mixed" if len(roles) > 1 else "instance")]
+        else:
+            by_role = ([each for each in sets if each.spec.role == role] for role in ("instance", "class"))
+            self._pools = [_pool(each, spec, each[0].spec.role) for each in by_role]
+        self.pictures_each = spec.batch_size * len(self._pools)
 
     def loss(self, step: int, micro_step: int) -> Tensor:
         """Scalar loss with gradient. step: 1 … steps; micro_step: 0 … gradient_accumulation - 1."""
         position = (step - 1) * self._spec.gradient_accumulation + micro_step
-        instance = self._noised(*self._instance, position, step, micro_step, first_index=0)
-        if self._class is None:
-            return objective.batch_loss(self._losses(instance), None, 0.0)
-        class_ = self._noised(*self._class, position, step, micro_step, first_index=self._spec.batch_size)
+        weight = self._spec.prior_loss_weight
+        if len(self._pools) == 1:
+            chosen, samples = self._noised(self._pools[0], position, step, micro_step, first_index=0)
+            mean = objective.batch_loss(self._losses(samples), None, 0.0)
+            return mean if chosen.role == "instance" else weight * mean
+        (_, instance), (_, class_) = (
+            self._noised(pool, position, step, micro_step, first_index=number * self._spec.batch_size)
+            for number, pool in enumerate(self._pools)
+        )
         if instance.clean.shape == class_.clean.shape:
             both = self._losses(_joined(instance, class_))
             parts = (both[: self._spec.batch_size], both[self._spec.batch_size :])
         else:
             parts = (self._losses(instance), self._losses(class_))
-        return objective.batch_loss(parts[0], parts[1], self._spec.prior_loss_weight)
+        return objective.batch_loss(parts[0], parts[1], weight)
 
     def largest(self) -> int:
-        """The micro-step of step 1 that touches the largest bucket, among the first rounds of pictures."""
-        pictures, order = self._instance
-        rounds = range(4 * len(pictures))
-        return max(rounds, key=lambda position: pictures[order.batch(position)[0]].mean.numel())
+        """The micro-step of step 1 that touches the largest buckets, among the first rounds of pictures."""
+        rounds = range(min(4 * sum(pool.size for pool in self._pools), _ROUNDS_LOOKED_AT))
+
+        def latents(position: int) -> int:
+            chosen = (pool.chosen(position) for pool in self._pools)
+            return sum(each.pictures[indices[0]][0].mean.numel() for each, indices in chosen)
+
+        return max(rounds, key=latents)
 
     def _noised(
-        self,
-        pictures: Sequence[EncodedPicture],
-        order: BatchOrder,
-        position: int,
-        step: int,
-        micro_step: int,
-        *,
-        first_index: int,
-    ) -> Noised:
-        chosen = [pictures[index] for index in order.batch(position)]
+        self, pool: _Pool, position: int, step: int, micro_step: int, *, first_index: int
+    ) -> tuple[DatasetSpec, Noised]:
+        each, indices = pool.chosen(position)
+        chosen = []
+        for place, index in enumerate(indices, first_index):
+            views = each.pictures[index]
+            chosen.append(views[drawn_view(len(views), self._spec.seed, step, micro_step, place)])
         drawn = draw(
             self._spec.seed, step, micro_step, first_index, len(chosen), chosen[0].bucket, len(self._schedule),
             self._density,
@@ -92,7 +125,12 @@ class MicroBatches:
         std = torch.stack([picture.std for picture in chosen])
         clean = objective.latents_from_moments(mean, std, drawn.posterior_noise)
         framing = framing_rows([picture.framing for picture in chosen], self._denoising.device)
-        return Noised(clean, drawn, self._prompts.batch([picture.caption for picture in chosen]), framing)
+        mask = None
+        if any(picture.mask is not None for picture in chosen):
+            whole = torch.ones_like(chosen[0].mean[:1])
+            mask = torch.stack([whole if picture.mask is None else picture.mask for picture in chosen])
+        text = self._prompts.batch([picture.caption for picture in chosen])
+        return each.spec, Noised(clean, drawn, text, framing, mask)
 
     def _losses(self, batch: Noised) -> Tensor:
         """(B,), weighted by min-SNR when the job asks for it; class samples are weighted like the others."""
@@ -104,11 +142,16 @@ class MicroBatches:
         if self._spec.min_snr_gamma is not None:
             snr = objective.signal_to_noise(timesteps, schedule)
             weights = objective.min_snr_weights(schedule.prediction, snr, self._spec.min_snr_gamma)
-        return objective.sample_losses(predicted, wanted, weights)
+        return objective.sample_losses(predicted, wanted, weights, batch.mask)
 
 
-def _order(pictures: Sequence[EncodedPicture], spec: TrainSpec, label: str) -> BatchOrder:
-    return BatchOrder([picture.bucket for picture in pictures], spec.batch_size, spec.seed, label)
+def _pool(sets: Sequence[EncodedSet], spec: TrainSpec, label: str) -> _Pool:
+    orders = tuple(
+        BatchOrder([views[0].bucket for views in each.pictures], spec.batch_size, spec.seed, each.spec.id)
+        for each in sets
+    )
+    shares = [share_of(each.spec, len(each.pictures), spec.batch_size) for each in sets]
+    return _Pool(tuple(sets), orders, Mixture(shares, spec.seed, label))
 
 
 def _joined(first: Noised, second: Noised) -> Noised:
@@ -119,4 +162,12 @@ def _joined(first: Noised, second: Noised) -> Noised:
         torch.cat([a.timesteps, b.timesteps]),
     )
     text = TextEmbedding.cat([first.text, second.text])
-    return Noised(torch.cat([first.clean, second.clean]), draws, text, torch.cat([first.framing, second.framing]))
+    framing = torch.cat([first.framing, second.framing])
+    mask = None
+    if first.mask is not None or second.mask is not None:
+        mask = torch.cat([_mask_of(first), _mask_of(second)])
+    return Noised(torch.cat([first.clean, second.clean]), draws, text, framing, mask)
+
+
+def _mask_of(batch: Noised) -> Tensor:
+    return torch.ones_like(batch.clean[:, :1]) if batch.mask is None else batch.mask

@@ -114,9 +114,20 @@ def min_snr_weights(prediction: Prediction, snr: Tensor, gamma: float) -> Tensor
     assert_never(prediction)
 
 
-def sample_losses(predicted: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean squared error of each sample, times its weight. predicted, wanted: (B, C, h, w); result: (B,)."""
-    losses = (predicted.float() - wanted.float()).square().flatten(1).mean(1)
+def sample_losses(
+    predicted: Tensor, wanted: Tensor, weights: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Mean squared error of each sample, times its weight. predicted, wanted: (B, C, h, w); result: (B,).
+
+    mask: (B, 1, h, w) in 0…1, the weight of each place in the mean; a small subject thus counts as much as one that
+    fills its picture. A sample whose mask is empty has the loss 0.
+    """
+    squares = (predicted.float() - wanted.float()).square()
+    if mask is None:
+        losses = squares.flatten(1).mean(1)
+    else:
+        counts = mask.expand_as(squares).flatten(1).sum(1).clamp(min=1e-6)
+        losses = (squares * mask).flatten(1).sum(1) / counts
     return losses if weights is None else losses * weights
 
 

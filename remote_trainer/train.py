@@ -19,7 +19,7 @@ from . import adapters, checkpoint, class_images, decisions, validate, wire
 from .checkpoint import Checkpoint, Frozen, RunState
 from .dataset.pictures import training_set
 from .denoising import Denoising
-from .encoded import encode_pictures, encode_prompts
+from .encoded import encode_prompts, encode_sets
 from .errors import TrainingFailed
 from .evaluation import evaluate
 from .export.output import finished, write_output
@@ -81,8 +81,8 @@ def _train(
 
     emit(PhaseStarted("encode", f"{len(pictures.instance)} of the subject, {len(pictures.class_)} of the class"))
     emit(Decision("encode pictures and prompts once", "no crop or caption changes between steps"))
-    instance = encode_pictures(family, pictures.instance, device, should_stop)
-    class_ = encode_pictures(family, pictures.class_, device, should_stop)
+    sets = encode_sets(family, pictures.sets, spec.seed, device, should_stop)
+    instance = [views[0] for each in sets if each.spec.role == "instance" for views in each.pictures]
     captions = [picture.caption for picture in (*pictures.instance, *pictures.class_)]
     prompts = encode_prompts(family, [*captions, *spec.validation_prompts, ""], device, emit)
 
@@ -91,7 +91,7 @@ def _train(
     _make_trainable(spec, family, denoising.model)
     parameters = adapters.trainable(denoising.model)
     optimizer = adamw(parameters.values(), spec)
-    batches = MicroBatches(spec, denoising, instance, class_, prompts)
+    batches = MicroBatches(spec, denoising, sets, prompts)
     if resumed is None:
         frozen = _fit_memory(frozen, denoising, batches, parameters, emit)
     _apply_gradient_checkpointing(frozen, denoising.model)

@@ -1,4 +1,4 @@
-"""Pictures as tensors: read, checked against the job, center-cropped to their bucket. Only originals are resampled."""
+"""Pictures as tensors: read, checked against the job, cropped to their bucket. Only originals are resampled."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import TrainingFailed
 from ..wire import DatasetSpec, ImageSpec, Job
+from .views import CENTER, View
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,6 +36,8 @@ class Picture:
     orientation: int = 1
     photo_size: tuple[int, int] | None = None
     """(width, height), upright, before anything resized it; None: that of the picture as it is cropped."""
+    masked: bool = False
+    """What is transparent in the file does not count in the loss."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,29 @@ def framing_rows(framings: Sequence[Framing], device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """The job's pictures by role. `class_` is empty without prior preservation."""
+class PictureSet:
+    """The pictures of one dataset of the job: those it names, in its order, then generated and fetched ones."""
 
-    instance: tuple[Picture, ...]
-    class_: tuple[Picture, ...]
+    spec: DatasetSpec
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The job's pictures. No set of the role "class" means: without prior preservation."""
+
+    sets: tuple[PictureSet, ...]
+
+    @property
+    def instance(self) -> tuple[Picture, ...]:
+        return self._by_role("instance")
+
+    @property
+    def class_(self) -> tuple[Picture, ...]:
+        return self._by_role("class")
+
+    def _by_role(self, role: str) -> tuple[Picture, ...]:
+        return tuple(picture for each in self.sets if each.spec.role == role for picture in each.pictures)
 
 
 def generated_files(run_folder: Path, spec: DatasetSpec) -> list[Path]:
@@ -82,21 +103,22 @@ def generated_files(run_folder: Path, spec: DatasetSpec) -> list[Path]:
 
 
 def training_set(job: Job, run_folder: Path) -> TrainingSet:
-    """The pictures the job names, in its order, and after them the generated ones. Opens no file.
+    """The pictures of every set that has any, in the job's order. Opens no file.
 
     Raises TrainingFailed("bad-job") when nothing shows the subject, or when it is to be generated.
     """
-    by_role: dict[str, list[Picture]] = {"instance": [], "class": []}
+    sets = []
     for spec in job.datasets:
         if spec.role == "instance" and spec.generate:
             raise TrainingFailed("bad-job", f"dataset {spec.id!r} would have the base invent pictures of the subject")
-        pictures = by_role[spec.role]
-        pictures += [_named(run_folder, spec, image) for image in spec.images]
+        pictures = [_named(run_folder, spec, image) for image in spec.images]
         side = job.train.resolution
         pictures += [Picture(path, side, side, spec.prompt, None) for path in generated_files(run_folder, spec)]
-    if not by_role["instance"]:
+        if pictures:
+            sets.append(PictureSet(spec, tuple(pictures)))
+    if not any(each.spec.role == "instance" for each in sets):
         raise TrainingFailed("bad-job", "the job has no picture of the subject")
-    return TrainingSet(tuple(by_role["instance"]), tuple(by_role["class"]))
+    return TrainingSet(tuple(sets))
 
 
 def _named(run_folder: Path, spec: DatasetSpec, image: ImageSpec) -> Picture:
@@ -105,7 +127,18 @@ def _named(run_folder: Path, spec: DatasetSpec, image: ImageSpec) -> Picture:
     size, photo = (image.bucket_width, image.bucket_height), None
     if image.photo_width is not None and image.photo_height is not None:
         photo = (image.photo_width, image.photo_height)
-    return Picture(path, *size, caption, image.sha256, image.original, image.orientation, photo)
+    return Picture(path, *size, caption, image.sha256, image.original, image.orientation, photo, image.masked)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture as one view shows it."""
+
+    pixels: Tensor
+    """(3, height, width), float32 in [-1, 1]."""
+    framing: Framing
+    mask: Tensor | None
+    """(1, height, width), float32: 1 counts, 0 does not; None when everything does."""
 
 
 def load_pixels(picture: Picture) -> Tensor:
@@ -114,12 +147,26 @@ def load_pixels(picture: Picture) -> Tensor:
 
 
 def load_framed(picture: Picture) -> tuple[Tensor, Framing]:
-    """The center crop, (3, height, width), float32 in [-1, 1], and how it was taken.
+    """As `load_views` with the center crop alone."""
+    (seen,) = load_views(picture, (CENTER,))
+    return seen.pixels, seen.framing
+
+
+def load_views(picture: Picture, views: Sequence[View]) -> list[Seen]:
+    """What each view shows; the file is read and decoded once.
 
     Raises TrainingFailed("bad-image") when the file is missing, is not the one the laptop sent, cannot be read or is
     smaller than its bucket.
     """
-    import numpy as np
+    image, photo_size = _opened(picture)
+    if image.width < picture.width or image.height < picture.height:
+        sizes = f"{image.width}×{image.height}, smaller than its bucket {picture.width}×{picture.height}"
+        raise TrainingFailed("bad-image", f"{picture.path} is {sizes}")
+    return [_seen(image, picture, view, photo_size) for view in views]
+
+
+def _opened(picture: Picture) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture as it is to be cropped, RGB or, masked, RGBA; and the photo's size before anything resized it."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -134,17 +181,28 @@ def load_framed(picture: Picture) -> tuple[Tensor, Framing]:
             # The laptop has decoded this very file, by its hash: Pillow need not suspect a large one.
             Image.MAX_IMAGE_PIXELS = None
         with Image.open(picture.path) as opened:
-            image = _covering(opened, picture) if picture.original else opened.convert("RGB")
+            if picture.original:
+                image = _covering(opened, picture)
+            else:
+                image = opened.convert("RGBA" if picture.masked else "RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise TrainingFailed("bad-image", f"{picture.path} cannot be read as a picture: {error}") from None
-    if image.width < picture.width or image.height < picture.height:
-        sizes = f"{image.width}×{image.height}, smaller than its bucket {picture.width}×{picture.height}"
-        raise TrainingFailed("bad-image", f"{picture.path} is {sizes}")
-    left, top = (image.width - picture.width) // 2, (image.height - picture.height) // 2
+    return image, picture.photo_size or image.size
+
+
+def _seen(image: Image.Image, picture: Picture, view: View, photo_size: tuple[int, int]) -> Seen:
+    import numpy as np
+    from PIL import Image
+
+    if view.mirrored:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    left = int((image.width - picture.width) * view.across)
+    top = int((image.height - picture.height) * view.down)
     cropped = image.crop((left, top, left + picture.width, top + picture.height))
-    pixels = torch.from_numpy(np.array(cropped, dtype=np.float32)).permute(2, 0, 1)
-    width, height = picture.photo_size or image.size
-    return pixels / 127.5 - 1.0, Framing((height, width), (top, left), (picture.height, picture.width))
+    channels = torch.from_numpy(np.array(cropped, dtype=np.float32)).permute(2, 0, 1)
+    mask = channels[3:] / 255.0 if picture.masked else None
+    framing = Framing((photo_size[1], photo_size[0]), (top, left), (picture.height, picture.width))
+    return Seen(channels[:3] / 127.5 - 1.0, framing, mask)
 
 
 def _covering(image: Image.Image, picture: Picture) -> Image.Image:

@@ -16,7 +16,7 @@ from remote_trainer import sampling, wire
 from remote_trainer.dataset.pictures import Framing, framing_rows, load_framed, load_pixels, training_set
 from remote_trainer.denoising import Denoising
 from remote_trainer.draws import draw, generator
-from remote_trainer.encoded import encode_pictures, encode_prompts
+from remote_trainer.encoded import encode_prompts, encode_sets
 from remote_trainer.errors import TrainingFailed
 from remote_trainer.export import ldm_names
 from remote_trainer.families.detect import open_base
@@ -156,9 +156,9 @@ def test_loss_and_gradients_are_those_of_the_pipeline_s_own_parts(base, tmp_path
     job = tiny_job(cropped_photo(tmp_path), photo_set(tmp_path, "class", 1), prior_loss_weight=0.5)
     family, pictures = open_base(str(base)), training_set(job, tmp_path)
     denoising = Denoising(family, family.load_denoiser(CPU).requires_grad_(True), CPU, "fp32")
-    encoded = [encode_pictures(family, each, CPU, lambda: False) for each in (pictures.instance, pictures.class_)]
+    encoded = encode_sets(family, pictures.sets, job.train.seed, CPU, lambda: False)
     prompts = encode_prompts(family, [PROMPT, CLASS_PROMPT], CPU, lambda _: None)
-    ours = MicroBatches(job.train, denoising, *encoded, prompts).loss(1, 0)
+    ours = MicroBatches(job.train, denoising, encoded, prompts).loss(1, 0)
     torch.autograd.backward(ours)
 
     from diffusers import DDPMScheduler

@@ -77,14 +77,14 @@ def test_every_automatic_choice_comes_with_a_reason(epsilon_base, run_folder):
 
 def test_the_loss_of_a_micro_batch_is_a_function_of_its_number(epsilon_base, tmp_path):
     from remote_trainer.dataset.pictures import training_set
-    from remote_trainer.encoded import encode_pictures, encode_prompts
+    from remote_trainer.encoded import encode_prompts, encode_sets
     from remote_trainer.micro_batch import MicroBatches
 
     job = tiny_job(photo_set(tmp_path, "instance", 2), batch_size=1, gradient_accumulation=2)
     family, cpu = open_base(str(epsilon_base)), torch.device("cpu")
     denoising = Denoising(family, family.load_denoiser(cpu).requires_grad_(True), cpu, "fp32")
-    pictures = encode_pictures(family, training_set(job, tmp_path).instance, cpu, lambda: False)
-    batches = MicroBatches(job.train, denoising, pictures, [], encode_prompts(family, [PROMPT], cpu, lambda _: None))
+    sets = encode_sets(family, training_set(job, tmp_path).sets, 42, cpu, lambda: False)
+    batches = MicroBatches(job.train, denoising, sets, encode_prompts(family, [PROMPT], cpu, lambda _: None))
     first, second = batches.loss(1, 0), batches.loss(1, 1)
     assert first.item() != second.item()
     assert batches.loss(1, 1).item() == second.item()
