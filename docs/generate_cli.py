@@ -276,15 +276,24 @@ def _class_doc(cls: Any) -> str:
 
 
 def verbs() -> str:
-    parts = []
+    parts: list[str] = []
     for name in VERBS:
         context = click.Context(cli, info_name="cloudbooth", **cli.context_settings)
         command = cli.get_command(context, name)
         assert command is not None
-        with click.Context(command, info_name=name, parent=context, max_content_width=90, terminal_width=90) as inner:
-            text = command.get_help(inner)
-        parts.append(f"### `{name}`\n\n```text\n{text}\n```")
+        parts += _help(command, name, name, context)
     return "\n\n".join(parts)
+
+
+def _help(command: click.Command, name: str, title: str, parent: click.Context) -> Iterator[str]:
+    """The verb's own, and below it that of its own verbs."""
+    with click.Context(command, info_name=name, parent=parent, max_content_width=90, terminal_width=90) as context:
+        yield f"### `{title}`\n\n```text\n{command.get_help(context)}\n```"
+        if isinstance(command, click.Group):
+            for inner in command.list_commands(context):
+                found = command.get_command(context, inner)
+                assert found is not None
+                yield from _help(found, inner, f"{title} {inner}", context)
 
 
 def exit_codes() -> str:

@@ -46,7 +46,7 @@ def prepare_photo(photo: Photo, bucket: Bucket, target: Path) -> ImageSpec:
     origin: dict[str, int | str] = {"recipe": RECIPE, "photo": photo.sha256, "bucket": str(bucket)}
     sha256 = _already_made(target, record, origin)
     if sha256 is None:
-        content = png(_fitted(photo, bucket))
+        content = png(fitted(photo, bucket))
         sha256 = hashlib.sha256(content).hexdigest()
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, content)
@@ -71,7 +71,8 @@ def _already_made(target: Path, record: Path, origin: dict[str, int | str]) -> s
     return None
 
 
-def _fitted(photo: Photo, bucket: Bucket) -> Image.Image:
+def fitted(photo: Photo, bucket: Bucket) -> Image.Image:
+    """Upright RGB that covers the bucket and exceeds it in one direction at most. Raises UsageError as above."""
     content = as_scanned(photo)
     scale = enlargement(photo.width, photo.height, bucket)
     # Ceiling would add a row when scale · side is whole but for rounding errors. `pictures.load_pixels` does the same.

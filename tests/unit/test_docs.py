@@ -119,8 +119,13 @@ def test_every_command_in_the_docs_can_be_parsed(line: str) -> None:
     context = click.Context(cli, info_name="cloudbooth", **cli.context_settings)
     command = cli.get_command(context, name)
     assert command is not None, f"there is no verb {name}"
-    if "--help" not in rest:
-        command.make_context(name, rest, parent=context)
+    if "--help" in rest:
+        return
+    with command.make_context(name, rest, parent=context) as made:
+        if isinstance(command, click.Group) and rest:
+            inner = command.get_command(made, rest[0])
+            assert inner is not None, f"{name} has no verb {rest[0]}"
+            inner.make_context(rest[0], rest[1:], parent=made)
 
 
 def test_what_a_driver_prints_as_json_has_the_keys_on_the_page() -> None:
