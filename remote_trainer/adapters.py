@@ -31,6 +31,10 @@ def add_lora(
     _diffusers_model(denoiser).add_adapter(config, adapter_name=NAME)
     with torch.no_grad():
         for name, parameter in denoiser.named_parameters():
+            if ".lora_" not in name:
+                continue
+            # peft takes over the precision of the frozen weights, in which small steps would be lost.
+            parameter.data = parameter.data.float()
             if ".lora_A." in name:
                 bound = parameter.shape[1] ** -0.5
                 unit = torch.rand(parameter.shape, generator=generator("lora", seed, name))
@@ -39,7 +43,7 @@ def add_lora(
                 parameter.zero_()
             elif ".lora_magnitude_vector." in name:
                 layer: Any = denoiser.get_submodule(name.partition(".lora_magnitude_vector.")[0])
-                parameter.copy_(torch.linalg.norm(layer.base_layer.weight, dim=1))
+                parameter.copy_(torch.linalg.norm(layer.base_layer.weight.float(), dim=1))
 
 
 def trainable(denoiser: nn.Module) -> dict[str, nn.Parameter]:

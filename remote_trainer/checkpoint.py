@@ -30,6 +30,8 @@ class Frozen:
     """0 on a GPU."""
     gradient_checkpointing: bool
     learning_rate: float
+    weights: wire.Weights = "fp32"
+    """How weights that do not train are kept in memory."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from .dataset.pictures import generated_files
 from .denoising import Denoising
-from .encoded import encode_prompts
+from .encoded import Prompts, encode_prompts
+from .families.api import Family
 from .sampling import SamplerSettings, sample_latents, to_images, write_png
 from .stopping import ShouldStop, check
 from .wire import DatasetSpec, Job
@@ -19,8 +22,19 @@ def missing(job: Job, run_folder: Path) -> int:
     return sum(not path.exists() for spec in job.datasets for path in generated_files(run_folder, spec))
 
 
+def prompts_of(job: Job, family: Family, device: torch.device) -> Prompts:
+    """To be asked for before the denoiser is loaded: it and the text encoders need not fit into memory together."""
+    texts = [spec.prompt for spec in job.datasets if spec.generate]
+    return encode_prompts(family, [*texts, ""], device, lambda _: None)  # the encode phase says what is cut off
+
+
 def generate(
-    job: Job, run_folder: Path, denoising: Denoising, settings: SamplerSettings, should_stop: ShouldStop
+    job: Job,
+    run_folder: Path,
+    denoising: Denoising,
+    prompts: Prompts,
+    settings: SamplerSettings,
+    should_stop: ShouldStop,
 ) -> None:
     """Makes the missing pictures, each a function of (seed, dataset, index). Raises StopRequested between batches.
 
@@ -29,7 +43,7 @@ def generate(
     """
     for spec in job.datasets:
         if spec.generate:
-            _generate(job, spec, run_folder, denoising, settings, should_stop)
+            _generate(job, spec, run_folder, denoising, prompts, settings, should_stop)
 
 
 def _generate(
@@ -37,12 +51,12 @@ def _generate(
     spec: DatasetSpec,
     run_folder: Path,
     denoising: Denoising,
+    prompts: Prompts,
     settings: SamplerSettings,
     should_stop: ShouldStop,
 ) -> None:
-    family, device = denoising.family, denoising.device
-    prompts = encode_prompts(family, [spec.prompt, ""], device, lambda _: None)  # the encode phase says it
-    autoencoder = family.load_autoencoder(device)
+    device = denoising.device
+    autoencoder = denoising.family.load_autoencoder(device)
     files = generated_files(run_folder, spec)
     files[0].parent.mkdir(parents=True, exist_ok=True)
     size = _BATCH[device.type]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .errors import TrainingFailed
-from .wire import Decision, TrainSpec
+from .wire import Decision, TrainSpec, Weights
 
 Say = Callable[[Decision], None]
 
@@ -46,6 +46,14 @@ def choose_precision(spec: TrainSpec, device: torch.device, say: Say) -> str:
     why = "a CPU gains nothing from bfloat16" if device.type == "cpu" else "the GPU has no bfloat16 units"
     say(Decision("precision fp32", why))
     return "fp32"
+
+
+def choose_weights(precision: str, *, adapters_alone: bool, say: Say) -> Weights:
+    """How the weights that do not train are kept. adapters_alone: of families too large for float32 on one GPU."""
+    if precision != "bf16" or not adapters_alone:
+        return "fp32"
+    say(Decision("frozen weights in bf16", "half the memory, and they are computed with in bfloat16 anyway"))
+    return "bf16"
 
 
 def choose_cpu_threads(spec: TrainSpec, device: torch.device, parameters: int, say: Say) -> int:

@@ -98,7 +98,7 @@ def encode_sets(
 
 
 def _require_fitting_buckets(family: Family, pictures: Sequence[Picture]) -> None:
-    multiple = family.pixels_per_latent
+    multiple = family.pixel_multiple
     for picture in pictures:
         if picture.width % multiple or picture.height % multiple:
             size = f"{picture.width}×{picture.height}"

@@ -23,7 +23,7 @@ from .run_folder import write_atomically
 class SamplerSettings:
     inference_steps: int
     guidance_scale: float
-    """Up to 1 means none (Ho & Salimans 2022, arXiv 2207.12598)."""
+    """What `Family.guidance` says it is for; up to 1, a second pass is left out."""
     side: int
     """Pixels; pictures are square."""
 
@@ -41,13 +41,13 @@ def sample_latents(
     keys: one for each picture; its noise depends on nothing else. The bits of a picture do depend on B.
     """
     family, device = denoising.family, text.tokens.device
-    scheduler = family.sampling_scheduler()
-    scheduler.set_timesteps(settings.inference_steps)
-    side = settings.side // family.pixels_per_latent
+    side = settings.side // family.pixel_multiple * family.pixel_multiple // family.pixels_per_latent
+    scheduler = family.sampling_scheduler(settings.inference_steps, side, side)
     sources = [generator("sample", *key) for key in keys]
     noise = [torch.randn((family.latent_channels, side, side), generator=source) for source in sources]
-    latents: Tensor = (torch.stack(noise) * scheduler.init_noise_sigma).to(device)
-    guided = settings.guidance_scale > 1.0
+    # A flow begins at noise itself; others may begin at a multiple of it, and take a scaled input.
+    latents: Tensor = (torch.stack(noise) * getattr(scheduler, "init_noise_sigma", 1.0)).to(device)
+    guided = family.guidance == "classifier-free" and settings.guidance_scale > 1.0
     condition = TextEmbedding.cat([negative.expand(len(keys)), text]) if guided else text
     framing = framing_rows([Framing.whole(settings.side, settings.side)] * len(condition.tokens), device)
     options: dict[str, Any] = {}
@@ -55,8 +55,9 @@ def sample_latents(
         options["generator"] = sources
     for timestep in scheduler.timesteps:
         doubled = torch.cat([latents, latents]) if guided else latents
-        noisy = scheduler.scale_model_input(doubled, timestep)
-        predicted = denoising.predict(noisy, timestep.expand(len(noisy)).to(device), condition, framing)
+        noisy = scheduler.scale_model_input(doubled, timestep) if hasattr(scheduler, "scale_model_input") else doubled
+        told = timestep.expand(len(noisy)).to(device)
+        predicted = denoising.predict(noisy, told, condition, framing, settings.guidance_scale)
         if guided:
             without, with_ = predicted.chunk(2)
             predicted = without + settings.guidance_scale * (with_ - without)

@@ -25,7 +25,7 @@ from .evaluation import evaluate
 from .export.output import finished, write_output
 from .failures import named_failures
 from .families.api import Family
-from .families.detect import open_base
+from .families.detect import open_base, require_ways
 from .micro_batch import MicroBatches
 from .optimizers import adamw, learning_rate, set_learning_rate
 from .progress import Progress
@@ -69,14 +69,16 @@ def _train(
     _repeat_bits()
     pictures = training_set(job, run_folder)
     family = open_base(base_folder)
+    require_ways(family, spec.method, job.formats)
     device = decisions.choose_device(job.allow_cpu, emit)
     frozen = _frozen(spec, family, device, resumed, emit)
 
     absent = class_images.missing(job, run_folder)
     if absent:
         emit(PhaseStarted("class-images", f"{absent} to be made by the base"))
-        base = Denoising(family, family.load_denoiser(device), device, frozen.precision)
-        class_images.generate(job, run_folder, base, validate.sampler_settings(spec), should_stop)
+        class_prompts = class_images.prompts_of(job, family, device)
+        base = Denoising(family, family.load_denoiser(device, frozen.weights), device, frozen.precision)
+        class_images.generate(job, run_folder, base, class_prompts, validate.sampler_settings(spec), should_stop)
         del base
 
     emit(PhaseStarted("encode", f"{len(pictures.instance)} of the subject, {len(pictures.class_)} of the class"))
@@ -87,7 +89,7 @@ def _train(
     prompts = encode_prompts(family, [*captions, *spec.validation_prompts, ""], device, emit)
 
     emit(PhaseStarted("load", family.denoiser_folder))
-    denoising = Denoising(family, family.load_denoiser(device), device, frozen.precision)
+    denoising = Denoising(family, family.load_denoiser(device, frozen.weights), device, frozen.precision)
     _make_trainable(spec, family, denoising.model)
     parameters = adapters.trainable(denoising.model)
     optimizer = adamw(parameters.values(), spec)
@@ -212,11 +214,13 @@ def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Chec
         torch.set_num_threads(threads)
     if resumed:
         return replace(resumed.state.frozen, cpu_threads=threads)
+    precision = decisions.choose_precision(spec, device, emit)
     return Frozen(
-        precision=decisions.choose_precision(spec, device, emit),
+        precision=precision,
         cpu_threads=threads,
         gradient_checkpointing=False,
         learning_rate=decisions.planned_learning_rate(spec),
+        weights=decisions.choose_weights(precision, adapters_alone="full" not in family.formats, say=emit),
     )
 
 

@@ -71,6 +71,8 @@ LrSchedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
 PriorSampling = Literal["paired", "mixed"]
 Crop = Literal["center", "corner", "random"]
+Weights = Literal["fp32", "bf16"]
+"""How a denoiser's weights that do not train are kept in memory."""
 FlowDensity = Literal["uniform", "logit-normal"]
 ExportFormat = Literal["diffusers", "lora", "single-file", "ckpt", "kohya-lora"]
 ADAPTER_FORMATS: tuple[ExportFormat, ...] = ("lora", "kohya-lora")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..adapters import lora_tensors
 from ..errors import TrainingFailed
-from ..families.api import Architecture, Family, SingleFileLayout
+from ..families.api import Architecture, SingleFileFamily, SingleFileLayout
 from . import ldm_names
 from .digests import Digest, digests, require_equal
 
@@ -68,7 +68,9 @@ def kohya_tensors(
     return renamed
 
 
-def metadata(family: Family, tensors: Mapping[str, Tensor], rank: int, alpha: float, origin: Origin) -> dict[str, str]:
+def metadata(
+    family: SingleFileFamily, tensors: Mapping[str, Tensor], rank: int, alpha: float, origin: Origin
+) -> dict[str, str]:
     """All values are text. Nothing depends on the time: equal weights make equal files.
 
     `sshs_model_hash` is kohya's: the sha256 of the file behind its header.
@@ -114,7 +116,7 @@ def write(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: Path) -
 
 
 def verify(
-    family: Family, written: Mapping[str, Digest], adapter: Mapping[str, Digest], scale: float, path: Path
+    family: SingleFileFamily, written: Mapping[str, Digest], adapter: Mapping[str, Digest], scale: float, path: Path
 ) -> None:
     """Compares the file tensor by tensor, then loads it onto the base by diffusers and compares factors and scale.
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..families.api import Family
+from ..families.api import Family, SingleFileFamily
 from ..wire import Job
 
 _SHOWN = (
@@ -81,13 +81,20 @@ def _matters(job: Job, key: str) -> bool:
 def _files(job: Job, family: Family) -> list[tuple[str, str]]:
     whole = f"{job.name}_{job.train.steps}"
     known = {
-        "lora": (f"{job.name}.safetensors", "diffusers: `pipe.load_lora_weights`"),
+        "lora": (f"{job.name}.safetensors", _lora_readers(family)),
         "kohya-lora": (f"{job.name}-kohya.safetensors", "AUTOMATIC1111, ComfyUI: folder `Lora` or `loras`"),
         "diffusers": ("diffusers/", "diffusers: `DiffusionPipeline.from_pretrained`"),
         "single-file": (f"{whole}.safetensors", "AUTOMATIC1111, ComfyUI: folder `Stable-diffusion` or `checkpoints`"),
         "ckpt": (f"{whole}.ckpt", "older programs; a `.ckpt` can run code when opened, prefer `.safetensors`"),
     }
     files = [known[format_] for format_ in job.formats]
-    if family.single_file.needs_config and {"single-file", "ckpt"} & set(job.formats):
+    in_one = bool({"single-file", "ckpt"} & set(job.formats))
+    if in_one and isinstance(family, SingleFileFamily) and family.single_file.needs_config:
         files.append((f"{whole}.yaml", "AUTOMATIC1111: goes beside the single file, under the same name"))
     return files
+
+
+def _lora_readers(family: Family) -> str:
+    """ComfyUI knows the names that diffusers gives the layers of a transformer, and not those of a UNet."""
+    also = "; ComfyUI: folder `loras`" if family.denoiser_folder == "transformer" else ""
+    return f"diffusers: `pipe.load_lora_weights`{also}"

@@ -16,7 +16,7 @@ from torch import nn
 from .. import adapters, validate, wire
 from ..checkpoint import RunState
 from ..commit import commit_folder, preparing, read_committed
-from ..families.api import Family
+from ..families.api import Family, SingleFileFamily
 from ..wire import Job, Manifest, PhaseStarted
 from . import diffusers_folder, kohya_lora, lora_file, single_file
 from .digests import digests
@@ -72,7 +72,7 @@ def _write_models(job: Job, family: Family, denoiser: nn.Module, prepared: Path)
         diffusers_folder.write(family, denoiser, prepared / "diffusers")
         verify.append(partial(diffusers_folder.verify, family, digests(denoiser.state_dict()), prepared / "diffusers"))
     suffixes = [suffix for format_, suffix in _SINGLE_FILE_SUFFIXES.items() if format_ in wholes]
-    if suffixes:
+    if suffixes and isinstance(family, SingleFileFamily):
         verify += _write_single_files(job, family, denoiser, prepared, suffixes)
     # Whoever still refers to the denoiser now holds shapes only.
     denoiser.to("meta")
@@ -87,7 +87,7 @@ def _write_adapter(job: Job, family: Family, denoiser: nn.Module, prepared: Path
         scaled = adapters.lora_tensors(denoiser, alpha / rank)
         lora_file.write(family, scaled, path)
         verify.append(partial(lora_file.verify, family, digests(scaled), path))
-    if "kohya-lora" in job.formats:
+    if "kohya-lora" in job.formats and isinstance(family, SingleFileFamily):
         path = prepared / f"{job.name}-kohya.safetensors"
         factors = adapters.lora_tensors(denoiser, 1.0)
         renamed = kohya_lora.kohya_tensors(factors, alpha, family.single_file)
@@ -98,7 +98,7 @@ def _write_adapter(job: Job, family: Family, denoiser: nn.Module, prepared: Path
 
 
 def _write_single_files(
-    job: Job, family: Family, denoiser: nn.Module, prepared: Path, suffixes: list[str]
+    job: Job, family: SingleFileFamily, denoiser: nn.Module, prepared: Path, suffixes: list[str]
 ) -> list[Callable[[], None]]:
     """`NAME_STEPS.safetensors` and `.ckpt`, with one `.yaml` for both where the tensors do not tell everything."""
     stem = prepared / f"{job.name}_{job.train.steps}"

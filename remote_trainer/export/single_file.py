@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..families.api import Family, SingleFileLayout
+from ..families.api import SingleFileFamily, SingleFileLayout
 from . import ldm_names
 from .digests import Digest, digests, require_equal
 
 
-def tensors_of(family: Family, denoiser: nn.Module) -> dict[str, Tensor]:
+def tensors_of(family: SingleFileFamily, denoiser: nn.Module) -> dict[str, Tensor]:
     """Every tensor of the model under its name in a single file, float32, on the CPU.
 
     denoiser: plain, without adapter. Holds the autoencoder and the text encoders of the base in memory.
@@ -34,12 +34,12 @@ def write(tensors: Mapping[str, Tensor], path: Path, step: int) -> None:
         save_file(dict(tensors), path, metadata={"format": "pt"})
 
 
-def write_config(family: Family, path: Path) -> None:
+def write_config(family: SingleFileFamily, path: Path) -> None:
     """The `.yaml` that AUTOMATIC1111 wants beside a file whose keys do not tell what the model predicts."""
     path.write_text(config_text(family.single_file))
 
 
-def verify(family: Family, written: Mapping[str, Digest], path: Path) -> None:
+def verify(family: SingleFileFamily, written: Mapping[str, Digest], path: Path) -> None:
     """Compares the file tensor by tensor, then loads it with `from_single_file` and compares every component with
     what stands in the file. Raises TrainingFailed("export-mismatch").
     """

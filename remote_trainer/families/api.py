@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from ..objective import NoiseSchedule, Prediction
+from ..wire import ExportFormat, Method, Weights
+
+Guidance = Literal["classifier-free", "told", "none"]
+"""How a picture is drawn closer to its prompt: by a second pass without one (Ho & Salimans 2022, arXiv 2207.12598),
+by a number that the denoiser is told since it learned to answer as if guided, or not at all."""
 
 Architecture = Literal["sd-1", "sd-2", "sdxl"]
 """What programs that open files call the base: names of tensors and metadata go by it."""
@@ -100,18 +105,23 @@ class Family(Protocol):
     """On the CPU."""
     latent_channels: int
     pixels_per_latent: int
-    """f: the side of a latent in pixels. Buckets must be multiples of it."""
+    """f: the side of a latent in pixels."""
+    pixel_multiple: int
+    """What the sides of buckets must be multiples of; of f itself, and of more where latents are taken in patches."""
+    guidance: Guidance
     denoiser_folder: str
     """Name of the denoiser's component in `model_index.json`."""
     lora_targets: tuple[str, ...]
-    """Ends of the names of the linear layers a LoRA adapts."""
+    """Ends of the names of the linear layers a LoRA adapts by itself."""
+    formats: Mapping[Method, tuple[ExportFormat, ...]]
+    """The methods it is trained by, and what each can be exported to."""
 
     def denoiser_parameters(self) -> int:
         """About how many, from the size of the files: decides things before anything is loaded."""
         ...
 
-    def load_denoiser(self, device: torch.device) -> nn.Module:
-        """float32, frozen, in evaluation mode."""
+    def load_denoiser(self, device: torch.device, weights: Weights = "fp32") -> nn.Module:
+        """Frozen, in evaluation mode."""
         ...
 
     def load_autoencoder(self, device: torch.device) -> Autoencoder: ...
@@ -126,25 +136,22 @@ class Family(Protocol):
         text: Tensor,
         pooled: Tensor | None = None,
         framing: Tensor | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
-        """noisy: (B, C, h, w); timesteps: (B,); text and pooled: as in `TextEmbedding`; framing: (B, 6), rows of
-        `Framing.values`. Families that were trained without the last two ignore them. Returns (B, C, h, w).
+        """noisy: (B, C, h, w); timesteps: (B,), of `NoiseSchedule.told`; text and pooled: as in `TextEmbedding`;
+        framing: (B, 6), rows of `Framing.values`; guidance: what a base with guidance "told" is told. Families ignore
+        what they were trained without. Returns (B, C, h, w).
         """
         ...
 
-    def sampling_scheduler(self) -> Any:
-        """The diffusers scheduler that the base's own pipeline samples with; DDIM where that one cannot be imported."""
+    def sampling_scheduler(self, inference_steps: int, rows: int, columns: int) -> Any:
+        """The diffusers scheduler that the base's own pipeline samples with, its timesteps set as that one sets them;
+        DDIM where it cannot be imported. rows, columns: h and w of the latents.
+        """
         ...
 
     def pipeline_class(self) -> Any:
         """The diffusers class that `model_index.json` names."""
-        ...
-
-    @property
-    def single_file(self) -> SingleFileLayout: ...
-
-    def frozen_tensors(self, component: str) -> Mapping[str, Tensor]:
-        """The base's own tensors of a component that is not trained: "vae", or a `TextPart`'s; float32, on the CPU."""
         ...
 
     def load_pipeline(self, folder: Path) -> Any:
@@ -152,5 +159,19 @@ class Family(Protocol):
         ...
 
     def load_denoiser_pipeline(self) -> Any:
-        """The base's pipeline without anything but its denoiser and scheduler: enough to load a LoRA onto."""
+        """The base's pipeline without anything but its denoiser and scheduler, to load a LoRA onto. What the denoiser's
+        own weights are is left open; their shapes are the base's.
+        """
+        ...
+
+
+@runtime_checkable
+class SingleFileFamily(Family, Protocol):
+    """One whose models have a place in a single file: every family with one of the formats that ask for names there."""
+
+    @property
+    def single_file(self) -> SingleFileLayout: ...
+
+    def frozen_tensors(self, component: str) -> Mapping[str, Tensor]:
+        """The base's own tensors of a component that is not trained: "vae", or a `TextPart`'s; float32, on the CPU."""
         ...

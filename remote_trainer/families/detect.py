@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingFailed
+from ..wire import ExportFormat, Method
 from .api import Family
 from .sd import StableDiffusion
+from .sd3 import StableDiffusion3
 from .sdxl import StableDiffusionXL
 
-_FAMILIES: dict[str, type[StableDiffusion] | type[StableDiffusionXL]] = {
+_FAMILIES: dict[str, Callable[[Path], Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
 }
 
 
@@ -32,6 +36,19 @@ def open_base(base: str) -> Family:
         known = ", ".join(sorted(_FAMILIES))
         raise TrainingFailed("bad-job", f"{base} is a {kind}, which cannot be trained yet", f"known kinds: {known}")
     return _FAMILIES[kind](folder)
+
+
+def require_ways(family: Family, method: Method, formats: Sequence[ExportFormat]) -> None:
+    """Raises TrainingFailed("bad-job") for a method or a format that the family does not have."""
+    if method not in family.formats:
+        known = ", ".join(family.formats)
+        message = f"a {family.name} cannot be trained by the method {method}"
+        raise TrainingFailed("bad-job", message, f"set train.method to one of: {known}")
+    for chosen in formats:
+        if chosen not in family.formats[method]:
+            known = ", ".join(family.formats[method])
+            message = f"a {family.name} trained by {method} has no format {chosen}"
+            raise TrainingFailed("bad-job", message, f"leave it out of output.formats; there are: {known}")
 
 
 def _download(base: str) -> Path:

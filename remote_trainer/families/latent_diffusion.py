@@ -1,16 +1,26 @@
-"""What every Stable Diffusion shares: a folder of components, a KL autoencoder, a process of ε or v prediction."""
+"""What families share that are a folder of components with a KL autoencoder; and a process of ε or v prediction."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import TrainingFailed
 from ..objective import NoiseSchedule, diffusion_schedule
+from ..wire import ExportFormat, Method, Weights
+from .api import Autoencoder
+
+EVERY_FORMAT: Mapping[Method, tuple[ExportFormat, ...]] = {
+    "full": ("diffusers", "single-file", "ckpt"),
+    "lora": ("lora", "kohya-lora", "diffusers", "single-file", "ckpt"),
+    "dora": ("lora", "diffusers", "single-file", "ckpt"),
+}
+"""Readers of kohya's files disagree on DoRA, so nobody could check one."""
 
 _BYTES_PER_PARAMETER = 4
 
@@ -21,15 +31,16 @@ class KlAutoencoder:
     def __init__(self, vae: Any, device: torch.device) -> None:
         self._vae, self._device = vae, device
         self._scale = float(vae.config.scaling_factor)
+        self._shift = float(vae.config.shift_factor or 0.0)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         posterior = self._vae.encode(pixels.to(self._device)).latent_dist
-        return posterior.mean * self._scale, posterior.std * self._scale
+        return (posterior.mean - self._shift) * self._scale, posterior.std * self._scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        pixels: Tensor = self._vae.decode(latents.float() / self._scale, return_dict=False)[0]
+        pixels: Tensor = self._vae.decode(latents.float() / self._scale + self._shift, return_dict=False)[0]
         return pixels.float().clamp(-1.0, 1.0)
 
 
@@ -59,6 +70,20 @@ def parameters_about(folder: Path) -> int:
     """Of the component in `folder`, from the size of its largest file."""
     files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
     return max((path.stat().st_size for path in files), default=0) // _BYTES_PER_PARAMETER
+
+
+def load_denoiser(cls: Any, folder: Path, device: torch.device, weights: Weights) -> nn.Module:
+    """Frozen, in evaluation mode; cls: of diffusers. Raises as `load_component` does."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[weights]
+    denoiser: nn.Module = load_component(cls, folder, torch_dtype=dtype)
+    return denoiser.to(device).requires_grad_(False).eval()
+
+
+def load_kl_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
+    from diffusers import AutoencoderKL
+
+    vae = load_component(AutoencoderKL, folder, torch_dtype=torch.float32)
+    return KlAutoencoder(vae.to(device).requires_grad_(False).eval(), device)
 
 
 def load_component(cls: Any, folder: Path, **options: Any) -> Any:

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingFailed
-from .api import Autoencoder, SingleFileLayout, TextEmbedding, TextEncoder, TextPart
+from ..wire import ExportFormat, Method, Weights
+from .api import Autoencoder, Guidance, SingleFileLayout, TextEmbedding, TextEncoder, TextPart
 from .latent_diffusion import (
-    KlAutoencoder,
+    EVERY_FORMAT,
     component_config,
     load_component,
+    load_denoiser,
+    load_kl_autoencoder,
     noise_schedule,
     parameters_about,
     read_json,
@@ -31,13 +34,15 @@ class StableDiffusion:
 
     name = "stable-diffusion"
     denoiser_folder = "unet"
+    guidance: Guidance = "classifier-free"
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    formats: Mapping[Method, tuple[ExportFormat, ...]] = EVERY_FORMAT
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         vae, unet = component_config(folder / "vae"), component_config(folder / "unet")
         self.latent_channels = int(vae.get("latent_channels", 4))
-        self.pixels_per_latent = 2 ** (len(vae["block_out_channels"]) - 1)
+        self.pixels_per_latent = self.pixel_multiple = 2 ** (len(vae["block_out_channels"]) - 1)
         if unet["in_channels"] != self.latent_channels:
             message = f"the base's UNet takes {unet['in_channels']} channels, its latents have {self.latent_channels}"
             raise TrainingFailed("bad-job", message, "use a text-to-image base, not one for inpainting or depth")
@@ -46,17 +51,13 @@ class StableDiffusion:
     def denoiser_parameters(self) -> int:
         return parameters_about(self.folder / "unet")
 
-    def load_denoiser(self, device: torch.device) -> nn.Module:
+    def load_denoiser(self, device: torch.device, weights: Weights = "fp32") -> nn.Module:
         from diffusers import UNet2DConditionModel
 
-        unet: nn.Module = load_component(UNet2DConditionModel, self.folder / "unet", torch_dtype=torch.float32)
-        return unet.to(device).requires_grad_(False).eval()
+        return load_denoiser(UNet2DConditionModel, self.folder / "unet", device, weights)
 
     def load_autoencoder(self, device: torch.device) -> Autoencoder:
-        from diffusers import AutoencoderKL
-
-        vae = load_component(AutoencoderKL, self.folder / "vae", torch_dtype=torch.float32)
-        return KlAutoencoder(vae.to(device).requires_grad_(False).eval(), device)
+        return load_kl_autoencoder(self.folder / "vae", device)
 
     def load_text_encoder(self, device: torch.device) -> TextEncoder:
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -73,12 +74,15 @@ class StableDiffusion:
         text: Tensor,
         pooled: Tensor | None = None,
         framing: Tensor | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         predicted: Tensor = denoiser(noisy, timesteps, encoder_hidden_states=text, return_dict=False)[0]
         return predicted
 
-    def sampling_scheduler(self) -> Any:
-        return sampling_scheduler(self.folder / "scheduler")
+    def sampling_scheduler(self, inference_steps: int, rows: int, columns: int) -> Any:
+        scheduler = sampling_scheduler(self.folder / "scheduler")
+        scheduler.set_timesteps(inference_steps)
+        return scheduler
 
     def pipeline_class(self) -> Any:
         from diffusers import StableDiffusionPipeline
