@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 VERBS: dict[str, tuple[str, str]] = {
+    "init": ("init", "Write a spec from photos and three questions."),
     "plan": ("launch", "Show everything a launch would do, and start nothing."),
     "launch": ("launch", "Train a model from photos: plan, confirm, run."),
     "dataset": ("dataset", "Check photos before training, and cut them to size."),
