@@ -8,8 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from .draws import generator
+from .families.api import Family
+from .wire import TrainSpec
 
 NAME = "default"
+
+
+def make_trainable(spec: TrainSpec, family: Family, denoiser: nn.Module) -> None:
+    """Lets train what the job's method trains: every weight, or an adapter that is added here."""
+    if spec.method == "full":
+        denoiser.requires_grad_(True)
+        return
+    alpha = spec.lora_alpha or spec.lora_rank
+    add_lora(denoiser, spec.lora_rank, alpha, family.lora_targets, spec.seed, decomposed=spec.method == "dora")
 
 
 def add_lora(

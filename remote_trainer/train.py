@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import adapters, checkpoint, class_images, decisions, validate, wire
 from .checkpoint import Checkpoint, Frozen, RunState
 from .dataset.pictures import training_set
 from .denoising import Denoising
+from .descent import optimizer_step
 from .encoded import encode_prompts, encode_sets
 from .errors import TrainingFailed
 from .evaluation import evaluate
@@ -27,7 +28,7 @@ from .failures import named_failures
 from .families.api import Family
 from .families.detect import open_base, require_ways
 from .micro_batch import MicroBatches
-from .optimizers import adamw, learning_rate, set_learning_rate
+from .optimizers import adamw, learning_rate
 from .progress import Progress
 from .stopping import ShouldStop, StopRequested
 from .wire import Decision, Job, PhaseStarted, TrainSpec
@@ -90,7 +91,7 @@ def _train(
 
     emit(PhaseStarted("load", family.denoiser_folder))
     denoising = Denoising(family, family.load_denoiser(device, frozen.weights), device, frozen.precision)
-    _make_trainable(spec, family, denoising.model)
+    adapters.make_trainable(spec, family, denoising.model)
     parameters = adapters.trainable(denoising.model)
     optimizer = adamw(parameters.values(), spec)
     batches = MicroBatches(spec, denoising, sets, prompts)
@@ -135,7 +136,7 @@ def _train(
     while state.step < spec.steps and not should_stop():
         step = state.step + 1
         rate = learning_rate(step, spec, frozen.learning_rate)
-        loss, gradient_norm = _optimizer_step(spec, batches, step, rate, parameters, optimizer)
+        loss, gradient_norm = optimizer_step(spec, batches, step, rate, parameters, optimizer)
         progress.step_done(step, loss, gradient_norm, rate)
         state = replace(state, step=step)
         paused = False
@@ -164,27 +165,6 @@ def _train(
     optimizer.zero_grad(set_to_none=True)
     manifest = write_output(job, run_folder, family, denoising.model, state, emit)
     return Outcome(state.step, manifest.sha256)
-
-
-def _optimizer_step(
-    spec: TrainSpec,
-    batches: MicroBatches,
-    step: int,
-    rate: float,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-) -> tuple[Tensor, Tensor]:
-    """The step's mean loss over its micro-batches and the norm of its gradient before clipping, both scalars."""
-    optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for micro_step in range(spec.gradient_accumulation):
-        loss = batches.loss(step, micro_step) / spec.gradient_accumulation
-        torch.autograd.backward(loss)
-        losses.append(loss.detach())
-    gradient_norm = nn.utils.clip_grad_norm_(parameters.values(), spec.max_grad_norm)
-    set_learning_rate(optimizer, rate)
-    optimizer.step()
-    return torch.stack(losses).sum(), gradient_norm
 
 
 def _own_checkpoint(job: Job, run_folder: Path, emit: Emit) -> Checkpoint | None:
@@ -237,14 +217,6 @@ def _fit_memory(
     return replace(
         frozen, gradient_checkpointing=decisions.choose_gradient_checkpointing(denoising.device, one_pass, emit)
     )
-
-
-def _make_trainable(spec: TrainSpec, family: Family, denoiser: nn.Module) -> None:
-    if spec.method == "full":
-        denoiser.requires_grad_(True)
-        return
-    alpha = spec.lora_alpha or spec.lora_rank
-    adapters.add_lora(denoiser, spec.lora_rank, alpha, family.lora_targets, spec.seed, decomposed=spec.method == "dora")
 
 
 def _apply_gradient_checkpointing(frozen: Frozen, denoiser: Any) -> None:

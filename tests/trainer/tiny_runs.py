@@ -139,3 +139,31 @@ def final_weights(run_folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     return load_file(run_folder / "output/diffusers/unet/diffusion_pytorch_model.safetensors")
+
+
+def our_losses(job: wire.Job, run_folder: Path, base: Path) -> list[float]:
+    """The loss of every step, by the recipe's own parts: a run reports only some of them."""
+    from remote_trainer import adapters
+    from remote_trainer.dataset.pictures import training_set
+    from remote_trainer.denoising import Denoising
+    from remote_trainer.descent import optimizer_step
+    from remote_trainer.encoded import encode_prompts, encode_sets
+    from remote_trainer.families.detect import open_base
+    from remote_trainer.micro_batch import MicroBatches
+    from remote_trainer.optimizers import adamw, learning_rate
+
+    spec, family, cpu = job.train, open_base(str(base)), torch.device("cpu")
+    sets = training_set(job, run_folder).sets
+    captions = [picture.caption for each in sets for picture in each.pictures]
+    prompts = encode_prompts(family, [*captions, ""], cpu, lambda _: None)
+    denoising = Denoising(family, family.load_denoiser(cpu), cpu, "fp32")
+    adapters.make_trainable(spec, family, denoising.model)
+    parameters = adapters.trainable(denoising.model)
+    optimizer = adamw(parameters.values(), spec)
+    encoded = encode_sets(family, sets, spec.seed, cpu, lambda: False)
+    batches = MicroBatches(spec, denoising, encoded, prompts)
+    rate = spec.learning_rate or 1e-3
+    return [
+        optimizer_step(spec, batches, step, learning_rate(step, spec, rate), parameters, optimizer)[0].item()
+        for step in range(1, spec.steps + 1)
+    ]
