@@ -23,7 +23,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from orchestrator import errors, lifecycle, spec
+from orchestrator import errors, lifecycle, spec, spec_data
 from orchestrator.cli.main import VERBS, cli
 from orchestrator.cli.render.runs import RunView, StatusView
 from orchestrator.cli.render.summary import Summary
@@ -91,6 +91,9 @@ MEANINGS = {
     "output.folder": "The model is put into a folder of the run's name in it.",
 }
 """For keys whose field has no docstring, or one that speaks to readers of the code."""
+
+LISTS = {"data.sets"}
+"""Sections of which a spec may have several."""
 
 EVENT_MEANINGS = {
     "phase": "What the host is at now.",
@@ -182,7 +185,7 @@ class Key:
 
 def spec_keys() -> list[Key]:
     """Every key a spec may have. Raises KeyError for one without a meaning."""
-    docs = field_docs(spec) | field_docs(wire)
+    docs = field_docs(spec) | field_docs(spec_data) | field_docs(wire)
     return list(_keys(spec.RunSpec, "", docs))
 
 
@@ -235,10 +238,16 @@ def spec_table() -> str:
         head, _, leaf = key.path.rpartition(".")
         if head != section:
             section = head
-            title = f"### `[{head}]`" if head else "### Top level"
+            title = _section_title(head)
             rows += ["", title, "", "| key | type | default | meaning |", "|---|---|---|---|"]
         rows.append(f"| `{leaf}` | {key.type} | {key.default} | {_cell(key.meaning)} |")
     return "\n".join(rows).strip()
+
+
+def _section_title(head: str) -> str:
+    if not head:
+        return "### Top level"
+    return f"### `[[{head}]]`" if head in LISTS else f"### `[{head}]`"
 
 
 # ---- events --------------------------------------------------------------------------------------------------------

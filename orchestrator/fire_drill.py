@@ -18,7 +18,8 @@ from orchestrator.driver import drive, drive_until
 from orchestrator.host import Host
 from orchestrator.lifecycle import State, Wish
 from orchestrator.phases.context import RunContext
-from orchestrator.spec import Compute, Data, Limits, Model, RunSpec, Subject
+from orchestrator.spec import Compute, Limits, Model, RunSpec, Subject
+from orchestrator.spec_data import Data
 from orchestrator.whole_file import write_atomically
 from providers.api import HasBilling
 from providers.errors import CloudboothError

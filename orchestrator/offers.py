@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from orchestrator.estimates import Measured, Quote, quote
 from orchestrator.interruptions import Seen, rate_of
 from orchestrator.ranges import usd
-from orchestrator.spec import ClassFolder, GeneratedClassImages, RunSpec
+from orchestrator.spec import RunSpec
+from orchestrator.spec_data import GeneratedClassImages, PictureFolder
 from orchestrator.workload import Workload, workload
 from providers.api import GpuRequest, Market, Offer
 from providers.errors import NoCapacity
@@ -98,9 +99,9 @@ def machine_disk_gb(spec: RunSpec) -> float:
 def work_of(spec: RunSpec, steps_done: int = 0) -> Workload:
     """The work of a spec as far as it can be told without looking at photos."""
     train = replace(spec.train, steps=max(1, spec.train.steps - steps_done))
-    source = spec.data.class_images
-    generate = source.count if isinstance(source, GeneratedClassImages) else 0
-    class_images = generate or (20 if isinstance(source, ClassFolder) else 0)
+    sources = [pictures.source for pictures in spec.picture_sets if pictures.role == "class"]
+    generate = sum(source.count for source in sources if isinstance(source, GeneratedClassImages))
+    class_images = generate + 20 * sum(isinstance(source, PictureFolder) for source in sources)
     return workload(
         spec.model.base,
         train,

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
 
 from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, job_base, pipeline_name, upload_bytes
 from orchestrator.budget import training_deadline_s
 from orchestrator.dataset.buckets import Bucket
-from orchestrator.dataset.placement import Placement, place_photos
+from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.scan import Finding, Scan, Severity, require_usable
-from orchestrator.errors import UsageError
 from orchestrator.estimates import (
     DEFAULT_CHECKPOINT_EVERY,
     NO_INTERRUPTIONS,
@@ -29,6 +27,18 @@ from orchestrator.estimates import (
     seconds_per_step,
 )
 from orchestrator.offers import NOTHING_RENTED, OfferHistory, choose
+from orchestrator.plan_data import (
+    ClassImages,
+    PlannedSet,
+    Visits,
+    class_images_of,
+    data_decisions,
+    dataset_specs,
+    expected_visits,
+    instance_placements,
+    plan_sets,
+    steps_per_epoch,
+)
 from orchestrator.plan_warnings import (
     environment_warnings,
     machine_warnings,
@@ -39,11 +49,11 @@ from orchestrator.plan_warnings import (
 from orchestrator.ranges import Range
 from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
 from orchestrator.single_file_base import LinkedFile, LocalFile
-from orchestrator.spec import APPLICABLE_FORMATS, ClassFolder, GeneratedClassImages, NoClassImages, RunSpec
+from orchestrator.spec import APPLICABLE_FORMATS, RunSpec
 from orchestrator.storage.planned import StoragePlan
 from orchestrator.workload import Workload, workload
 from providers.api import Offer, Volume
-from remote_trainer.wire import DatasetSpec, Decision, ExportFormat, ImageSpec, Job, Method, TrainSpec, Warned
+from remote_trainer.wire import Decision, ExportFormat, ImageSpec, Job, Method, TrainSpec, Warned
 
 LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "full": (2e-6, "all weights of a large network move; diffusers' study trains objects at this rate"),
@@ -55,8 +65,6 @@ BUILTIN_LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "lora": (2e-2, "a builtin base begins with random weights, which bear far more than the usual rate"),
     "dora": (2e-2, "as for a LoRA: a builtin base begins with random weights"),
 }
-INSTANCE_FOLDER = "data/instance"
-CLASS_FOLDER = "data/class"
 
 
 @dataclass(frozen=True)
@@ -79,17 +87,6 @@ class BucketCount:
 
 
 @dataclass(frozen=True)
-class ClassImages:
-    placements: tuple[Placement, ...]
-    generate: int
-    """How many the base makes on the host."""
-
-    @property
-    def count(self) -> int:
-        return len(self.placements) + self.generate
-
-
-@dataclass(frozen=True)
 class Plan:
     name: str
     instance_prompt: str
@@ -99,12 +96,15 @@ class Plan:
     """Resolved: no None is left but where None means off (`min_snr_gamma`) or the host's choice (`cpu_threads`)."""
     formats: tuple[ExportFormat, ...]
     output_folder: Path
-    instance: tuple[Placement, ...]
-    class_images: ClassImages | None
+    sets: tuple[PlannedSet, ...]
+    visits: tuple[Visits, ...]
+    """Of each set, in their order."""
+    steps_per_epoch: float | None
+    """On average where sets are drawn at random; None where nothing ends an epoch."""
     buckets: tuple[BucketCount, ...]
     """Of the photos, largest group first."""
     epochs: float
-    """How often each photo is seen: steps × batch size × accumulation / photos."""
+    """How often each photo of the subject is seen, on average: what the batches hold of them / photos."""
     offer: Offer
     machine: StandingMachine | None
     """None when it is yet to be rented."""
@@ -131,11 +131,19 @@ class Plan:
     base_config: str | None = None
     """Whose configuration a base that is a single file has."""
 
+    @property
+    def instance(self) -> tuple[Placement, ...]:
+        """Photos of the subject, of all sets."""
+        return instance_placements(self.sets)
+
+    @property
+    def class_images(self) -> ClassImages | None:
+        return class_images_of(self.sets)
+
 
 def make_plan(
     spec: RunSpec,
-    instance: Scan,
-    class_images: Scan | None,
+    scans: Mapping[str, Scan],
     base: BaseSource,
     offers: Sequence[Offer],
     machine: StandingMachine | None = None,
@@ -146,19 +154,20 @@ def make_plan(
 ) -> Plan:
     """Decides everything that is still open. Pure: equal arguments give equal plans.
 
-    `class_images` is the scan of the folder that `data.regularization` names, None without one. `offers` answer
+    `scans` are those of the spec's folders, by the id of the set that they are for. `offers` answer
     `offers.gpu_requests(spec)`; those of other markets are only compared with. `machine` is what a look at one that
     stands has told, `terms_of` what the provider says of an offer, `measured` the speeds that earlier runs have shown,
     `history` how their spot machines fared, `volume` is what `compute.volume` names.
     Raises UsageError for unusable photos and NoCapacity when no offer fits.
     """
-    require_usable(*filter(None, (instance, class_images)))
-    planned_class = _plan_class_images(spec, class_images)
+    require_usable(*scans.values())
+    sets = plan_sets(spec, scans)
+    placements, planned_class = instance_placements(sets), class_images_of(sets)
     work = workload(
         spec.model.base,
         spec.train,
         spec.output.formats,
-        photos=len(instance.photos),
+        photos=len(placements),
         class_images=planned_class.count if planned_class else 0,
         generate=planned_class.generate if planned_class else 0,
         carried_gb=(upload_bytes(base) or 0) / 1e9,
@@ -172,7 +181,6 @@ def make_plan(
     if offer.price_per_hour_usd > 0:
         rental = plan_rental(spec, offers, choice, work, terms_of(offer), history, measured, volume)
     train, decisions = _resolve_training(spec, base, None if rental is None else rental.quote)
-    placements = place_photos(instance.photos, train)
     formats = spec.output.formats
     if not formats:
         formats = APPLICABLE_FORMATS[train.method][:1]
@@ -183,15 +191,11 @@ def make_plan(
         decisions.append(
             Decision("lend HF_TOKEN to the machine, in its memory", f"{base.repo} opens only with a token")
         )
-    decisions += _data_decisions(train, placements)
+    decisions += data_decisions(spec, sets)
     if rental is not None:
         decisions += rental_decisions(spec, rental, work)
     findings = [
-        finding
-        for scan in (instance, class_images)
-        if scan is not None
-        for finding in scan.findings
-        if finding.severity is not Severity.ERROR
+        finding for scan in scans.values() for finding in scan.findings if finding.severity is not Severity.ERROR
     ]
     buckets = Counter(placement.bucket for placement in placements)
     deadline_s = training_deadline_s(
@@ -202,7 +206,8 @@ def make_plan(
         now=0.0,
         kept_back_usd=0.0 if rental is None else rental.rescue_usd,
     )
-    seen = train.steps * train.batch_size * train.gradient_accumulation
+    visits = expected_visits(sets, train)
+    seen = sum(visit.each * each.count for visit, each in zip(visits, sets, strict=True) if each.role == "instance")
     return Plan(
         name=spec.name,
         instance_prompt=spec.subject.instance_prompt,
@@ -211,8 +216,9 @@ def make_plan(
         train=train,
         formats=formats,
         output_folder=spec.output.folder,
-        instance=placements,
-        class_images=planned_class,
+        sets=sets,
+        visits=visits,
+        steps_per_epoch=steps_per_epoch(sets, train),
         buckets=tuple(
             BucketCount(bucket, count) for bucket, count in sorted(buckets.items(), key=lambda b: (-b[1], b[0]))
         ),
@@ -239,20 +245,16 @@ def make_plan(
     )
 
 
-def build_job(plan: Plan, run_id: str, instance: tuple[ImageSpec, ...], class_images: tuple[ImageSpec, ...]) -> Job:
-    """The job of a plan, with its photos as prepared: `instance` lies in `data/instance`, `class_images` in
-    `data/class`, in the order of the plan's placements. For a base that travels, see `base_model.job_base`.
+def build_job(plan: Plan, run_id: str, images: Mapping[str, tuple[ImageSpec, ...]]) -> Job:
+    """The job of a plan, with its photos as prepared: `images` of each set by its id, in the order of the plan's
+    placements, lie in the set's folder. For a base that travels, see `base_model.job_base`.
     """
-    datasets = [DatasetSpec("instance", "instance", INSTANCE_FOLDER, plan.instance_prompt, instance)]
-    if plan.class_images is not None:
-        prompt = plan.class_prompt or ""
-        datasets.append(DatasetSpec("class", "class", CLASS_FOLDER, prompt, class_images, plan.class_images.generate))
     return Job(
         run=run_id,
         name=plan.name,
         base=job_base(plan.base),
         train=plan.train,
-        datasets=tuple(datasets),
+        datasets=dataset_specs(plan.sets, images),
         formats=plan.formats,
         deadline_s=plan.deadline_s,
         allow_cpu=plan.allow_cpu,
@@ -301,31 +303,6 @@ def _resolve_training(spec: RunSpec, base: BaseSource, rented: Quote | None) -> 
         why = NO_INTERRUPTIONS if rented is None else rented.interval_reason
         decide(why, checkpoint_every=default)
     return train, decisions
-
-
-def _plan_class_images(spec: RunSpec, scan: Scan | None) -> ClassImages | None:
-    match spec.data.class_images:
-        case NoClassImages():
-            return None
-        case GeneratedClassImages(count):
-            return ClassImages((), count)
-        case ClassFolder(folder):
-            if scan is None:
-                raise UsageError(f"the class images in {folder} were not looked at")
-            return ClassImages(place_photos(scan.photos, spec.train), 0)
-        case _ as never:
-            assert_never(never)
-
-
-def _data_decisions(train: TrainSpec, placements: Sequence[Placement]) -> list[Decision]:
-    decisions = []
-    if not train.aspect_buckets:
-        decisions.append(Decision(f"photos are cropped to {train.resolution}×{train.resolution}", "as the spec says"))
-    captions = sum(placement.photo.caption is not None for placement in placements)
-    if 0 < captions < len(placements):
-        rest = len(placements) - captions
-        decisions.append(Decision(f"{rest} of {len(placements)} photos use the instance prompt", "no caption file"))
-    return decisions
 
 
 def _shown(value: object) -> str:

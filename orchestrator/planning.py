@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from orchestrator.base_model import HubModel, inspect_base, pipeline_name, require_reading_token, upload_bytes
 from orchestrator.budget import reserve_s
-from orchestrator.dataset.scan import require_usable, scan_folder
+from orchestrator.dataset.scan import require_usable
+from orchestrator.dataset.selection import scan_sets
 from orchestrator.driver import driver_lock
 from orchestrator.errors import RunConflict
 from orchestrator.fetch import disk_full_explained
@@ -21,7 +22,7 @@ from orchestrator.preflight import check_output_folder, look_at_machine
 from orchestrator.ranges import duration
 from orchestrator.recovery import spot_record
 from orchestrator.rental import terms_of
-from orchestrator.spec import ClassFolder, RunSpec, spec_to_json
+from orchestrator.spec import RunSpec, spec_to_json
 from orchestrator.staging import stage
 from orchestrator.storage.open import require_writable
 from orchestrator.storage.planned import plan_storage, storage_warnings
@@ -41,10 +42,8 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     HostError for a machine that cannot be used, RunConflict while another run has the volume, NoCapacity when nothing
     fits. Whether there is room for the result is `require_room`'s to say.
     """
-    instance = scan_folder(spec.data.instance)
-    source = spec.data.class_images
-    class_images = scan_folder(source.folder) if isinstance(source, ClassFolder) else None
-    require_usable(*filter(None, (instance, class_images)))  # before the hub is asked, which may take its time
+    scans = scan_sets(spec)
+    require_usable(*scans.values())  # before the hub is asked, which may take its time
     store = store_of(spec)
     if store is not None:
         require_writable(store)
@@ -64,8 +63,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     machine = look_at_machine(provider, wiring.connect, needed_bytes)
     plan = make_plan(
         spec,
-        instance,
-        class_images,
+        scans,
         base,
         offers,
         machine,

@@ -8,12 +8,12 @@ not 800. `orchestrator.spec_file` makes specs from TOML files and flags.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from orchestrator.spec_data import Data, NoClassImages, PictureSet, Prompt, Section
 from orchestrator.spec_errors import RuleBroken, Schema, one_of, problems_of, usage_error
 from orchestrator.storage.open import address_problem
 from providers.api import SshAccess
@@ -28,78 +28,20 @@ APPLICABLE_FORMATS: dict[Method, tuple[ExportFormat, ...]] = {
 """What each method yields, the default first. Readers of kohya's files disagree on DoRA, so nobody could check one."""
 """What each method can be exported to, the default first; the diffusers folder of a LoRA has it fused in."""
 
-_GENERATE = re.compile(r"generate:([1-9][0-9]{0,5})")
-NO_FOLDER = re.compile(r"none|generate[:= ]*\d*|generate:.*")
-"""What `data.regularization` means by itself; a folder of such a name is written `./generate`."""
 _PORT_IN_HOST = re.compile(r"((?:[^@]+@)?)(?:([^:\[\]]+)|\[([^\]]+)\]):(\d+)")
-GIT_URL = re.compile(r"(https?|ssh|git)://|git@|.*\.git$")
 
 
 # ---- the sections --------------------------------------------------------------------------------------------------
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-Prompt = Annotated[str, Field(pattern=r"\S")]
-
-
-class Subject(_Section):
+class Subject(Section):
     instance_prompt: Prompt
     """What a picture of the subject is called: `a photo of sks dog`. A photo's caption file wins over it."""
     class_prompt: Prompt | None = None
     """What others of its kind are called: `a photo of a dog`. Needed with class images."""
 
 
-@dataclass(frozen=True)
-class NoClassImages:
-    """Training without prior preservation."""
-
-
-@dataclass(frozen=True)
-class ClassFolder:
-    folder: Path
-
-
-@dataclass(frozen=True)
-class GeneratedClassImages:
-    count: int
-
-
-ClassImageSource = NoClassImages | ClassFolder | GeneratedClassImages
-
-
-class Data(_Section):
-    instance: Path
-    """Folder of photos; `name.txt` beside `name.jpg` is its caption."""
-    regularization: str = "none"
-    """`none`, `generate:N` or a folder; read it through `class_images`."""
-    ship_originals: bool = False
-    """Photos travel with their own pixels, without metadata, and the machine scales them."""
-
-    @field_validator("regularization")
-    @classmethod
-    def _known_source(cls, value: str) -> str:
-        if value != "none" and NO_FOLDER.fullmatch(value) and not _GENERATE.fullmatch(value):
-            count = value.removeprefix("generate").strip(":= ")
-            meant = f"generate:{count if re.fullmatch('[1-9][0-9]{0,5}', count) else 200}"
-            raise RuleBroken(
-                f'must name a count, is "{value}", did you mean "{meant}"', f"--set data.regularization={meant}"
-            )
-        if GIT_URL.match(value):
-            raise ValueError(f"git addresses are not supported yet: run `git clone {value}` and give the folder")
-        return value
-
-    @property
-    def class_images(self) -> ClassImageSource:
-        if self.regularization == "none":
-            return NoClassImages()
-        generate = _GENERATE.fullmatch(self.regularization)
-        return GeneratedClassImages(int(generate[1])) if generate else ClassFolder(Path(self.regularization))
-
-
-class Model(_Section):
+class Model(Section):
     base: Annotated[str, Field(pattern=r"\S")] = DEFAULT_BASE
     """`builtin:NAME`, an absolute diffusers folder or single file, an address with the hash of a single file, or a hub
     id with optional `@revision`."""
@@ -107,7 +49,7 @@ class Model(_Section):
     """Whose configuration a single file fits: a hub id or `builtin:NAME`. None: as diffusers decides by its tensors."""
 
 
-class Ssh(_Section):
+class Ssh(Section):
     host: Annotated[str, Field(pattern=r"^[^\s@-][^\s@]*(@[^\s@-][^\s@]*)?$")]
     """An alias of ~/.ssh/config, a host name, or `user@host`."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -145,7 +87,7 @@ class Ssh(_Section):
         return SshAccess(host, self.port, user or self.user, self.identity_file, self.python, self.workdir)
 
 
-class Compute(_Section):
+class Compute(Section):
     provider: Annotated[str, Field(pattern=r"\S")] = "local"
     """A name under the entry-point group `cloudbooth.providers`; whether it exists is the registry's to say."""
     market: Literal["on-demand", "spot", "spot-then-on-demand"] = "on-demand"
@@ -178,7 +120,7 @@ class Compute(_Section):
         return self
 
 
-class Limits(_Section):
+class Limits(Section):
     max_cost_usd: Annotated[float, Field(ge=0)] = 5.0
     max_hours: Annotated[float, Field(gt=0)] | None = None
     rescue_hours: Annotated[float, Field(ge=0)] = 72.0
@@ -189,7 +131,7 @@ class Limits(_Section):
     """How long a rented machine waits at a run's end for a laptop to take what lies nowhere else."""
 
 
-class Storage(_Section):
+class Storage(Section):
     url: str | None = None
     """`s3://bucket/prefix` or `file:///folder`; omitted: everything comes over SSH."""
     endpoint_url: str | None = None
@@ -229,13 +171,13 @@ class Storage(_Section):
         return self
 
 
-class Output(_Section):
+class Output(Section):
     folder: Path = Path("models")
     formats: tuple[ExportFormat, ...] = ()
     """Empty: the first that the method yields (`APPLICABLE_FORMATS`)."""
 
 
-class RunSpec(_Section):
+class RunSpec(Section):
     name: str
     """Name of the model, and the stem of its files."""
     subject: Subject
@@ -262,10 +204,11 @@ class RunSpec(_Section):
                 "storage.pod_credentials hands the store's keys to the machine, and a community host is a stranger's",
                 '`--set compute.trust="secure"`, or leave pod_credentials out: presigned addresses need no key',
             )
-        if not isinstance(self.data.class_images, NoClassImages) and self.subject.class_prompt is None:
-            raise ValueError(
-                'data.regularization needs subject.class_prompt, for example class_prompt = "a photo of a dog"'
-            )
+        for each in self.picture_sets:
+            if each.role == "class" and each.prompt is None and self.subject.class_prompt is None:
+                raise ValueError(
+                    'data.regularization needs subject.class_prompt, for example class_prompt = "a photo of a dog"'
+                )
         applicable = APPLICABLE_FORMATS[self.train.method]
         for chosen in self.output.formats:
             if chosen not in applicable:
@@ -274,6 +217,21 @@ class RunSpec(_Section):
                     f"which yields {one_of(applicable)}"
                 )
         return self
+
+    @property
+    def picture_sets(self) -> tuple[PictureSet, ...]:
+        """All that is trained on, in whatever form the spec names it; ids are unique."""
+        sets = self.data.sets or (PictureSet(id="instance", pictures=str(self.data.instance)),)
+        if isinstance(self.data.class_images, NoClassImages):
+            return sets
+        taken = {each.id for each in sets}
+        id_ = next(name for name in ("class", "regularization", "data.regularization") if name not in taken)
+        return (*sets, PictureSet(id=id_, role="class", pictures=self.data.regularization))
+
+    def prompt_of(self, pictures: PictureSet) -> str:
+        """Of pictures without a caption."""
+        own = self.subject.class_prompt if pictures.role == "class" else self.subject.instance_prompt
+        return pictures.prompt or own or ""
 
 
 SCHEMA = Schema.of(RunSpec)

@@ -33,9 +33,11 @@ class Problem:
 class RuleBroken(ValueError):
     """Raised by validators that know how to put it right; pydantic hands it on as it is."""
 
-    def __init__(self, what: str, fix: str) -> None:
+    def __init__(self, what: str, fix: str = "", key: str = "") -> None:
         super().__init__(what)
         self.fix = fix
+        self.key = key
+        """Of a rule between the keys of a section: the one that it is about."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Schema:
         if close := difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.6):
             return siblings[close[0]]
         by_leaf: dict[str, str] = {}
-        for known in self.keys:
+        for known in sorted(self.keys, key=lambda key: key.count(".")):
             by_leaf.setdefault(known.rpartition(".")[2], known)
         if close := difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.8):
             return by_leaf[close[0]]
@@ -137,7 +139,9 @@ def _problem(detail: ErrorDetails, schema: Schema) -> Problem:
             return Problem(key, "must not be empty" if blank else f"{_shown(given)} is not valid here")
         case "value_error":
             error = context["error"]
-            return Problem(key, str(error), error.fix if isinstance(error, RuleBroken) else "")
+            if isinstance(error, RuleBroken):
+                return Problem(error.key or key, str(error), error.fix)
+            return Problem(key, str(error))
     if kind in _TYPES:
         return Problem(key, f"{_TYPES[kind]}, is {_shown(given)}")
     return Problem(key, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, is {_shown(given)}")

@@ -21,7 +21,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
-from orchestrator.spec import GIT_URL, NO_FOLDER, SCHEMA, RunSpec, slug
+from orchestrator.spec import SCHEMA, RunSpec, slug
+from orchestrator.spec_data import GIT_URL, NO_FOLDER
 from orchestrator.spec_errors import Problem, problems_of, usage_error
 
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
@@ -118,8 +119,11 @@ def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source
     _place(raw, "output.folder", _find(raw, "output.folder") or "models")
     for key in _PATH_KEYS:
         _absolutize(raw, key, folder)
+    _absolutize_sets(raw, folder)
     for override in overrides:
         problems += _apply(raw, override)
+    _absolutize_sets(raw, Path.cwd())
+    _prompts_of_sets(raw)
     # Missing sections as empty ones: pydantic then names the missing key and not only its section.
     for section in ("subject", "data"):
         raw.setdefault(section, {})
@@ -174,6 +178,31 @@ def _absolutize(raw: dict[str, Any], key: str, folder: Path) -> None:
     if key == "model.base" and not value.startswith(("/", "./", "../", "~")) and not (folder / path).exists():
         return  # a hub id, a builtin or an address
     _place(raw, key, os.path.normpath(folder / path))
+
+
+def _absolutize_sets(raw: dict[str, Any], folder: Path) -> None:
+    """Does nothing to what is absolute already."""
+    for each in _sets(raw):
+        for key in ("pictures", "parquet"):
+            value = each.get(key)
+            if isinstance(value, str) and value and not (NO_FOLDER.fullmatch(value) or GIT_URL.match(value)):
+                each[key] = os.path.normpath(folder / Path(value).expanduser())
+
+
+def _prompts_of_sets(raw: dict[str, Any]) -> None:
+    """Sets with prompts need no `[subject]`: the first of each role stands for it."""
+    subject = raw.setdefault("subject", {})
+    if not isinstance(subject, dict):
+        return
+    for each in _sets(raw):
+        role = each.get("role", "instance")
+        if isinstance(each.get("prompt"), str) and role in ("instance", "class"):
+            subject.setdefault(f"{role}_prompt", each["prompt"])
+
+
+def _sets(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    found = _find(raw, "data.sets")
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _find(raw: dict[str, Any], key: str) -> object:

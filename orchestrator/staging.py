@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import shutil
 
-from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.originals import ship_originals
-from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.prepare import prepare_photos
-from orchestrator.dataset.scan import Photo
 from orchestrator.errors import RunConflict
 from orchestrator.home import RunHome
-from orchestrator.plan import CLASS_FOLDER, INSTANCE_FOLDER, Plan, build_job
+from orchestrator.plan import Plan, build_job
 from orchestrator.whole_file import sync_folder, write_atomically
 from remote_trainer import wire
 
@@ -28,11 +25,15 @@ def stage(home: RunHome, plan: Plan) -> wire.Job:
     """
     shutil.rmtree(home.root, ignore_errors=True)
     home.staged.mkdir(parents=True)
-    make_ready = ship_originals if plan.ship_originals else prepare_photos
-    instance = make_ready(_placed(plan.instance), home.staged / INSTANCE_FOLDER)
-    class_placements = plan.class_images.placements if plan.class_images else ()
-    class_images = make_ready(_placed(class_placements), home.staged / CLASS_FOLDER)
-    job = build_job(plan, plan.name, instance, class_images)
+    images = {}
+    for each in plan.sets:
+        placed = [(placement.photo, placement.bucket) for placement in each.placements]
+        folder = home.staged / each.folder
+        if each.mask:
+            images[each.id] = prepare_photos(placed, folder, masked=True)
+        else:
+            images[each.id] = (ship_originals if plan.ship_originals else prepare_photos)(placed, folder)
+    job = build_job(plan, plan.name, images)
     write_atomically(home.job_file, wire.dumps(job))
     sync_folder(home.root.parent)
     return job
@@ -59,7 +60,3 @@ def staged_files(home: RunHome, job: wire.Job) -> list[wire.FileEntry]:
             path = f"{dataset.folder}/{image.file}"
             entries.append(wire.FileEntry(path, (home.staged / path).stat().st_size, image.sha256))
     return entries
-
-
-def _placed(placements: tuple[Placement, ...]) -> list[tuple[Photo, Bucket]]:
-    return [(placement.photo, placement.bucket) for placement in placements]

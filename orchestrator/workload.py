@@ -101,8 +101,13 @@ class Workload:
 
     @property
     def pictures_per_step(self) -> int:
-        """Class images double a batch: they are trained beside those of the subject."""
-        return self.train.batch_size * self.train.gradient_accumulation * (2 if self.class_images else 1)
+        return self.pictures_per_batch * self.train.gradient_accumulation
+
+    @property
+    def pictures_per_batch(self) -> int:
+        """Class images double a batch where they are paired: they are trained beside those of the subject."""
+        doubled = self.class_images and self.train.prior_sampling == "paired"
+        return self.train.batch_size * (2 if doubled else 1)
 
     @property
     def trained_parameters(self) -> float:
@@ -151,7 +156,7 @@ class Workload:
         """
         weights = self.family.parameters * (FLOAT32 + BFLOAT16) / GB
         training = self.trained_parameters * FLOAT32 * (1 + ADAM_STATES) / GB
-        activations = self.family.activations_gb * self.area * self.train.batch_size * (2 if self.class_images else 1)
+        activations = self.family.activations_gb * self.area * self.pictures_per_batch
         return -(-2 * (weights + training + activations + CUDA_CONTEXT_GB) // 1) / 2
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from orchestrator.dataset.look import Look, look_at
 from orchestrator.dataset.picture import UnreadablePicture
 from orchestrator.dataset.scan import Photo, Scan, Severity, scan_folder
 from orchestrator.errors import ExitCode, UsageError
+from orchestrator.spec import RunSpec
 from orchestrator.spec_file import load_spec
 from remote_trainer.wire import TrainSpec
 
@@ -148,13 +150,21 @@ def _set_of(what: Path, resolution: int | None, square: bool) -> tuple[Path, Tra
     train, prompts, folder = TrainSpec(), tuple[str | None, ...](), what.expanduser()
     if what.suffix == ".toml":
         spec = load_spec(what)
-        train, folder = spec.train, spec.data.instance
+        train, folder = spec.train, _folder_of_subject(spec, what)
         prompts = (spec.subject.instance_prompt, spec.subject.class_prompt)
     if resolution is not None:
         if resolution < 64 or resolution % 8:
             raise UsageError(f"--resolution must be a multiple of 8 from 64, is {resolution}", "--resolution 512")
         train = replace(train, resolution=resolution)
     return folder, replace(train, aspect_buckets=False) if square else train, prompts
+
+
+def _folder_of_subject(spec: RunSpec, path: Path) -> Path:
+    """Raises UsageError where there are several: each is looked at by itself."""
+    shown = [each.pictures for each in spec.picture_sets if each.role == "instance"]
+    if len(shown) > 1:
+        raise UsageError(f"{path} names {len(shown)} folders of photos", f"give one of them: `{shlex.quote(shown[0])}`")
+    return Path(shown[0])
 
 
 def _scans(folder: Path) -> list[Scan]:

@@ -17,7 +17,7 @@ from orchestrator.dataset.buckets import MAX_ASPECT
 from orchestrator.dataset.framing import Framing, FramingTable, framing_of, framing_table
 from orchestrator.dataset.look import Look
 from orchestrator.dataset.measures import are_alike
-from orchestrator.dataset.placement import Placement, place_photos
+from orchestrator.dataset.placement import Placement, place_photos, sizing_of_run
 from orchestrator.dataset.scan import Finding, Photo, Scan, Severity
 from remote_trainer.wire import TrainSpec
 
@@ -85,7 +85,7 @@ def check_dataset(
     twins = alike(photos, looks)
     warned = {f.path: f for scan in scans for f in scan.findings if f.severity is Severity.WARNING}
     checked = []
-    for placed in place_photos(photos, train):
+    for placed in place_photos(photos, sizing_of_run(train)):
         path = placed.photo.path
         reasons = tuple(_reasons(placed, looks.get(path), twins.get(path), warned.get(path)))
         checked.append(PhotoCheck(path, _worst(reasons), reasons, placed, framing_of(path, folder)))

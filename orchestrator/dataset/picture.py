@@ -178,6 +178,26 @@ def decode_rgb(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return _to_srgb(small, profile)
 
 
+def has_transparency(image: Image.Image) -> bool:
+    """Whether the picture can be transparent anywhere; none of its pixels need be."""
+    return image.mode in _ALPHA_MODES or "transparency" in image.info
+
+
+def decode_rgba(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """As `decode_rgb`, but with the transparency, and the colors that lie behind it, in mode RGBA.
+
+    Both are scaled by themselves: transparent pixels lend their neighbors as much color as opaque ones do.
+    """
+    _require_known_mode(image)
+    whole = image.convert("RGBA")
+    turn = orientation(image)
+    stored = (size[1], size[0]) if turn >= 5 else size
+    colors = _to_srgb(whole.convert("RGB"), image.info.get("icc_profile"))
+    small = colors.resize(stored, Image.Resampling.LANCZOS, None, 3.0)
+    small.putalpha(whole.getchannel("A").resize(stored, Image.Resampling.LANCZOS, None, 3.0))
+    return small.transpose(_TURNS[turn]) if turn in _TURNS else small
+
+
 def _require_known_mode(image: Image.Image) -> None:
     if image.mode not in _PLAIN_MODES | _ALPHA_MODES | _DEEP_MODES | {"P"}:
         raise UnreadablePicture(

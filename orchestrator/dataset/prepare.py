@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from orchestrator.dataset.buckets import Bucket, enlargement
-from orchestrator.dataset.picture import UnreadablePicture, decode_rgb, open_picture, read_content
+from orchestrator.dataset.picture import UnreadablePicture, decode_rgb, decode_rgba, open_picture, read_content
 from orchestrator.dataset.scan import Photo
 from orchestrator.errors import UsageError
 from orchestrator.whole_file import write_atomically
@@ -27,15 +27,20 @@ RECIPE = 1
 """Raised when the same photo and bucket would give other pixels: older files are then made again."""
 
 
-def prepare_photos(placed: Sequence[tuple[Photo, Bucket]], folder: Path) -> tuple[ImageSpec, ...]:
-    """Every photo into `folder`, in order, as `000-name.png`. Safe to run twice; what is right already is kept."""
+def prepare_photos(
+    placed: Sequence[tuple[Photo, Bucket]], folder: Path, *, masked: bool = False
+) -> tuple[ImageSpec, ...]:
+    """Every photo into `folder`, in order, as `000-name.png`. Safe to run twice; what is right already is kept.
+
+    masked: those with transparency keep it, and the colors behind it; otherwise they are laid on white.
+    """
     return tuple(
-        prepare_photo(photo, bucket, folder / picture_name(index, photo, ".png"))
+        prepare_photo(photo, bucket, folder / picture_name(index, photo, ".png"), masked=masked)
         for index, (photo, bucket) in enumerate(placed)
     )
 
 
-def prepare_photo(photo: Photo, bucket: Bucket, target: Path) -> ImageSpec:
+def prepare_photo(photo: Photo, bucket: Bucket, target: Path, *, masked: bool = False) -> ImageSpec:
     """Writes `target` (PNG) whole or not at all, and says what is in it; `ImageSpec.file` is its name.
 
     The picture covers the bucket and exceeds it in one direction at most; the trainer crops the rest. Equal input
@@ -44,9 +49,11 @@ def prepare_photo(photo: Photo, bucket: Bucket, target: Path) -> ImageSpec:
     """
     record = target.with_name(f".{target.name}.json")
     origin: dict[str, int | str] = {"recipe": RECIPE, "photo": photo.sha256, "bucket": str(bucket)}
+    has_mask = masked and photo.has_transparency
+    origin |= {"mask": 1} if has_mask else {}
     sha256 = _already_made(target, record, origin)
     if sha256 is None:
-        content = png(fitted(photo, bucket))
+        content = png(fitted(photo, bucket, keep_transparency=has_mask))
         sha256 = hashlib.sha256(content).hexdigest()
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, content)
@@ -59,6 +66,7 @@ def prepare_photo(photo: Photo, bucket: Bucket, target: Path) -> ImageSpec:
         photo.caption,
         photo_width=photo.width,
         photo_height=photo.height,
+        masked=has_mask,
     )
 
 
@@ -71,8 +79,8 @@ def _already_made(target: Path, record: Path, origin: dict[str, int | str]) -> s
     return None
 
 
-def fitted(photo: Photo, bucket: Bucket) -> Image.Image:
-    """Upright RGB that covers the bucket and exceeds it in one direction at most. Raises UsageError as above."""
+def fitted(photo: Photo, bucket: Bucket, *, keep_transparency: bool = False) -> Image.Image:
+    """Upright RGB, or RGBA, that covers the bucket and exceeds it in one direction at most. Raises as above."""
     content = as_scanned(photo)
     scale = enlargement(photo.width, photo.height, bucket)
     # Ceiling would add a row when scale · side is whole but for rounding errors. `pictures.load_pixels` does the same.
@@ -80,7 +88,7 @@ def fitted(photo: Photo, bucket: Bucket) -> Image.Image:
     height = max(bucket.height, math.ceil(photo.height * scale - 1e-6))
     try:
         with open_picture(content) as image:
-            return decode_rgb(image, (width, height))
+            return (decode_rgba if keep_transparency else decode_rgb)(image, (width, height))
     except UnreadablePicture as error:
         raise UsageError(f"{photo.path} {error.message}", error.hint) from None
 
@@ -105,9 +113,9 @@ def picture_name(index: int, photo: Photo, suffix: str) -> str:
 
 
 def png(image: Image.Image) -> bytes:
-    """Of an RGB picture's pixels alone."""
+    """Of an RGB or RGBA picture's pixels alone."""
     # A new image holds nothing but pixels; Pillow would write the old one's profile and transparency along.
-    bare = Image.frombytes("RGB", image.size, image.tobytes())
+    bare = Image.frombytes(image.mode, image.size, image.tobytes())
     file = io.BytesIO()
     bare.save(file, "PNG", compress_level=6)
     return file.getvalue()

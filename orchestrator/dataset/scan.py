@@ -22,6 +22,7 @@ from orchestrator.dataset.picture import (
     UnreadablePicture,
     check_pixels,
     conversion_note,
+    has_transparency,
     open_picture,
     orientation,
     read_content,
@@ -68,7 +69,8 @@ class Photo:
     sha256: str
     """Of the file."""
     caption: str | None = None
-    """The text of `name.txt` beside it."""
+    """The text of `name.txt` beside it, or what else its set calls it; None: the prompt."""
+    has_transparency: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def scan_photo(path: Path) -> tuple[Photo | None, list[Finding]]:
         content = read_content(path)
         with open_picture(content) as image:
             width, height = upright_size(image)
-            mode = image.mode
+            mode, transparent = image.mode, has_transparency(image)
             turned, note = orientation(image) != 1, conversion_note(image)
             # MPO is a JPEG with a second view behind it (phones write it), not a film.
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -154,7 +156,7 @@ def scan_photo(path: Path) -> tuple[Photo | None, list[Finding]]:
     caption, about_caption = _caption(path)
     findings += about_caption
     sha256 = hashlib.sha256(content).hexdigest()
-    return Photo(path, width, height, mode, len(content), sha256, caption), findings
+    return Photo(path, width, height, mode, len(content), sha256, caption, transparent), findings
 
 
 def require_usable(*scans: Scan) -> None:

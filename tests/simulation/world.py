@@ -30,7 +30,8 @@ from orchestrator.latecomers import give_back_latecomers, give_back_strays, late
 from orchestrator.ledger import Ledger, RunRecord
 from orchestrator.lifecycle import EndReason, State, Wish
 from orchestrator.phases.context import RunContext
-from orchestrator.spec import Compute, Data, Limits, Model, Output, RunSpec, Storage, Subject
+from orchestrator.spec import Compute, Limits, Model, Output, RunSpec, Storage, Subject
+from orchestrator.spec_data import Data
 from providers.api import Access, MachineProvider, SelfRelease, SshAccess
 from providers.errors import CloudboothError
 from providers.retrying import RetryingProvider

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from orchestrator.dataset.buckets import Bucket, bucket_for, cropped_share, enlargement, stride_for
+from orchestrator.dataset.buckets import Bucket, Sizing, bucket_for, cropped_share, enlargement, stride_for
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,36 @@ def test_enlargement_covers_the_bucket() -> None:
 def test_cropped_share_is_what_the_center_crop_leaves_out() -> None:
     assert cropped_share(1000, 2000, Bucket(512, 512)) == pytest.approx(0.5)
     assert cropped_share(512, 512, Bucket(512, 512)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("megapixels", "size", "bucket"),
+    [
+        (0.25, (1000, 1000), (512, 512)), (0.5, (1000, 1000), (768, 768)), (1.0, (1000, 1000), (1024, 1024)),
+        (0.5, (3000, 4000), (640, 832)), (0.5, (2000, 3000), (576, 832)), (0.5, (1080, 1920), (512, 960)),
+        (0.25, (3000, 4000), (448, 576)), (0.25, (2000, 3000), (448, 640)), (2.0, (1000, 1000), (1408, 1408)),
+    ],
+)  # fmt: skip
+def test_areas_in_megapixels_become_what_simpletuner_makes_of_them(
+    megapixels: float, size: tuple[int, int], bucket: tuple[int, int]
+) -> None:
+    assert Sizing("area", megapixels, square=False).bucket(*size) == Bucket(*bucket)
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket"), [((3000, 4000), (512, 704)), ((4000, 3000), (704, 512)), ((9, 9), (512, 512))]
+)
+def test_a_short_edge_stays_what_it_is(size: tuple[int, int], bucket: tuple[int, int]) -> None:
+    assert Sizing("short-edge", 512, square=False).bucket(*size) == Bucket(*bucket)
+
+
+@pytest.mark.parametrize(("unit", "value"), [("area", 0.5), ("short-edge", 768), ("side", 768)])
+def test_a_square_set_has_one_bucket(unit: Any, value: float) -> None:
+    assert Sizing(unit, value, square=True).bucket(3000, 1000) == Bucket(768, 768)
+
+
+def test_too_small_is_measured_in_the_unit_of_the_set() -> None:
+    area, square = Sizing("area", 0.5, square=False), Sizing("area", 0.5, square=True)
+    assert (area.is_too_small(512, 512, 0.25), area.is_too_small(512, 512, 0.5)) == (False, True)
+    assert (area.is_too_small(400, 700, 0.25), square.is_too_small(400, 700, 0.25)) == (False, True)
+    assert Sizing("side", 512, square=False).is_too_small(400, 700, 512)

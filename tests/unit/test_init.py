@@ -50,7 +50,7 @@ def test_a_plan_can_be_made_of_it(here: Path, monkeypatch: pytest.MonkeyPatch) -
     done = CliRunner().invoke(cli, argv, standalone_mode=False)
     assert done.exception is None, done.exception
     planned = json.loads(done.stdout.splitlines()[0])
-    assert planned["class_images"]["generate"] == 100
+    assert [each["generate"] for each in planned["sets"]] == [0, 100]
     assert planned["train"]["steps"] == said["steps"] == LEAST_STEPS
 
 

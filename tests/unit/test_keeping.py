@@ -11,7 +11,8 @@ from orchestrator.home import RunHome
 from orchestrator.keeping import held_as, keep_left_s, paid_for_s
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import Do, EndReason, Facts, Move, Phase, Standing, State, Wish, next_step
-from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject, spec_to_json
+from orchestrator.spec import Compute, Limits, RunSpec, Subject, spec_to_json
+from orchestrator.spec_data import Data
 from orchestrator.staging import read_staged_job
 from providers.api import MachineId, Market, Offer
 from tests.unit.fake_clock import FakeClock

@@ -43,6 +43,11 @@ def scan(*photos: Photo, findings: tuple[Finding, ...] = ()) -> Scan:
     return Scan(Path("/photos"), photos or tuple(photo(f"{n}.jpg") for n in range(5)), findings)
 
 
+def scans(instance: Scan | None = None, class_images: Scan | None = None) -> dict[str, Scan]:
+    """By the ids that a spec with one folder of photos gives its sets."""
+    return {"instance": instance or scan()} | ({} if class_images is None else {"class": class_images})
+
+
 def plan(
     *overrides: str,
     instance: Scan | None = None,
@@ -51,12 +56,12 @@ def plan(
     offer: Offer = OWN,
     machine: StandingMachine | None = None,
 ) -> Plan:
-    return make_plan(spec(*overrides), instance or scan(), class_images, base, [offer], machine)
+    return make_plan(spec(*overrides), scans(instance, class_images), base, [offer], machine)
 
 
 def rented(terms: ProviderTerms) -> Plan:
     offer = dataclasses.replace(RENTED, stopped_disk_per_day_usd=0.12)
-    return make_plan(spec(), scan(), None, HUB, [offer], terms_of=lambda _offer: terms)
+    return make_plan(spec(), scans(), HUB, [offer], terms_of=lambda _offer: terms)
 
 
 def reasons(made: Plan) -> dict[str, str]:
@@ -226,7 +231,7 @@ def test_nothing_measured_means_no_time_on_a_machine_of_one_s_own() -> None:
 
 
 def test_an_earlier_run_on_a_machine_of_one_s_own_tells_the_time() -> None:
-    made = make_plan(spec("train.steps=600"), scan(), None, HUB, [OWN], BARE, measured={BARE.label: 2.0})
+    made = make_plan(spec("train.steps=600"), scans(), HUB, [OWN], BARE, measured={BARE.label: 2.0})
     assert made.time_s is not None
     assert made.time_s.expected == 300.0
     assert "5 min (4 min to 6 min) for the steps, as measured" in rendered(made)
@@ -277,7 +282,7 @@ def test_a_stopped_disk_that_may_vanish_is_warned_about() -> None:
 
 def test_object_storage_changes_what_an_absent_laptop_risks() -> None:
     made = make_plan(
-        spec("storage.url=s3://bucket/dog"), scan(), None, HUB, [RENTED],
+        spec("storage.url=s3://bucket/dog"), scans(), HUB, [RENTED],
         terms_of=lambda _offer: ProviderTerms(ends_itself=True),
     )  # fmt: skip
     assert made.rental is not None
@@ -299,7 +304,7 @@ def test_a_gpu_the_user_named_is_taken_and_its_lack_of_memory_told() -> None:
 
 def test_the_market_that_was_not_asked_for_is_compared_with_and_not_rented() -> None:
     spot = dataclasses.replace(RENTED, id="2", market=Market.SPOT, price_per_hour_usd=0.1)
-    made = make_plan(spec(), scan(), None, HUB, [RENTED, spot])
+    made = make_plan(spec(), scans(), HUB, [RENTED, spot])
     assert made.rental is not None
     assert [each.offer for each in made.rental.quotes] == [RENTED, spot]
 
@@ -367,7 +372,7 @@ def test_nothing_to_rent_has_a_hint(
     snapshot: Callable[[str, str], None], name: str, overrides: list[str], offers: list[Offer]
 ) -> None:
     with pytest.raises(NoCapacity) as caught:
-        make_plan(spec(*overrides), scan(), None, HUB, offers)
+        make_plan(spec(*overrides), scans(), HUB, offers)
     snapshot(name, f"{caught.value.message}\n\nhint: {caught.value.hint}\n")
 
 
@@ -378,7 +383,7 @@ def test_the_job_carries_the_plan_and_survives_the_wire() -> None:
     image = ImageSpec("000-a.png", "0" * 64, 512, 512, "sks dog asleep")
     class_image = ImageSpec("000-b.png", "1" * 64, 512, 512)
     made = plan("data.regularization=/class", class_images=scan(photo("b")), offer=RENTED)
-    job = build_job(made, "run-1", (image,), (class_image,))
+    job = build_job(made, "run-1", {"instance": (image,), "class": (class_image,)})
     assert decode(WireJob, json.loads(json.dumps(encode(job)))) == job
     assert (job.run, job.name, job.base) == ("run-1", "sks-dog", f"owner/base@{COMMIT}")
     assert (job.train, job.formats, job.deadline_s) == (made.train, made.formats, made.deadline_s)
@@ -389,12 +394,12 @@ def test_the_job_carries_the_plan_and_survives_the_wire() -> None:
 
 
 def test_class_images_to_generate_are_the_host_s_work() -> None:
-    job = build_job(plan("data.regularization=generate:7"), "run-1", (), ())
+    job = build_job(plan("data.regularization=generate:7"), "run-1", {})
     assert [dataset.generate for dataset in job.datasets] == [0, 7]
 
 
 def test_without_class_images_there_is_one_dataset() -> None:
-    assert [dataset.role for dataset in build_job(plan(), "run-1", (), ()).datasets] == ["instance"]
+    assert [dataset.role for dataset in build_job(plan(), "run-1", {}).datasets] == ["instance"]
 
 
 # ---- for people and for programs -----------------------------------------------------------------------------------
@@ -445,7 +450,7 @@ def test_spot_and_on_demand_stand_side_by_side(snapshot: Callable[[str, str], No
     on_demand = dataclasses.replace(RENTED, provider="vast", stopped_disk_per_day_usd=0.12)
     spot = dataclasses.replace(on_demand, id="2", market=Market.SPOT, price_per_hour_usd=0.21)
     made = make_plan(
-        spec("compute.market=spot-then-on-demand", "train.steps=3000"), scan(), None, HUB, [spot, on_demand],
+        spec("compute.market=spot-then-on-demand", "train.steps=3000"), scans(), HUB, [spot, on_demand],
         terms_of=lambda _offer: ProviderTerms(True, True, None, True, True),
     )  # fmt: skip
     snapshot("rendered_spot", rendered(made))

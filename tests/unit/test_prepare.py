@@ -98,6 +98,22 @@ def test_transparency_becomes_white(tmp_path: Path) -> None:
     assert prepared(tmp_path / "a.png").getpixel((5, 5)) == (255, 255, 255)
 
 
+def test_a_masked_set_keeps_transparency_and_the_colors_behind_it(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (128, 96), (200, 30, 40, 255))
+    picture.paste((10, 200, 30, 0), (0, 0, 64, 96))
+    picture.save(tmp_path / "a.png")
+    spec = prepare_photo(scanned(tmp_path / "a.png"), SQUARE, tmp_path / "out.png", masked=True)
+    made = Image.open(tmp_path / "out.png")
+    assert (spec.masked, made.mode, made.size) == (True, "RGBA", (86, 64))
+    behind, before = made.getpixel((10, 30)), made.getpixel((76, 30))
+    assert (behind, before) == ((10, 200, 30, 0), (200, 30, 40, 255))
+
+
+def test_an_opaque_photo_of_a_masked_set_is_plain(tmp_path: Path) -> None:
+    spec = prepare_photo(scanned(save_photo(tmp_path / "a.jpg")), SQUARE, tmp_path / "out.png", masked=True)
+    assert (spec.masked, Image.open(tmp_path / "out.png").mode) == (False, "RGB")
+
+
 def test_a_transparent_palette_becomes_white(tmp_path: Path) -> None:
     Image.new("P", (64, 64), 0).save(tmp_path / "a.png", transparency=0)
     assert prepared(tmp_path / "a.png").getpixel((5, 5)) == (255, 255, 255)

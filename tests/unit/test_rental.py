@@ -28,7 +28,8 @@ from orchestrator.lifecycle import Facts, Keeps, Move, Standing, State, Trouble,
 from orchestrator.phases import provision, release, rescue
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import Loss, declare_lost
-from orchestrator.spec import Compute, Data, Limits, RunSpec, Subject, spec_to_json
+from orchestrator.spec import Compute, Limits, RunSpec, Subject, spec_to_json
+from orchestrator.spec_data import Data
 from orchestrator.ssh.machine_keys import read_machine_keys
 from orchestrator.wiring import Wiring
 from providers.api import (

@@ -8,14 +8,12 @@ import pytest
 from orchestrator.errors import UsageError
 from orchestrator.spec import (
     DEFAULT_BASE,
-    ClassFolder,
-    GeneratedClassImages,
-    NoClassImages,
     RunSpec,
     slug,
     spec_from_json,
     spec_to_json,
 )
+from orchestrator.spec_data import GeneratedClassImages, NoClassImages, PictureFolder
 from orchestrator.spec_file import load_spec, spec_from_photos
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -107,7 +105,7 @@ def test_paths_belong_to_the_folder_of_the_spec(write: Write, tmp_path: Path) ->
     text = MINIMAL.replace('"photos"', '"../photos"\nregularization = "class/"') + '[output]\nfolder = "."\n'
     spec = load_spec(write(text.replace("[data]", 'class_prompt = "a dog"\n[data]')))
     assert spec.data.instance == tmp_path.parent / "photos"
-    assert spec.data.class_images == ClassFolder(tmp_path / "class")
+    assert spec.data.class_images == PictureFolder(tmp_path / "class")
     assert spec.output.folder == tmp_path
 
 
@@ -325,7 +323,7 @@ def test_colons_of_an_address_are_no_port(write: Write, host: str) -> None:
 
 def test_a_folder_named_generate_is_written_with_its_path(write: Write, tmp_path: Path) -> None:
     text = MINIMAL.replace("[data]", 'class_prompt = "a dog"\n[data]') + 'regularization = "./generate"\n'
-    assert load_spec(write(text)).data.class_images == ClassFolder(tmp_path / "generate")
+    assert load_spec(write(text)).data.class_images == PictureFolder(tmp_path / "generate")
 
 
 def test_a_recorded_spec_of_another_version_is_refused(write: Write) -> None:

@@ -47,8 +47,9 @@ def planned(*overrides: str, volume: Volume | None = CACHE) -> Plan:
     offer = Offer("runpod", "1", "NVIDIA A40", 1, 48.0, Market.ON_DEMAND, 0.5, "EU-RO-1")
     terms = ProviderTerms(ends_itself=True, stops_itself=True, can_be_stopped=True, stopped_disk_may_vanish=True)
     wish = [f"compute.volume={volume.id}"] if volume else []
+    scans = {"instance": Scan(Path("/photos"), photos, ())}
     return make_plan(
-        spec(*wish, *overrides), Scan(Path("/photos"), photos, ()), None, HubModel("owner/base", "0" * 40, True),
+        spec(*wish, *overrides), scans, HubModel("owner/base", "0" * 40, True),
         [offer], terms_of=lambda _offer: terms, volume=volume,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import assert_never
 
 from rich.console import Console
@@ -32,6 +33,8 @@ def render_plan(plan: Plan, console: Console) -> None:
     _section(console, "Subject", _subject(plan))
     _section(console, "Photos", _photos(plan))
     _section(console, "Sizes", _sizes(plan))
+    if len(plan.sets) > 1 and any(each.id not in ("instance", "class") for each in plan.sets):
+        _section(console, "Sets", _sets(plan))
     _section(console, "Training", _training(plan))
     _section(console, "Machine", _machine(plan))
     if plan.rental is not None:
@@ -115,6 +118,22 @@ def _sizes(plan: Plan) -> Table:
     table = _facts()
     for count in plan.buckets:
         table.add_row(str(count.bucket), f"{count.photos} photo{'s' if count.photos > 1 else ''}")
+    return table
+
+
+def _sets(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("set", overflow="fold")
+    for name in ("role", "pictures", "sizes", "passes", "each seen", "share"):
+        table.add_column(name, justify="left" if name in ("role", "sizes") else "right", overflow="fold")
+    for each, visits in zip(plan.sets, plan.visits, strict=True):
+        sizes = Counter(str(placed.bucket) for placed in each.placements)
+        if each.generate:
+            sizes[f"{plan.train.resolution}×{plan.train.resolution}"] += each.generate
+        passes = "any" if each.repeats is None else str(each.repeats + 1)
+        shown = ", ".join(size for size, _ in sizes.most_common(3)) + (", …" if len(sizes) > 3 else "")
+        seen, share = f"{visits.each:.4g} times", f"{visits.share:.0%}"
+        table.add_row(escape(each.id), each.role, str(each.count), shown, passes, seen, share)
     return table
 
 

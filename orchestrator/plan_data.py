@@ -1,0 +1,178 @@
+"""The part of the plan that is about pictures: every set with its sizes, its share, and how often it will be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from orchestrator.dataset.placement import Placement, place_photos, sizing_of
+from orchestrator.dataset.scan import Scan
+from orchestrator.dataset.visits import Drawn, epoch_length, expected_turns, turns_per_epoch
+from orchestrator.errors import UsageError
+from orchestrator.spec import RunSpec
+from orchestrator.spec_data import GeneratedClassImages, NoClassImages, PictureFolder, PictureSet, Role
+from remote_trainer.wire import Crop, DatasetSpec, Decision, ImageSpec, TrainSpec
+
+
+@dataclass(frozen=True)
+class PlannedSet:
+    id: str
+    role: Role
+    prompt: str
+    placements: tuple[Placement, ...]
+    generate: int
+    """How many the base makes on the host."""
+    repeats: int | None
+    """None: as many passes as it is drawn for."""
+    probability: float
+    ignore_epochs: bool
+    crop: Crop
+    mirror: bool
+    mask: bool
+
+    @property
+    def count(self) -> int:
+        return len(self.placements) + self.generate
+
+    @property
+    def folder(self) -> str:
+        """On the host, relative to the run's folder."""
+        return f"data/{self.id}"
+
+
+@dataclass(frozen=True)
+class Visits:
+    """What training is expected to see of a set."""
+
+    id: str
+    each: float
+    """How often each of its pictures."""
+    share: float
+    """0…1 of all pictures seen."""
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    placements: tuple[Placement, ...]
+    generate: int
+    """How many the base makes on the host."""
+
+    @property
+    def count(self) -> int:
+        return len(self.placements) + self.generate
+
+
+def plan_sets(spec: RunSpec, scans: Mapping[str, Scan]) -> tuple[PlannedSet, ...]:
+    """Every set of the spec, its photos placed. Raises UsageError for a folder that nobody has looked at."""
+    return tuple(_planned(spec, pictures, scans.get(pictures.id)) for pictures in spec.picture_sets)
+
+
+def _planned(spec: RunSpec, pictures: PictureSet, scan: Scan | None) -> PlannedSet:
+    placements: tuple[Placement, ...] = ()
+    generate = 0
+    match pictures.source:
+        case PictureFolder(folder):
+            if scan is None:
+                raise UsageError(f"the pictures in {folder} were not looked at")
+            placements = place_photos(scan.photos, sizing_of(pictures, spec.train))
+        case GeneratedClassImages(count):
+            generate = count
+        case NoClassImages():
+            raise UsageError(f"set `{pictures.id}` names no pictures")
+        case _ as never:
+            assert_never(never)
+    return PlannedSet(
+        id=pictures.id,
+        role=pictures.role,
+        prompt=spec.prompt_of(pictures),
+        placements=placements,
+        generate=generate,
+        repeats=None if pictures.is_endless else pictures.repeats or 0,
+        probability=pictures.probability,
+        ignore_epochs=pictures.ignores_epochs,
+        crop=pictures.crop,
+        mirror=pictures.mirror,
+        mask=pictures.mask,
+    )
+
+
+def instance_placements(sets: Sequence[PlannedSet]) -> tuple[Placement, ...]:
+    return tuple(placed for each in sets if each.role == "instance" for placed in each.placements)
+
+
+def class_images_of(sets: Sequence[PlannedSet]) -> ClassImages | None:
+    """All sets of the role class taken together; None without one."""
+    found = [each for each in sets if each.role == "class"]
+    if not found:
+        return None
+    return ClassImages(tuple(p for each in found for p in each.placements), sum(each.generate for each in found))
+
+
+def expected_visits(sets: Sequence[PlannedSet], train: TrainSpec) -> tuple[Visits, ...]:
+    """In the order of `sets`. Exact for a set that is drawn from alone, else an expectation."""
+    batches = train.steps * train.gradient_accumulation
+    pools = pools_of(sets, train)
+    seen: dict[str, float] = {}
+    for pool in pools:
+        turns = expected_turns([_drawn(each, train) for each in pool], batches)
+        seen |= {each.id: count * train.batch_size for each, count in zip(pool, turns, strict=True)}
+    total = sum(seen.values())
+    return tuple(Visits(each.id, seen[each.id] / each.count, seen[each.id] / total) for each in sets)
+
+
+def steps_per_epoch(sets: Sequence[PlannedSet], train: TrainSpec) -> float | None:
+    """Of the subject's sets, or of all where they are mixed with the class's; None where nothing ends an epoch."""
+    length = epoch_length([_drawn(each, train) for each in pools_of(sets, train)[0]])
+    return None if length is None else length / train.gradient_accumulation
+
+
+def pools_of(sets: Sequence[PlannedSet], train: TrainSpec) -> list[list[PlannedSet]]:
+    """The sets that take turns with each other: all, or those of each role where both are in every batch."""
+    instance = [each for each in sets if each.role == "instance"]
+    class_ = [each for each in sets if each.role == "class"]
+    if train.prior_sampling == "mixed" or not class_:
+        return [list(sets)]
+    return [instance, class_]
+
+
+def _drawn(each: PlannedSet, train: TrainSpec) -> Drawn:
+    turns = turns_per_epoch(each.count, each.repeats, train.batch_size)
+    return Drawn(turns, each.probability, holds_epoch=turns is not None and not each.ignore_epochs)
+
+
+def dataset_specs(sets: Sequence[PlannedSet], images: Mapping[str, tuple[ImageSpec, ...]]) -> tuple[DatasetSpec, ...]:
+    """For the job. `images`: of each set, by its id, in the order of its placements."""
+    return tuple(
+        DatasetSpec(
+            id=each.id,
+            role=each.role,
+            folder=each.folder,
+            prompt=each.prompt,
+            images=images.get(each.id, ()),
+            generate=each.generate,
+            repeats=each.repeats,
+            probability=each.probability,
+            ignore_epochs=each.ignore_epochs,
+            crop=each.crop,
+            mirror=each.mirror,
+        )
+        for each in sets
+    )
+
+
+def data_decisions(spec: RunSpec, sets: Sequence[PlannedSet]) -> list[Decision]:
+    decisions = []
+    train = spec.train
+    if not train.aspect_buckets and any(each.square is None for each in spec.picture_sets):
+        decisions.append(Decision(f"photos are cropped to {train.resolution}×{train.resolution}", "as the spec says"))
+    placements = instance_placements(sets)
+    captions = sum(placement.photo.caption is not None for placement in placements)
+    if 0 < captions < len(placements):
+        rest = len(placements) - captions
+        decisions.append(Decision(f"{rest} of {len(placements)} photos use the instance prompt", "no caption file"))
+    masked = [each.id for each in sets if each.mask]
+    if masked and spec.data.ship_originals:
+        names = ", ".join(masked)
+        decisions.append(Decision(f"the pictures of {names} are scaled here", "their masks travel with them"))
+    return decisions

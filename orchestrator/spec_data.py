@@ -1,0 +1,174 @@
+"""What a run is trained on: the `[data]` section, and the one form in which all of its ways to name pictures end.
+
+A folder of photos with class images, `[[data.sets]]`, `[[subject]]` and a SimpleTuner file all become `PictureSet`s.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from orchestrator.spec_errors import RuleBroken
+from remote_trainer.wire import Crop
+
+GENERATE = re.compile(r"generate:([1-9][0-9]{0,5})")
+NO_FOLDER = re.compile(r"none|generate[:= ]*\d*|generate:.*")
+"""What `data.regularization` means by itself; a folder of such a name is written `./generate`."""
+GIT_URL = re.compile(r"(https?|ssh|git|file)://|git@|.*\.git(#.*)?$")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Prompt = Annotated[str, Field(pattern=r"\S")]
+Role = Literal["instance", "class"]
+Captions = Literal["prompt", "textfile", "filename", "parquet"]
+
+
+# ---- where pictures come from --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NoClassImages:
+    """Training without prior preservation."""
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    folder: Path
+
+
+@dataclass(frozen=True)
+class GeneratedClassImages:
+    count: int
+
+
+PictureSource = NoClassImages | PictureFolder | GeneratedClassImages
+
+
+def picture_source(text: str) -> PictureSource:
+    """Of `data.regularization` and `data.sets[].pictures`; a folder is given as an absolute path."""
+    if text == "none":
+        return NoClassImages()
+    generate = GENERATE.fullmatch(text)
+    return GeneratedClassImages(int(generate[1])) if generate else PictureFolder(Path(text))
+
+
+def require_known_source(text: str, key: str) -> None:
+    """Raises RuleBroken or ValueError for what is neither folder nor anything else that `picture_source` knows."""
+    if text != "none" and NO_FOLDER.fullmatch(text) and not GENERATE.fullmatch(text):
+        count = text.removeprefix("generate").strip(":= ")
+        meant = f"generate:{count if re.fullmatch('[1-9][0-9]{0,5}', count) else 200}"
+        raise RuleBroken(f'must name a count, is "{text}", did you mean "{meant}"', f"--set {key}={meant}")
+    if GIT_URL.match(text):
+        raise ValueError(f"git addresses are not supported yet: run `git clone {text}` and give the folder")
+
+
+# ---- the section ---------------------------------------------------------------------------------------------------
+
+
+class PictureSet(Section):
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    """Names the set in the plan and its folder on the machine."""
+    pictures: Annotated[str, Field(pattern=r"\S")]
+    """Folder; for class images also what `data.regularization` takes."""
+    role: Role = "instance"
+    """`instance` shows the subject, `class` others of its kind: their loss counts `train.prior_loss_weight`."""
+    prompt: Prompt | None = None
+    """For pictures without a caption; omitted: that of `[subject]` for the role."""
+    captions: Captions = "textfile"
+    """`prompt` for every picture; `name.txt` beside it; its file name; a column of a Parquet file."""
+    prepend_prompt: bool = False
+    """Put the prompt before each caption."""
+    parquet: Path | None = None
+    """The file of `captions = "parquet"`."""
+    parquet_file_column: str = "filename"
+    """Names of the pictures, with or without their ending."""
+    parquet_caption_column: str = "caption"
+    """Their captions."""
+    repeats: Annotated[int, Field(ge=0)] | None = None
+    """Passes over the set in an epoch beyond the first; omitted: 0, and for class images as many as are drawn."""
+    probability: Annotated[float, Field(gt=0)] = 1.0
+    """How often the set is drawn, against the others of its batch."""
+    ignore_epochs: bool | None = None
+    """An epoch ends without waiting for this set; omitted: true for class images."""
+    resolution: Annotated[float, Field(gt=0)] | None = None
+    """In the unit of `resolution_type`; omitted: that of `[train]`."""
+    resolution_type: Literal["side", "area", "short-edge"] = "side"
+    """`side` in pixels of the square whose area all buckets share, `area` in megapixels, or `short-edge` in pixels."""
+    min_size: Annotated[float, Field(gt=0)] | None = None
+    """Smaller pictures are left out: megapixels with `area`, pixels of the shorter side otherwise."""
+    square: bool | None = None
+    """Crop to a square; omitted: as `train.aspect_buckets` says."""
+    crop: Crop = "center"
+    """What is taken of a picture larger than its bucket; `random`: one of four places at each visit."""
+    mirror: bool = False
+    """Half of the visits see the picture mirrored left to right."""
+    mask: bool = False
+    """What is transparent in a picture does not count in the loss."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        require_known_source(self.pictures, "data.sets[].pictures")
+        if self.pictures == "none" or (self.role == "instance" and not isinstance(self.source, PictureFolder)):
+            raise ValueError(f'"{self.pictures}" is no folder of photos of the subject')
+        if (self.captions == "parquet") != (self.parquet is not None):
+            raise ValueError('captions = "parquet" and the key parquet, its file, go together')
+        if self.resolution is None and self.resolution_type != "side":
+            raise ValueError("resolution_type without resolution means nothing")
+        return self
+
+    @property
+    def source(self) -> PictureSource:
+        return picture_source(self.pictures)
+
+    @property
+    def is_endless(self) -> bool:
+        """Drawn as often as its share wants it."""
+        return self.repeats is None and self.role == "class"
+
+    @property
+    def ignores_epochs(self) -> bool:
+        return self.role == "class" if self.ignore_epochs is None else self.ignore_epochs
+
+
+class Data(Section):
+    instance: Path | None = None
+    """Folder of photos; `name.txt` beside `name.jpg` is its caption. Either this or `sets`."""
+    regularization: str = "none"
+    """`none`, `generate:N` or a folder; read it through `class_images`."""
+    keep_small: bool = False
+    """Train pictures that `min_size` would leave out."""
+    ship_originals: bool = False
+    """Photos travel with their own pixels, without metadata, and the machine scales them."""
+    sets: tuple[PictureSet, ...] = ()
+    """Several sets of pictures, each with its own prompt, size and share."""
+
+    @field_validator("regularization")
+    @classmethod
+    def _known_source(cls, value: str) -> str:
+        require_known_source(value, "data.regularization")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_to_name_photos(self) -> Self:
+        if self.instance is None and not self.sets:
+            raise RuleBroken("missing", key="data.instance")
+        if self.instance is not None and self.sets:
+            raise ValueError("data.instance and several sets do not go together: give the folder as one of the sets")
+        ids = [each.id for each in self.sets]
+        if double := next((name for name in ids if ids.count(name) > 1), None):
+            raise ValueError(f'two of data.sets have the id "{double}"')
+        if self.sets and not any(each.role == "instance" for each in self.sets):
+            raise ValueError("none of data.sets shows the subject: all have the role class")
+        return self
+
+    @property
+    def class_images(self) -> PictureSource:
+        """What `regularization` names."""
+        return picture_source(self.regularization)
