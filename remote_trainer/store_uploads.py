@@ -63,6 +63,7 @@ class StoreUploads:
         self._tries = 0
         self._not_before_s = 0.0
         self._looked_at_s = 0.0
+        self._grant_seen: Optional[int] = None
         self._grant_seen = self._grant_mark()
         self._uploader: Optional[Uploader] = None
         self._news: list[wire.Event] = []
@@ -130,10 +131,13 @@ class StoreUploads:
         self._tries, self._not_before_s = 0, 0.0
 
     def _grant_mark(self) -> Optional[int]:
-        """Differs for every grant; None while there is none of this boot."""
+        """Differs for every grant; None while there is none of this boot. The same file is read once."""
         with contextlib.suppress(OSError):
+            written_ns = grant_file(self._folder).stat().st_mtime_ns
+            if written_ns == self._grant_seen:
+                return written_ns
             if held_grant(self._folder, self._clocks) is not None:
-                return grant_file(self._folder).stat().st_mtime_ns
+                return written_ns
         return None
 
     def _start(self) -> None:

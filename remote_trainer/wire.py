@@ -644,7 +644,7 @@ def decode(cls: type[T], data: Any, *, ignore_unknown: bool = False) -> T:
     """
     if isinstance(data, dict) and isinstance(data.get("protocol"), int) and data["protocol"] > PROTOCOL:
         raise WireError(f"written by protocol {data['protocol']}, this cloudbooth knows up to {PROTOCOL}")
-    return typing.cast(T, _build(cls, data, cls.__name__, ignore_unknown))
+    return typing.cast(T, _reader(cls)(data, cls.__name__, ignore_unknown))
 
 
 def loads(cls: type[T], raw: bytes) -> T:
@@ -664,57 +664,98 @@ def _parse(raw: bytes) -> Any:
         raise WireError(f"not JSON: {error}") from None
 
 
-_HINTS: dict[type, dict[str, Any]] = {}
+_Reader = typing.Callable[[Any, str, bool], Any]
+"""Value, its path for an error, whether surplus fields are ignored → what the value is in Python."""
+_READERS: dict[type, _Reader] = {}
+"""Of dataclasses: annotations are taken apart once, since a follower reads thousands of events."""
 
 
-def _build(kind: Any, value: Any, path: str, ignore_unknown: bool) -> Any:
+def _reader(kind: Any) -> _Reader:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
-        return value
+        return lambda value, _path, _ignore: value
     if origin is Annotated:
-        built = _build(args[0], value, path, ignore_unknown)
-        for rule in args[1:]:
-            broken = rule.violation(built) if isinstance(rule, Bounds) and built is not None else None
+        return _bounded(_reader(args[0]), [rule for rule in args[1:] if isinstance(rule, Bounds)])
+    if origin is Union:  # only Optional[...] occurs
+        inner = _reader(args[0])
+        return lambda value, path, ignore: None if value is None else inner(value, path, ignore)
+    if origin is Literal:
+        return _one_of(args)
+    if origin in (tuple, list):
+        return _items(_reader(args[0]))
+    if origin is dict:
+        return lambda value, _path, _ignore: dict(value)
+    if dataclasses.is_dataclass(kind):
+        if kind not in _READERS:
+            _READERS[typing.cast(type, kind)] = _fields(kind)
+        return _READERS[typing.cast(type, kind)]
+    return _plain(kind)
+
+
+def _bounded(inner: _Reader, rules: list[Bounds]) -> _Reader:
+    def read(value: Any, path: str, ignore: bool) -> Any:
+        built = inner(value, path, ignore)
+        for rule in rules:
+            broken = rule.violation(built) if built is not None else None
             if broken:
                 raise WireError(f"{path}: {broken}, is {built!r}")
         return built
-    if origin is Union:  # only Optional[...] occurs
-        return None if value is None else _build(args[0], value, path, ignore_unknown)
-    if origin is Literal:
-        if value not in args:
-            raise WireError(f"{path}: must be one of {', '.join(map(repr, args))}, is {value!r}")
+
+    return read
+
+
+def _one_of(known: tuple[Any, ...]) -> _Reader:
+    def read(value: Any, path: str, _ignore: bool) -> Any:
+        if value not in known:
+            raise WireError(f"{path}: must be one of {', '.join(map(repr, known))}, is {value!r}")
         return value
-    if origin in (tuple, list):
+
+    return read
+
+
+def _items(inner: _Reader) -> _Reader:
+    def read(value: Any, path: str, ignore: bool) -> Any:
         if not isinstance(value, (list, tuple)):
             raise WireError(f"{path}: must be a list, is {value!r}")
-        items: list[Any] = [_build(args[0], item, f"{path}[{i}]", ignore_unknown) for i, item in enumerate(value)]
-        return tuple(items)
-    if origin is dict:
-        return dict(value)
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, path, ignore_unknown)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise WireError(f"{path}: must be {kind.__name__}, is {value!r}")
-    return value
+        return tuple([inner(item, f"{path}[{i}]", ignore) for i, item in enumerate(value)])
+
+    return read
 
 
-def _build_dataclass(cls: Any, value: Any, path: str, ignore_unknown: bool) -> Any:
-    if not isinstance(value, dict):
-        raise WireError(f"{path}: must be an object, is {value!r}")
-    if cls not in _HINTS:
-        _HINTS[cls] = typing.get_type_hints(cls, include_extras=True)
-    known: dict[str, Any] = {}
-    for f in dataclasses.fields(cls):
-        if f.name in value:
-            known[f.name] = _build(_HINTS[cls][f.name], value[f.name], f"{path}.{f.name}", ignore_unknown)
-        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise WireError(f"{path}.{f.name} is missing")
-    surplus = sorted(set(value) - {f.name for f in dataclasses.fields(cls)})
-    if surplus and not ignore_unknown:
-        raise WireError(f"{path}: unknown field {surplus[0]!r}")
-    return cls(**known)
+def _plain(kind: Any) -> _Reader:
+    def read(value: Any, path: str, _ignore: bool) -> Any:
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise WireError(f"{path}: must be {kind.__name__}, is {value!r}")
+        return value
+
+    return read
+
+
+def _fields(cls: Any) -> _Reader:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = [
+        (f.name, _reader(hints[f.name]), f.default is f.default_factory is dataclasses.MISSING)
+        for f in dataclasses.fields(cls)
+    ]
+    names = {name for name, _, _ in fields}
+
+    def read(value: Any, path: str, ignore: bool) -> Any:
+        if not isinstance(value, dict):
+            raise WireError(f"{path}: must be an object, is {value!r}")
+        known: dict[str, Any] = {}
+        for name, inner, required in fields:
+            if name in value:
+                known[name] = inner(value[name], f"{path}.{name}", ignore)
+            elif required:
+                raise WireError(f"{path}.{name} is missing")
+        surplus = sorted(set(value) - names) if not ignore else ()
+        if surplus:
+            raise WireError(f"{path}: unknown field {surplus[0]!r}")
+        return cls(**known)
+
+    return read
 
 
 # ---- the run's folder on a host ------------------------------------------------------------------------------------
