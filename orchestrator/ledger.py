@@ -28,6 +28,7 @@ from orchestrator.errors import RunConflict, StaleDriver, UsageError
 from orchestrator.ledger_schema import MIGRATIONS
 from orchestrator.lifecycle import MOVES, EndReason, Keeps, Standing, State, Trouble, Wish
 from providers.api import MachineId, Market, Offer
+from providers.errors import CloudboothError
 
 BUSY_TIMEOUT_S = 30.0
 _MOVE_STATE = "export CLOUDBOOTH_HOME=~/.cloudbooth"
@@ -147,11 +148,30 @@ class ArtifactRecord:
     manifest_sha256: str
 
 
+def met_a_full_disk(error: sqlite3.Error) -> bool:
+    """SQLite's shared memory does not tell a full disk from a broken one."""
+    full = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE")
+    return getattr(error, "sqlite_errorname", "") in full
+
+
+class DiskFull(CloudboothError):
+    """The laptop's disk, where the state lies."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"this machine's disk is full: {folder}",
+            "free some space, or move the state with CLOUDBOOTH_HOME; runs go on without us, see `cloudbooth ps`",
+        )
+
+
 class Ledger:
-    """Opens (and on first use makes) the database. Every method is one transaction; blocks up to 30 s on a writer."""
+    """Opens (and on first use makes) the database. Every method is one transaction; blocks up to 30 s on a writer.
+
+    On a full disk a write raises DiskFull, and nothing of it has happened.
+    """
 
     def __init__(self, file: Path, clock: Clock) -> None:
-        self._clock = clock
+        self._clock, self._folder = clock, file.parent
         self._one_at_a_time = threading.Lock()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -453,9 +473,11 @@ class Ledger:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield
                 self._db.execute("COMMIT")
-            except BaseException:  # a Ctrl-C may come between any two of these lines
+            except BaseException as error:  # a Ctrl-C may come between any two of these lines
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error) and met_a_full_disk(error):
+                    raise DiskFull(self._folder) from error
                 raise
 
     def _migrate(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from orchestrator.errors import ExitCode, RunConflict, UsageError
 from orchestrator.home import Home
 from orchestrator.host import HostError
+from orchestrator.ledger import DiskFull, met_a_full_disk
 from orchestrator.storage.api import StorageError
 from providers.errors import (
     AuthRejected,
@@ -68,17 +69,10 @@ def say(message: str, hint: str, exit_code: int, *, as_json: bool) -> int:
 
 
 def _full_disk(error: Exception) -> CloudboothError | None:
-    """Any write may meet it: of the ledger, of the event mirror, of a lock."""
+    """Any write may meet it: of the ledger when it is opened, of the event mirror, of a lock."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if isinstance(error, sqlite3.Error):
-        # SQLite's shared memory does not tell a full disk from a broken one.
-        full = getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE")
-    if not full:
-        return None
-    return CloudboothError(
-        f"this machine's disk is full: {Home.of_environment().root}",
-        "free some space, or move the state with CLOUDBOOTH_HOME; runs go on without us, see `cloudbooth ps`",
-    )
+    full = full or (isinstance(error, sqlite3.Error) and met_a_full_disk(error))
+    return DiskFull(Home.of_environment().root) if full else None
 
 
 def exit_code_of(error: Exception) -> ExitCode:
