@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.budget import may_rent_again, seconds_left
-from orchestrator.errors import RunConflict
+from orchestrator.errors import RunConflict, WishChanged
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.keeping import keep_left_s, users_of
 from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
@@ -108,7 +108,8 @@ def _give_back_what_came_late(context: RunContext) -> None:
 
 
 def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:
-    """The phase. That the machine is lost is a fact; any other failure is an error.
+    """The phase. That the machine is lost is a fact, and so is that the user wants something else by now; any other
+    failure is an error.
 
     A rented machine that cannot be reached, by SSH or because nobody can be asked where it is, is tried again, since it
     bills, until it is lost (`after_no_answer`); for one that stands on its own the error is the owner's to read.
@@ -117,6 +118,8 @@ def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:
         after = PHASES[phase](context, facts)
         heard_at_s = context.clock.monotonic() if phase in TALKING else after.heard_at_s
         return replace(after, silence=NO_SILENCE, heard_at_s=heard_at_s)
+    except WishChanged:
+        return facts
     except (HostUnreachable, ConnectionLost, MachineGone, Transient) as error:
         if isinstance(error, Transient) and phase not in TALKING:
             raise

@@ -39,5 +39,9 @@ class RunConflict(CloudboothError):
     """The run exists, but not in a state (or not with a driver) that allows this."""
 
 
+class WishChanged(CloudboothError):
+    """The user wants something else of the run than when a wait began: what comes next is to be decided anew."""
+
+
 class StaleDriver(RunConflict):
     """Another process has become this run's driver: this one must not act any more."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
 from orchestrator.budget import cost_usd
 from orchestrator.clock import Clock, SystemClock
-from orchestrator.errors import StaleDriver
 from orchestrator.home import Home
 from orchestrator.host import Host
 from orchestrator.keeping import held_as
@@ -21,14 +19,13 @@ from orchestrator.spec import RunSpec, spec_from_json
 from orchestrator.ssh.machine_keys import read_machine_keys
 from orchestrator.storage.api import ObjectStore
 from orchestrator.storage.open import open_store
+from orchestrator.waiting import waits_of_a_driver
 from providers.adopted import AdoptedMachine
 from providers.api import Access, HasStandingMachine, MachineId, MachineProvider, SshAccess, ThisMachine
 from providers.combined import CombinedProvider, configured_providers
 from providers.errors import CloudboothError
 from providers.registry import ProviderContext, load_provider
 from providers.retrying import RetryingProvider
-
-WAIT_SLICE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -96,19 +93,6 @@ class Wiring:
         """Of all machines of the run, up to now."""
         return cost_usd(self.ledger.machines(run_name), self.clock.now())
 
-    def while_driving(self, run_name: str, epoch: int) -> Callable[[float], None]:
-        """A sleep in short slices for a driver, which raises StaleDriver once another has taken the run over."""
-
-        def wait(seconds: float) -> None:
-            until = self.clock.monotonic() + seconds
-            while (left := until - self.clock.monotonic()) > 0:
-                self.clock.sleep(min(WAIT_SLICE_S, left))
-                if epoch and self.ledger.run(run_name).driver_epoch != epoch:
-                    hint = f"cloudbooth attach {run_name}"
-                    raise StaleDriver(f"another process drives run `{run_name}` now", hint)
-
-        return wait
-
     def context(self, run_name: str, epoch: int, reporter: Reporter) -> RunContext:
         """A driver's view of one run; `epoch` is what `Ledger.become_driver` gave, or 0 for one that only reads."""
         run = self.ledger.run(run_name)
@@ -116,11 +100,12 @@ class Wiring:
         provider = self.provider(spec)
         if isinstance(provider, CombinedProvider):
             provider.told = reporter.note
+        waits = waits_of_a_driver(self.ledger, self.clock, run_name, epoch)
         return RunContext(
             run=run,
             epoch=epoch,
             ledger=self.ledger,
-            provider=RetryingProvider(provider, self.while_driving(run_name, epoch), reporter.note),
+            provider=RetryingProvider(provider, waits, reporter.note),
             machine_stands=isinstance(provider, HasStandingMachine),
             connect=self.connect,
             clock=self.clock,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import StaleDriver
-from orchestrator.home import Home
+from orchestrator.driver import drive
+from orchestrator.errors import StaleDriver, WishChanged
 from orchestrator.host import Host, HostUnreachable
 from orchestrator.lifecycle import Do, EndReason, Facts, Keeps, Move, Phase, Standing, State, Trouble, Wish, next_step
 from orchestrator.phases import follow, provision, release
@@ -19,7 +19,7 @@ from orchestrator.silence import LONGEST_GAP_S, Silence
 from orchestrator.spec import Limits
 from orchestrator.storage.api import StorageUnreachable, StoredObject
 from orchestrator.storage.folder import FolderStore
-from orchestrator.wiring import Wiring
+from orchestrator.waiting import waits_of_a_driver
 from providers.api import Access, MachineId
 from providers.errors import CloudboothError
 from providers.retrying import RetryingProvider
@@ -237,12 +237,44 @@ def test_a_release_without_effect_is_repeated_told_and_at_last_left_to_a_person(
     assert world.machine().standing is Standing.HELD
 
 
-def test_a_driver_that_waits_for_a_provider_gives_way_within_seconds(world: World, tmp_path: Path) -> None:
-    wiring = Wiring(Home(tmp_path), world.clock, world.ledger, world.connect)
-    wait = wiring.while_driving("dog", world.context.epoch)
+def test_a_driver_that_waits_for_a_provider_gives_way_within_seconds(world: World) -> None:
+    wait = waits_of_a_driver(world.ledger, world.clock, "dog", world.context.epoch)
     wait(60.0)
     assert world.clock.monotonic() == pytest.approx(60.0)
     world.ledger.become_driver("dog")
     with pytest.raises(StaleDriver):
         wait(900.0)
     assert world.clock.monotonic() < 70.0
+
+
+def _asks_for_its_end(world: World, in_s: float, wish: Wish = Wish.DOWN) -> None:
+    """Another process, a while from now."""
+    world.clock.after(in_s, lambda: world.ledger.set_wish("dog", wish))
+
+
+@pytest.mark.parametrize("wish", [Wish.STOP, Wish.DOWN])
+def test_a_wait_for_a_provider_ends_when_the_user_wants_the_run_to_end(world: World, wish: Wish) -> None:
+    wait = waits_of_a_driver(world.ledger, world.clock, "dog", world.context.epoch)
+    _asks_for_its_end(world, 30.0, wish)
+    with pytest.raises(WishChanged):
+        wait(900.0)
+    assert world.clock.monotonic() < 35.0
+
+
+def test_down_during_an_outage_ends_a_run_that_looks_for_a_machine(world: World) -> None:
+    waits = waits_of_a_driver(world.ledger, world.clock, "dog", world.context.epoch)
+    provider = RetryingProvider(world.cloud, waits, world.told.note)
+    world.cloud.arm(Mishap(CloudFault.OUTAGE, amount=6 * MINUTE_S))
+    _asks_for_its_end(world, 30.0)
+    assert drive(replace(world.context, provider=provider)) is EndReason.CANCELED
+    assert world.clock.monotonic() < 35.0
+
+
+def test_a_machine_is_given_back_through_an_outage_although_its_end_was_asked_for(world: World) -> None:
+    world.rented()
+    world.ledger.set_wish("dog", Wish.DOWN)
+    waits = waits_of_a_driver(world.ledger, world.clock, "dog", world.context.epoch)
+    provider = RetryingProvider(world.cloud, waits, world.told.note)
+    world.cloud.arm(Mishap(CloudFault.OUTAGE, amount=5 * MINUTE_S))
+    assert drive(replace(world.context, provider=provider)) is EndReason.CANCELED
+    assert not world.cloud.living()
