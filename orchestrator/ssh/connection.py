@@ -28,6 +28,7 @@ from orchestrator.host import HostUnreachable
 from orchestrator.ssh.config import Destination
 from orchestrator.ssh.host_keys import HostKey, algorithms_for, check, expected_keys
 from orchestrator.ssh.login import AGENT_TIMEOUT_S, log_in
+from orchestrator.ssh.packets import Packets
 
 WINDOW_BYTES = 4 << 20
 MAX_PACKET_BYTES = 32 << 10
@@ -63,6 +64,7 @@ class Connection:
             window_size=WINDOW_BYTES, max_packet_size=MAX_PACKET_BYTES, timeout=timeout_s
         )
         self.round_trip_s = min(self.round_trip_s, time.monotonic() - asked_at)
+        channel.in_buffer = self.transport.packetizer.pieces()  # before anything was asked that could be answered
         return channel
 
     def close(self) -> None:
@@ -84,7 +86,7 @@ def connect(destination: Destination, pinned: str | None, timeout_s: float = 20.
         undo.callback(_end, proxy)
         undo.callback(sock.close)
         # not the newer ServiceRequestingTransport: it waits for ever when the server hangs up before the login
-        transport = paramiko.Transport(sock, default_window_size=WINDOW_BYTES)
+        transport = paramiko.Transport(sock, default_window_size=WINDOW_BYTES, packetizer_class=Packets)
         undo.callback(transport.close)
         _tune(transport, [entry.key.type for entry in expected], timeout_s)
         try:
