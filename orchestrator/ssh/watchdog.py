@@ -24,6 +24,8 @@ class Watchdog:
         self._on_expiry = on_expiry
         self._deadline: float | None = time.monotonic() + timeout_s
         self._ended = False
+        self._idle = False
+        """The thread waits without a time: nothing but a notice wakes it."""
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._watch, name="ssh-watchdog", daemon=True)
 
@@ -53,13 +55,16 @@ class Watchdog:
     def arm(self) -> None:
         with self._changed:
             self._deadline = time.monotonic() + self.timeout_s
-            self._changed.notify()
+            if self._idle:  # otherwise it looks again at an earlier deadline, and finds this one
+                self._changed.notify()
 
     def _watch(self) -> None:
         with self._changed:
             while not self._ended:
                 if self._deadline is None:
+                    self._idle = True
                     self._changed.wait()
+                    self._idle = False
                     continue
                 left_s = self._deadline - time.monotonic()
                 if left_s <= 0:

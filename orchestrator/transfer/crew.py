@@ -18,6 +18,8 @@ from orchestrator.remote_run import OnBytes, RemoteRun
 from orchestrator.transfer.streams import WORTH_A_STREAM_BYTES, Observed, first_streams, next_streams
 
 TICK_S = 0.5
+TOLD_BYTES, TOLD_EVERY_S = 1 << 20, 0.1
+"""How much a stream moves, or how long it works, before it says so: telling wakes the thread that waits."""
 MEASURE_S = 2.0
 """How long a number of streams carries bytes before it is judged; as long again is left for its windows to open."""
 ATTEMPTS_WITHOUT_A_BYTE = 3
@@ -149,19 +151,26 @@ class _Crew:
             thread.start()
 
     def _work(self, remote: RemoteRun, stream: int) -> None:
+        untold, told_at = 0, time.monotonic()
+
         def tell(count: int) -> None:
+            nonlocal untold, told_at
             if self._ended.is_set():
                 raise _Ended
-            self._told.put(count)
+            untold += count
+            if not 0 < untold < TOLD_BYTES or time.monotonic() - told_at > TOLD_EVERY_S:
+                self._told.put(untold)
+                untold, told_at = 0, time.monotonic()
 
+        over = _Over(stream, None)
         try:
             _persistently(remote, self.worker, stream, tell)
         except _Ended:
-            self._told.put(_Over(stream, None))
+            pass
         except BaseException as error:  # told in the thread that waits, whatever it is
-            self._told.put(_Over(stream, error))
-        else:
-            self._told.put(_Over(stream, None))
+            over = _Over(stream, error)
+        self._told.put(untold)
+        self._told.put(over)
 
 
 def _a_twin_too_many(told: _Over) -> bool:

@@ -17,7 +17,8 @@ from types import TracebackType
 from orchestrator.transfer.chunks import Chunk
 from remote_trainer import wire
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 256 << 10
+"""Read over and over into one place, which stays in the processor's cache."""
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Following:
         self._arrived: SimpleQueue[Chunk | None] = SimpleQueue()
         self._ended = threading.Event()
         self._error: BaseException | None = None
+        self._piece = memoryview(bytearray(PIECE_BYTES))
         self._thread = threading.Thread(target=self._follow, name="transfer-hash", daemon=True)
 
     def arrived(self, chunk: Chunk) -> None:
@@ -87,10 +89,10 @@ class Following:
         with self._place(followed.entry).open("rb", buffering=0) as handle:
             handle.seek(followed.hashed)
             while left := followed.reach - followed.hashed:
-                piece = handle.read(min(left, PIECE_BYTES))
-                if not piece or self._ended.is_set():
+                count = handle.readinto(self._piece[: min(left, PIECE_BYTES)])
+                if not count or self._ended.is_set():
                     return
-                followed.sha256.update(piece)
-                followed.hashed += len(piece)
+                followed.sha256.update(self._piece[:count])
+                followed.hashed += count
         if not followed.lacking and followed.sha256.hexdigest() == followed.entry.sha256:
             self._on_right(followed.entry.path)
