@@ -12,7 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from . import agent, contact, files, stage, supervisor, wire
+# Not the supervisor: `read` and `accept` are started for every stream, and are there a third sooner without it.
+from . import agent, contact, files, stage, wire
 from .run_folder import write_atomically
 
 
@@ -96,11 +97,13 @@ def _guard(call: argparse.Namespace) -> None:
 
 
 def _supervise(call: argparse.Namespace) -> int:
+    from . import supervisor
+
     return supervisor.supervise(call.run_folder, call.epoch, call.start_fd)
 
 
 def _prepare(call: argparse.Namespace) -> int:
-    from . import environment
+    from . import environment, supervisor
 
     def work(emit: stage.Emit, _should_stop: stage.ShouldStop) -> None:
         emit(wire.PhaseStarted("environment"))

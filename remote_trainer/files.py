@@ -7,6 +7,7 @@ what was sent: a process may be killed at any byte, and a disk may lose its last
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,9 +23,8 @@ from .contact import Renewing
 from .deadline import HERE, Clocks
 
 COPY_BYTES = 1 << 20
-TAR_BYTES = 1 << 16
-"""`tarfile` joins and cuts what it has read, several times over: in pieces that stay in the processor's cache, and that
-the allocator need not map anew, it does so at 1265 MB a processor second instead of 359."""
+PIECE_BYTES = 256 << 10
+"""Of what comes in: it stays in the processor's cache."""
 HANDLES_AT_ONCE = 256
 """Well below the 1024 descriptors that a login may have."""
 SETTLE_BYTES = 8 << 20
@@ -60,15 +60,13 @@ def read(root: Path, ranges: Sequence[Range], out: BinaryIO, clocks: Clocks = HE
             batch = ranges[first : first + HANDLES_AT_ONCE]
             handles = [opened.enter_context(open(inside(root, wanted.path), "rb")) for wanted in batch]
             for handle, wanted in zip(handles, batch):
-                handle.seek(wanted.offset)
-                left = wanted.length
+                offset, left = wanted.offset, wanted.length
                 while left is None or left > 0:
-                    piece = handle.read(COPY_BYTES if left is None else min(left, COPY_BYTES))
-                    if not piece:
+                    count = _send(handle, offset, COPY_BYTES if left is None else min(left, COPY_BYTES), out)
+                    if not count:
                         break
-                    out.write(piece)
                     renewing()
-                    left = None if left is None else left - len(piece)
+                    offset, left = offset + count, None if left is None else left - count
                 if left:
                     raise Refused(f"{wanted.path} is {left} bytes shorter than it was said to be")
     out.flush()
@@ -106,10 +104,11 @@ def accept(root: Path, stream: BinaryIO, needed_bytes: int = 0, clocks: Clocks =
     _require_room(root, needed_bytes)
     damaged: list[str] = []
     renewing = Renewing(root, clocks)
-    with _Settling() as settling, tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BYTES) as archive:
-        for member in archive:
-            source = archive.extractfile(member) if member.isfile() else None
-            if source is None:
+    incoming = _Incoming(stream)
+    buffer = memoryview(bytearray(PIECE_BYTES))
+    with _Settling() as settling, tarfile.TarFile(fileobj=incoming) as archive:  # type: ignore[arg-type]
+        while (member := archive.next()) is not None:
+            if not member.isfile():
                 raise Refused(f"the stream holds something that is no plain file: {member.name}")
             target = inside(root, member.name)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,11 +118,16 @@ def accept(root: Path, stream: BinaryIO, needed_bytes: int = 0, clocks: Clocks =
             flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if whole else 0)
             with open(os.open(partial(target), flags, 0o666), "wb", buffering=0) as handle:
                 handle.seek(int(offset or 0))
-                while piece := source.read(TAR_BYTES):
+                left = member.size
+                while left:
+                    piece = buffer[: min(left, PIECE_BYTES)]
+                    incoming.fill(piece)
                     _write_all(handle, piece)
                     renewing()
+                    left -= len(piece)
                     if whole:
                         sha256.update(piece)
+            incoming.fill(buffer[: -member.size % tarfile.BLOCKSIZE])
             if whole and member.pax_headers.get(wire.TAR_SHA256, sha256.hexdigest()) != sha256.hexdigest():
                 partial(target).unlink()
                 damaged.append(member.name)
@@ -164,6 +168,33 @@ def inside(root: Path, name: str) -> Path:
     if Path(os.path.normpath(root)) not in target.parents:
         raise Refused(f"{name!r} lies outside the folder")
     return target
+
+
+class _Incoming:
+    """A stream that `tarfile` takes the headers from and we the content of files: it would copy that several times.
+
+    Whoever reads to the end of a file's last block never makes `tarfile` seek.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._position = stream, 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, count: int) -> bytes:
+        content = self._stream.read(count)
+        self._position += len(content)
+        return content
+
+    def fill(self, view: memoryview) -> None:
+        """Raises ReadError when the stream ends before."""
+        while view:
+            count = self._stream.readinto(view)  # type: ignore[attr-defined]  # every binary stream has it
+            if not count:
+                raise tarfile.ReadError("unexpected end of data")
+            self._position += count
+            view = view[count:]
 
 
 class _SignOfLife:
@@ -237,8 +268,26 @@ def _require_room(root: Path, needed_bytes: int) -> None:
         )
 
 
-def _write_all(handle: BinaryIO, piece: bytes) -> None:
-    view = memoryview(piece)
+def _send(handle: BinaryIO, offset: int, count: int, out: BinaryIO) -> int:
+    """Copies up to `count` bytes from `offset` on; returns how many, 0 at the end of the file. The kernel does it where
+    it can: that takes a third of the time."""
+    try:
+        target = out.fileno()
+    except (OSError, AttributeError):
+        target = -1  # no file of the system's: memory, in tests
+    if target >= 0 and hasattr(os, "sendfile"):
+        out.flush()
+        try:
+            return os.sendfile(target, handle.fileno(), offset, count)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK):
+                raise
+    piece = os.pread(handle.fileno(), count, offset)
+    out.write(piece)
+    return len(piece)
+
+
+def _write_all(handle: BinaryIO, view: memoryview) -> None:
     while view:
         view = view[handle.write(view) :]
 
