@@ -10,6 +10,8 @@ from typing import Any
 from ..errors import TrainingFailed
 from ..wire import ExportFormat, Method
 from .api import Family
+from .flux import Flux1
+from .flux2 import Flux2Klein
 from .sd import StableDiffusion
 from .sd3 import StableDiffusion3
 from .sdxl import StableDiffusionXL
@@ -18,6 +20,8 @@ _FAMILIES: dict[str, Callable[[Path], Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
+    "FluxPipeline": Flux1,
+    "Flux2KleinPipeline": Flux2Klein,
 }
 
 

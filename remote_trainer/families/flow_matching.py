@@ -73,11 +73,12 @@ def as_picture(sequence: Tensor, like: Tensor) -> Tensor:
     return sequence.transpose(1, 2).reshape(like.shape)
 
 
-def positions(axes: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """(h·w, axes): where each latent stands; the row is axis 1, the column axis 2, all others are 0."""
-    places = torch.zeros(rows, columns, axes, device=device)
-    places[..., 1] = torch.arange(rows, device=device)[:, None]
-    places[..., 2] = torch.arange(columns, device=device)
+def positions(axes: int, latents: Tensor) -> Tensor:
+    """(h·w, axes): where each of latents (B, C, h, w) stands: row in axis 1, column in axis 2, 0 in all others."""
+    rows, columns = latents.shape[2:]
+    places = torch.zeros(rows, columns, axes, device=latents.device)
+    places[..., 1] = torch.arange(rows, device=latents.device)[:, None]
+    places[..., 2] = torch.arange(columns, device=latents.device)
     return places.reshape(rows * columns, axes)
 
 

@@ -14,6 +14,8 @@ from remote_trainer.dataset.pictures import load_pixels, training_set
 from remote_trainer.denoising import Denoising
 from remote_trainer.draws import Draws, draw, generator
 from remote_trainer.encoded import encode_prompts, encode_sets
+from remote_trainer.export import lora_file
+from remote_trainer.export.digests import digests
 from remote_trainer.families.api import Family
 from remote_trainer.families.detect import open_base
 from remote_trainer.micro_batch import MicroBatches
@@ -111,6 +113,17 @@ def train_broken_and_straight(base: Path, folder: Path, method: wire.Method) -> 
     tensors = load_file(output / "my-dog.safetensors")
     assert any(".lora_B." in name and tensor.abs().max() > 0 for name, tensor in tensors.items())
     return output
+
+
+def assert_a_dora_file_loads_back(base: Path, path: Path) -> None:
+    """`verify` compares every tensor, lengths included."""
+    family = open_base(str(base))
+    denoiser = family.load_denoiser(CPU)
+    adapters.add_lora(denoiser, 2, 2.0, family.lora_targets, seed=1, decomposed=True)
+    tensors = adapters.lora_tensors(denoiser, 1.0)
+    assert any("magnitude" in name for name in tensors)
+    lora_file.write(family, tensors, path)
+    lora_file.verify(family, digests(tensors), path)
 
 
 def assert_the_lora_file_changes_the_pipeline(output: Path, pipeline: Any, **call: Any) -> None:
