@@ -62,16 +62,21 @@ def bring_up_to_date(
                 return False
 
 
-def require_reachable_store(run_folder: Path, attempts: int = PROBE_ATTEMPTS) -> None:
+def require_reachable_store(
+    run_folder: Path,
+    attempts: int = PROBE_ATTEMPTS,
+    connect: Callable[[Optional[wire.StoreKeys], int], LentObjects] = LentObjects,
+    clocks: Clocks = HERE,
+) -> None:
     """Writes and reads a few bytes, to learn before training whether this machine reaches the store.
 
     Blocks up to a quarter of a minute for one that does not answer at all, with the usual `attempts`. Raises
     TrainingFailed. Without a grant there is nothing to reach.
     """
-    held = held_grant(run_folder)
+    held = held_grant(run_folder, clocks)
     if held is None:
         return
-    objects = LentObjects(held.grant.keys, attempts=attempts)
+    objects = connect(held.grant.keys, attempts)
     content = os.urandom(16).hex().encode()
     try:
         objects.put(held.grant.probe.put, Content.of(content))

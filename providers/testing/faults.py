@@ -15,6 +15,8 @@ class CloudFault(Enum):
     LOST_ANSWER = "create succeeds, its answer is lost"
     LOST_REQUEST = "create is lost on its way"
     NO_CAPACITY = "create finds nothing left"
+    SOLD_OUT = "nothing at all is for rent for a while"
+    """From the next look at the offers on; `amount` is in seconds."""
     LISTED_LATE = "create's answer is lost, and its machine shows in no list for minutes"
     """The next create; `amount` is in seconds."""
     DEARER = "the price at create is above the quote"
@@ -66,12 +68,13 @@ class Mishap:
             CloudFault.SLOW_BOOT: random.uniform(60, 400),
             CloudFault.RATE_LIMITED: float(random.randint(1, 60)),
             CloudFault.OUTAGE: random.uniform(20, 400),
+            CloudFault.SOLD_OUT: random.choice((random.uniform(10, 300), random.uniform(300, 5000))),
             CloudFault.PREEMPTED_WITH_NOTICE: random.choice((5.0, 30.0)),
         }.get(kind, 0.0)
-        if kind in AT_CREATE or kind is CloudFault.NO_RESTART:
+        if kind in AT_CREATE or kind in (CloudFault.NO_RESTART, CloudFault.SOLD_OUT):
             return cls(kind, 0, 0.0, amount)
         if kind in TAKES_MACHINE:
             return cls(kind, 0, 10 ** random.uniform(-1, 1.3), amount)
         if kind is CloudFault.DISK_VANISHES:
-            return cls(kind, 0, random.uniform(0, 15), amount)
+            return cls(kind, 0, random.uniform(0, 8), amount)
         return cls(kind, int(random.expovariate(1 / 4)), 0.0, amount)

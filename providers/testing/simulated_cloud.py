@@ -71,7 +71,7 @@ class SimulatedCloud:
         self._boot_s, self._release_s = boot_s, release_s
         self._self_release = self_release
         self._armed: list[Mishap] = []
-        self._down_until_s = 0.0
+        self._down_until_s = self._sold_out_until_s = 0.0
         self.hooks = Hooks()
         self.rentals: dict[MachineId, Rental] = {}
         """All that ever were, in the order of their creation."""
@@ -90,6 +90,9 @@ class SimulatedCloud:
 
     def offers(self, want: GpuRequest) -> Sequence[Offer]:
         self._answer_or_fail()
+        if mishap := self._due(CloudFault.SOLD_OUT):
+            self._sold_out_until_s = self._clock.monotonic() + mishap.amount
+            self.hooks.on_fault(CloudFault.SOLD_OUT)
         found = [
             self._offer(shelf, want)
             for shelf in self._shelves
@@ -345,6 +348,8 @@ class SimulatedCloud:
         return offer.provider == self.name and shelf is not None and self._left(shelf) > 0
 
     def _left(self, shelf: Shelf) -> int:
+        if self._clock.monotonic() < self._sold_out_until_s:
+            return 0
         return shelf.stock - sum(rental.offer.gpu == shelf.gpu and not rental.stopped for rental in self.living())
 
 

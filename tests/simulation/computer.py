@@ -32,6 +32,10 @@ class Observer(Protocol):
 
     def happened(self, computer: Computer, occasion: Occasion) -> None: ...
 
+    def holds_training(self, steps_left: int) -> bool:
+        """Whether the next step is to take longer, for what is still to happen meanwhile."""
+        ...
+
 
 class Computer:
     """A machine with a disk. It lives until `die`; its processes may come and go."""
@@ -45,10 +49,12 @@ class Computer:
         observer: Observer,
         has_gpu: bool = True,
         store: SimulatedStore | None = None,
+        slow: float = 1.0,
     ) -> None:
         self.name, self.disk, self.clock, self.training, self.observer = name, disk, clock, training, observer
         self.date = SkewedClock(clock)
         self.has_gpu, self.store = has_gpu, store
+        self.step_s = slow * training.step_s
         self.lent: set[Path] = set()
         """The run folders that something was lent to, which is kept in memory and not on this disk."""
         self.alive = True

@@ -42,7 +42,9 @@ class Passages(Protocol):
 
     def leave(self, point: str) -> None: ...
 
-    def damage(self, chunk: bytes) -> bytes: ...
+    def arrives(self, chunk: bytes) -> bytes:
+        """A piece of what a laptop writes down. Raises OSError when its disk is full."""
+        ...
 
     def acted(self, computer: Computer, run_folder: str, verb: str) -> None:
         """A call that changes something on the computer has taken effect."""
@@ -236,7 +238,7 @@ class SimulatedHost:
             failure = error
         content = out.getvalue()
         for begin in range(0, len(content), CHUNK):
-            yield self._passages.damage(self._through("read", CHUNK_S, content[begin : begin + CHUNK]))
+            yield self._passages.arrives(self._through("read", CHUNK_S, content[begin : begin + CHUNK]))
         if failure is not None:
             raise HostError(f"{self.label}: {failure}")
 

@@ -34,16 +34,32 @@ class WorldFault(Enum):
     URLS_DEAD = "the URLs that a machine was given die before their time"
     UPLOAD_CUT = "an upload to the store is cut"
     UPLOAD_ALTERED = "an upload arrives in the store altered"
+    UPLOADER_KILLED = "what uploads is killed before or after one of its requests"
+    LAPTOP_FULL = "the laptop's disk is full for a while"
 
 
 Kind = CloudFault | WorldFault
 
 AT_STORE: frozenset[Kind] = frozenset(
-    {WorldFault.STORE_UNREACHABLE, WorldFault.URLS_DEAD, WorldFault.UPLOAD_CUT, WorldFault.UPLOAD_ALTERED}
-)
+    {
+        WorldFault.STORE_UNREACHABLE, WorldFault.URLS_DEAD, WorldFault.UPLOAD_CUT, WorldFault.UPLOAD_ALTERED,
+        WorldFault.UPLOADER_KILLED,
+    }
+)  # fmt: skip
 BEYOND_TODAY: frozenset[Kind] = frozenset()
 ALL_KINDS: tuple[Kind, ...] = (*CloudFault, *WorldFault)
 TODAY: tuple[Kind, ...] = tuple(kind for kind in ALL_KINDS if kind not in BEYOND_TODAY)
+
+NEEDS_STOP: frozenset[Kind] = frozenset({CloudFault.NO_RESTART, CloudFault.DISK_VANISHES})
+"""They strike a machine that is stopped."""
+NEEDS_CALL: frozenset[Kind] = frozenset(
+    {CloudFault.RATE_LIMITED, CloudFault.SERVER_ERROR, CloudFault.OUTAGE, CloudFault.FALSE_ABSENCE}
+)
+"""They strike a call to the provider: whoever has lost a connection makes one."""
+LOSSES: tuple[Kind, ...] = (CloudFault.PREEMPTED, CloudFault.PREEMPTED_WITH_NOTICE, WorldFault.HOST_GONE)
+"""After them another machine is made, which everything else of the cloud strikes."""
+LASTING: frozenset[Kind] = frozenset({CloudFault.OUTAGE, CloudFault.LISTED_LATE, CloudFault.KEY_REFUSED})
+"""They are felt at many calls."""
 
 LEFT_TO_THE_PRODUCT: frozenset[Kind] = frozenset(
     {

@@ -86,25 +86,29 @@ def _print_rules(enabled: frozenset[Invariant], kinds: tuple[Kind, ...]) -> None
 
 
 def _print_coverage(outcomes: list[Outcome], kinds: tuple[Kind, ...]) -> None:
-    """How often each kind of fault took effect, and each ordered pair within one schedule."""
-    single: Counter[Kind] = Counter()
-    pairs: Counter[tuple[Kind, Kind]] = Counter()
-    for outcome in outcomes:
-        single.update(set(outcome.fired))
-        pairs.update(itertools.combinations(outcome.fired, 2))
-    print("faults that took effect, share of schedules; then how often the fault of the row came before that of column")
-    print(f"{'':22}{'':8}" + "".join(f"{number:>5}" for number in range(1, len(kinds) + 1)))
+    """How often each kind of fault took effect, and in how many schedules each did after each other had."""
+    single = Counter(itertools.chain.from_iterable(set(outcome.fired) for outcome in outcomes))
+    pairs = Counter(itertools.chain.from_iterable(ordered_pairs(outcome.fired) for outcome in outcomes))
+    print("share of schedules in which a fault took effect; then in how many the fault of the column did after it")
+    print(f"{'':28}" + "".join(f"{number:>4}" for number in range(1, len(kinds) + 1)))
     for number, kind in enumerate(kinds, start=1):
-        row = "".join(f"{pairs[kind, other]:>5}" for other in kinds)
-        print(f"{number:>2} {kind.name[:19]:19}{single[kind] / len(outcomes):>7.1%} {row}")
+        row = "".join("   ." if other is kind else f"{pairs[kind, other]:>4}" for other in kinds)
+        print(f"{number:>2} {kind.name[:19]:19}{single[kind] / len(outcomes):>6.1%}{row}")
     rare = [kind.name for kind in kinds if single[kind] < COVERED_SHARE * len(outcomes)]
-    few = sum(pairs[a, b] < COVERED_PAIRS for a, b in itertools.permutations(kinds, 2))
+    counts = sorted((pairs[a, b], a.name, b.name) for a, b in itertools.permutations(kinds, 2))
+    few = sum(count < COVERED_PAIRS for count, _, _ in counts)
     print(f"below {COVERED_SHARE:.0%} of schedules: {', '.join(rare) or 'none'}")
-    print(f"ordered pairs seen fewer than {COVERED_PAIRS} times: {few} of {len(kinds) * (len(kinds) - 1)}")
+    print(f"ordered pairs seen fewer than {COVERED_PAIRS} times: {few} of {len(counts)}")
+    print("rarest: " + ", ".join(f"{a} then {b} {count}" for count, a, b in counts[:6]))
     points = Counter(itertools.chain.from_iterable(outcome.passages for outcome in outcomes))
     print("passages reached: " + ", ".join(f"{point} {count}" for point, count in sorted(points.items())))
     states = Counter(itertools.chain.from_iterable(set(outcome.states) for outcome in outcomes))
     print("states reached: " + ", ".join(f"{state} {count}" for state, count in states.most_common()))
+
+
+def ordered_pairs(strikes: tuple[Kind, ...]) -> set[tuple[Kind, Kind]]:
+    """Every (a, b) of different kinds where b struck at some time after a had."""
+    return {(a, b) for a, b in itertools.combinations(strikes, 2) if a is not b}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,8 @@
 
 A fault waits for its occasion and strikes when it can: at a passage (a driver goes through a seam, before or after its
 effect), or some seconds after something has happened on a machine; those of the cloud wait there. In a chain each is
-armed when the one before it has struck, so that every kind comes after every other; the rest wait from the beginning.
+armed when the one before it has struck; otherwise all wait from the beginning. Three of four schedules are chains from
+a design (`tests.simulation.chains`) in which every kind comes after every other equally often.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
-from providers.testing.faults import AT_CREATE, CloudFault, Mishap
-from tests.simulation.kinds import AT_STORE, TODAY, Kind, WorldFault
+from providers.testing.faults import CloudFault, Mishap
+from providers.testing.simulated_cloud import SHELVES
+from tests.simulation.chains import designed
+from tests.simulation.kinds import AT_STORE, NEEDS_STOP, TODAY, Kind, WorldFault
 
 MOST_FAULTS = 8
 STANDING_SHARE = 0.15
+SLOW_SHARE = 0.03
+DEADLINE_SHARE = 0.15
+KEEPING_SHARE = 0.12
 STORAGE_SHARE = 0.1
 """Of the schedules without a fault of the store; those with one have a store."""
 LONGEST_SLEEP = 4.5
@@ -32,7 +38,7 @@ _CALLS: dict[str, int] = {
 """Seams that a driver goes through, and about how often one run does."""
 _WITH_STORAGE = {"store": 20, "run grant": 1}
 _ON_STANDING_MACHINES = {"run forget": 1}
-_AT_HOST = ("run", "send", "receive", "chunk")
+AT_HOST = ("run", "send", "receive", "chunk")
 _AT_PASSAGE = frozenset(
     {WorldFault.DRIVER_KILLED, WorldFault.ASLEEP, WorldFault.TWO_DRIVERS, WorldFault.CUT, WorldFault.DAMAGED,
      WorldFault.OVERTAKEN_UNAWARE}
@@ -92,6 +98,8 @@ class Training:
     step_s: float
     checkpoint_every: int
     deadline_s: float | None
+    commit_s: float = 0.5
+    """What a checkpoint takes."""
 
 
 @dataclass(frozen=True)
@@ -125,67 +133,67 @@ class Schedule:
     """Each of `faults` is armed when the one before it has struck; otherwise all from the beginning."""
     storage: bool
     """The run has a store, which the machine uploads to."""
+    keep_minutes: float = 0.0
+    """How long a machine is kept warm after its run."""
+    slow: float = 1.0
+    """How much slower than was quoted the cheapest kind of machine is."""
 
 
 def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
-    """Up to `MOST_FAULTS` of `kinds` and what has to happen before they can; some schedules have none."""
+    """What the design says for the seed, or up to `MOST_FAULTS` of `kinds`; some schedules have none."""
     random = Random(seed)
-    standing = random.random() < STANDING_SHARE
+    chain = designed(seed) if kinds == TODAY else ()
+    standing = not chain and random.random() < STANDING_SHARE
+    slow = not chain and not standing and random.random() < SLOW_SHARE
     training = Training(
-        steps=random.randint(5, 10),
+        steps=40 if slow else random.randint(7, 11),
         step_s=random.uniform(0.8, 2.5),
         checkpoint_every=random.randint(2, 4),
-        deadline_s=random.choice((None, None, None, None, random.uniform(20, 80))),
+        deadline_s=random.uniform(20, 80) if not slow and random.random() < DEADLINE_SHARE else None,
+        commit_s=random.choice((0.2, 0.5, 0.5, 1.0, 1.0, 45.0)),
     )
     usable = [kind for kind in kinds if not (standing and kind in _RENTED_ONLY)]
     count = 0 if seed % UNDISTURBED_EVERY == 0 or not usable else random.randint(1, MOST_FAULTS)
-    weights = [_WEIGHTS.get(kind, 1.0) for kind in usable]
-    chosen = random.choices(usable, weights, k=count) if count else []
-    chained = random.random() < 0.7
+    chosen = list(chain) or (random.choices(usable, k=count) if count else [])
+    chained = bool(chain) or random.random() < 0.5
     storage = not AT_STORE.isdisjoint(chosen) or random.random() < STORAGE_SHARE
-    rescued = CloudFault.NO_RESTART in chosen  # only a machine that holds something of its own is started again
+    stops = not NEEDS_STOP.isdisjoint(chosen)
+    factor, slowness = random.choice((1.0, 1.0, 4.0, 12.0)), random.uniform(50, 90) if slow else 1.0
     return Schedule(
         seed,
         standing,
         training,
         0.0 if standing else random.uniform(3, 12),
-        tuple(
-            _planned(random, kind, standing, storage) for kind in _with_losses(random, chosen, chained and not standing)
-        ),
-        Abilities() if rescued else random.choice(ABILITIES),
-        random.choice((1.0, 1.0, 4.0, 12.0)),
-        random.choice((FAR_AWAY_USD, random.uniform(1, 3), random.uniform(1, 3), random.uniform(0.3, 0.7))),
-        random.random() < 0.7 and not rescued,
+        tuple(_planned(random, kind, standing, storage) for kind in (chosen if chained else _with_stops(chosen))),
+        ABILITIES[-2] if slow else _abilities(random, chosen),  # nothing is kept back for a stopped disk
+        factor,
+        _too_little_usd(training, slowness, factor)
+        if slow
+        else random.choice((FAR_AWAY_USD, random.uniform(1, 3), random.uniform(1, 3), random.uniform(0.3, 0.7))),
+        random.random() < 0.7 and not stops,  # only a machine that holds something of its own is started again
         chained,
         storage,
+        random.uniform(1, 30) if random.random() < KEEPING_SHARE else 0.0,
+        slowness,
     )
 
 
-def _with_losses(random: Random, chosen: list[Kind], chained: bool) -> list[Kind]:
-    """Faults of the cloud strike mostly while a machine is made; late in a chain another has to be. Those of a stopped
-    machine need a stop.
-    """
-    kinds: list[Kind] = []
-    for kind in chosen:
-        if kind in _NEEDS_STOP:
-            kinds.append(CloudFault.OUTBID)
-        if chained and kinds and kind in _NEEDS_ANOTHER and kinds[-1] not in _MAKES_ANOTHER:
-            kinds.append(random.choice(_LOSSES))
-        kinds.append(kind)
-    return kinds
+def _too_little_usd(training: Training, slowness: float, factor: float) -> float:
+    """Pays for the steps that show the pace, and not for as many again."""
+    return 1.5 * 20 * training.step_s * slowness / 3600 * factor * SHELVES[0].spot_usd
 
 
-_LOSSES = (CloudFault.PREEMPTED, CloudFault.PREEMPTED_WITH_NOTICE, WorldFault.HOST_GONE, WorldFault.USER_ENDS)
-_WEIGHTS: dict[Kind, float] = {
-    CloudFault.NO_RESTART: 2.5, CloudFault.DISK_VANISHES: 1.8, CloudFault.KEY_REFUSED: 1.6, WorldFault.CUT: 1.5,
-    WorldFault.TWO_DRIVERS: 1.5, WorldFault.DRIVER_KILLED: 1.3, WorldFault.ASLEEP: 1.2,
-}  # fmt: skip
-"""Of kinds that often find no occasion, so that each takes effect in one of twenty schedules."""
-_NEEDS_STOP = frozenset({CloudFault.NO_RESTART, CloudFault.DISK_VANISHES})
-_NEEDS_ANOTHER = AT_CREATE | {
-    CloudFault.RATE_LIMITED, CloudFault.SERVER_ERROR, CloudFault.OUTAGE, CloudFault.FALSE_ABSENCE,
-}  # fmt: skip
-_MAKES_ANOTHER = frozenset({*_LOSSES, WorldFault.HOST_DEAD, CloudFault.NO_CAPACITY, CloudFault.LOST_REQUEST})
+def _abilities(random: Random, chosen: list[Kind]) -> Abilities:
+    if not NEEDS_STOP.isdisjoint(chosen):
+        return Abilities()
+    if CloudFault.KEY_REFUSED in chosen:
+        return random.choice(ABILITIES[:-1])
+    return random.choice(ABILITIES)
+
+
+def _with_stops(chosen: list[Kind]) -> list[Kind]:
+    """Where nobody looks for an occasion: what strikes a stopped machine needs a stop."""
+    return [each for kind in chosen for each in ([CloudFault.OUTBID, kind] if kind in NEEDS_STOP else [kind])]
 
 
 def _planned(random: Random, kind: Kind, standing: bool, storage: bool) -> Planned:
@@ -208,6 +216,6 @@ def _at_passage(random: Random, kind: WorldFault, standing: bool, storage: bool)
         return AtPassage(kind, "chunk read:before", random.randint(1, _CALLS["chunk read"]), length_s)
     calls = _CALLS | (_ON_STANDING_MACHINES if standing else {}) | (_WITH_STORAGE if storage else {})
     if kind is WorldFault.CUT:
-        calls = {name: often for name, often in calls.items() if name.split()[0] in _AT_HOST}
+        calls = {name: often for name, often in calls.items() if name.split()[0] in AT_HOST}
     name = random.choice(list(calls))
     return AtPassage(kind, f"{name}:{random.choice(('before', 'after'))}", random.randint(1, calls[name]), length_s)

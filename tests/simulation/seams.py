@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -36,9 +37,19 @@ class WatchedLedger(Ledger):
             return
         self.world.enter("ledger")
         with super()._transaction():
+            self._require_room()
             yield
         self.world.rules.after_transaction()
         self.world.leave("ledger")
+
+    def _require_room(self) -> None:
+        assert self.world is not None
+        try:
+            self.world.require_room()
+        except OSError:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error from None
 
 
 @dataclass

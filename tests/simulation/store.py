@@ -26,6 +26,11 @@ from orchestrator.storage.api import (
 from providers.testing.virtual_clock import VirtualClock
 from tests.simulation.kinds import WorldFault
 
+
+class UploaderKilled(Exception):
+    """SIGKILL, as far as its threads can have it: nothing in the product catches this one."""
+
+
 BASE = "https://simulated.store/"
 NO_ANSWER = 0
 
@@ -42,6 +47,7 @@ class SimulatedStore:
         self._told_unreachable = self._told_dead = True
         self._urls_die_before_s = 0.0
         self._cut_next = self._alter_next = False
+        self._kill_in, self._kill_after = 0, False
         self.refusals = 0
         """Calls of somebody with credentials that found the store out of reach."""
         self.on_fault: Callable[[WorldFault], None] = lambda _kind: None
@@ -65,6 +71,10 @@ class SimulatedStore:
 
     def alter_next_put(self) -> None:
         self._alter_next = True
+
+    def kill_uploader(self, requests: int, *, after: bool) -> None:
+        """At its request of that number from now on, 1 or more: before it takes effect, or `after`."""
+        self._kill_in, self._kill_after = requests, after
 
     # ---- ObjectStore -----------------------------------------------------------------------------------------------
 
@@ -127,7 +137,24 @@ class SimulatedStore:
     # ---- what somebody without credentials sends -------------------------------------------------------------------
 
     def answer(self, method: str, url: str, content: bytes = b"") -> tuple[int, bytes]:
-        """HTTP status (`NO_ANSWER`: the connection broke) and body of a request to a presigned URL."""
+        """HTTP status (`NO_ANSWER`: the connection broke) and body of a request to a presigned URL.
+
+        Raises UploaderKilled out of whoever sends it, when that is due.
+        """
+        self._kill_in -= 1
+        dies = self._kill_in == 0
+        if dies and not self._kill_after:
+            self._die()
+        answer = self._answered(method, url, content)
+        if dies:
+            self._die()
+        return answer
+
+    def _die(self) -> None:
+        self.on_fault(WorldFault.UPLOADER_KILLED)
+        raise UploaderKilled
+
+    def _answered(self, method: str, url: str, content: bytes) -> tuple[int, bytes]:
         if self._is_out_of_reach():
             return NO_ANSWER, b""
         parts = urlsplit(url)

@@ -15,7 +15,7 @@ from remote_trainer import oversight, supervisor, wire
 from remote_trainer import run_folder as folders
 from remote_trainer.deadline import Allowance
 from remote_trainer.tenancy import Tenancy
-from remote_trainer.upload_grant import drop_grant
+from remote_trainer.upload_grant import drop_grant, held_grant
 from remote_trainer.uploads import Uploads
 from tests.simulation.schedule import Occasion
 from tests.simulation.trainer import Stage
@@ -99,7 +99,11 @@ class Supervisor:
             self._later(0.1, self._when_previous_stage_is_gone)
             return
         self._fruitless_starts = 0
-        self._begin_stage(supervisor.STAGES[0])
+        held = held_grant(self.folder, self.computer.clocks)
+        lent = held is not None and held.left_s(self.computer.clocks) > 0
+        unproven = lent and not folders.committed_checkpoints(self.folder)
+        self._stages = (supervisor.STORAGE_STAGE, *supervisor.STAGES) if unproven else supervisor.STAGES
+        self._begin_stage(self._stages[0])
 
     def stage_ended(self, name: str, exit_code: int) -> None:
         assert self._tenancy is not None
@@ -111,7 +115,7 @@ class Supervisor:
             self.say(wire.Warned(f"the {name} stage was killed; it starts again from step {self._last_step}"))
             self._begin_stage(name)
             return
-        last = name == supervisor.STAGES[-1]
+        last = name == self._stages[-1]
         if self._ended is None and (exit_code != 0 or self.stop_requested or last):
             self.say(
                 oversight.ending_without_word(
@@ -123,8 +127,8 @@ class Supervisor:
             self._see_uploads_out()
             return
         self._fruitless_starts = 0
-        following = supervisor.STAGES[supervisor.STAGES.index(name) + 1]
-        if following == supervisor.STAGES[-1]:
+        following = self._stages[self._stages.index(name) + 1]
+        if following == self._stages[-1]:
             self._tenancy.say_what_is_proven()
         self._begin_stage(following)
 

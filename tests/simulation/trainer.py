@@ -17,13 +17,18 @@ from providers.testing.virtual_clock import Appointment
 from remote_trainer import commit, wire
 from remote_trainer import run_folder as folders
 from remote_trainer.errors import TrainingFailed
+from tests.simulation.store import UploaderKilled
+from tests.simulation.uploads import try_store
 
 if TYPE_CHECKING:
     from tests.simulation.supervisor import Supervisor
 
+TRY_STORE_S = 1.0
 PREPARE_S = 4.0
 LOAD_S = 2.0
 EXPORT_S = 4.0
+EVALUATE_S = 0.3
+HELD_STEP_S = 3.0
 WEIGHTS = "weights.bin"
 STATE = "state.json"
 
@@ -45,7 +50,7 @@ def weights(state: str) -> bytes:
 
 
 class Stage:
-    """`prepare` or `train`, as a child of a supervisor."""
+    """`storage`, `prepare` or `train`, as a child of a supervisor."""
 
     def __init__(self, parent: Supervisor, name: str, job: wire.Job) -> None:
         self.parent, self.name, self.job = parent, name, job
@@ -59,6 +64,9 @@ class Stage:
         if self._lock is None:
             self.alive = False
             self.parent.stage_ended(self.name, 1)
+        elif self.name == "storage":
+            self._emit(wire.PhaseStarted("storage"))
+            self._later(TRY_STORE_S, self._try_store)
         elif self.name == "prepare":
             self._emit(wire.PhaseStarted("environment"))
             self._later(PREPARE_S, self._prepared)
@@ -69,7 +77,7 @@ class Stage:
     def terminate(self) -> None:
         """SIGTERM: training ends at the next step, anything else at once."""
         self._stop = True
-        if self.name == "prepare":
+        if self.name != "train":
             self.end(-15)
 
     def end(self, exit_code: int) -> None:
@@ -82,6 +90,16 @@ class Stage:
             self._lock.close()
         if self.parent.alive and self.parent.stage is self:
             self.parent.stage_ended(self.name, exit_code)
+
+    def _try_store(self) -> None:
+        try:
+            try_store(self.computer, self.folder)
+        except TrainingFailed as failure:
+            self._fail(failure)
+        except UploaderKilled:
+            self.end(-9)
+        else:
+            self.end(0)
 
     def _prepared(self) -> None:
         if self.computer.has_gpu:
@@ -99,7 +117,7 @@ class Stage:
         self.step, self.state = self._newest_checkpoint()
         self.computer.observer.trainer_started(self.computer, self.step)
         self._emit(wire.PhaseStarted("train"))
-        self._later(self.computer.training.step_s, self._make_step)
+        self._later(self.computer.step_s, self._make_step)
 
     def _newest_checkpoint(self) -> tuple[int, str]:
         for folder in sorted((self.folder / wire.CHECKPOINTS_FOLDER).glob("checkpoint-*"), reverse=True):
@@ -113,29 +131,38 @@ class Stage:
         if self.computer.hangs:
             return  # until somebody kills it
         of = self.job.train.steps
-        try:
-            if self.step < of and not self._stop:
-                self.step += 1
-                self.state = next_state(self.state, self.step)
-                self._emit(wire.StepDone(self.step, of, 1.0 / self.step, 1e-4, 2.0))
-                if self.step == of // 2:
-                    self._show_picture()
-                every = self.job.train.checkpoint_every or of
-                if self.step % every == 0 or self.step == of or self._stop:
-                    self._commit_checkpoint()
-            elif self._stop and self.step < of:
-                self._commit_checkpoint()
-        except TrainingFailed as failure:
-            self._fail(failure)
+        if not self._stop and self.computer.observer.holds_training(of - self.step):
+            self._later(HELD_STEP_S, self._make_step)
             return
-        if self.step == of:
+        if self.step < of and not self._stop:
+            self.step += 1
+            self.state = next_state(self.state, self.step)
+            self._emit(wire.StepDone(self.step, of, 1.0 / self.step, 1e-4, 2.0))
+            if self.step == of // 2:
+                self._show_picture()
+        every = self.job.train.checkpoint_every or of
+        if (self.step % every == 0 or self.step == of) and not self._is_committed():
+            self._emit(wire.PhaseStarted("evaluate"))
+            self._later(EVALUATE_S, self._checkpoint)
+        elif self._stop and not self._is_committed():
+            self._checkpoint()
+        else:
+            self._go_on()
+
+    def _checkpoint(self) -> None:
+        """Outside the phase "train": on a slow disk it may last."""
+        self._emit(wire.PhaseStarted("checkpoint"))
+        self._later(self.computer.training.commit_s, self._commit_checkpoint)
+
+    def _go_on(self) -> None:
+        if self.step == self.job.train.steps:
             self._emit(wire.PhaseStarted("export"))
             self._later(EXPORT_S, self._export)
         elif self._stop:
             self._emit(wire.Stopped(self.step))
             self.end(0)
         else:
-            self._later(self.computer.training.step_s, self._make_step)
+            self._later(self.computer.step_s, self._make_step)
 
     def _show_picture(self) -> None:
         path = self.folder / wire.VALIDATION_FOLDER / f"{self.step:06d}.png"
@@ -143,15 +170,23 @@ class Stage:
         path.write_bytes(self.state.encode())
         self._emit(wire.SampleMade(self.step, "a photo", commit.file_entry(path, self.folder)))
 
+    def _is_committed(self) -> bool:
+        return self.step == 0 or (self.folder / wire.checkpoint_folder(self.step)).exists()
+
     def _commit_checkpoint(self) -> None:
         folder = self.folder / wire.checkpoint_folder(self.step)
-        if folder.exists():
+        try:
+            manifest = self._commit(folder, {STATE: json.dumps({"step": self.step, "state": self.state}).encode()})
+        except TrainingFailed as failure:
+            self._fail(failure)
             return
-        manifest = self._commit(folder, {STATE: json.dumps({"step": self.step, "state": self.state}).encode()})
         shown = f"{wire.CHECKPOINTS_FOLDER}/{folder.name}"
         self._emit(wire.CheckpointCommitted(self.step, shown, manifest.sha256, manifest.total_bytes))
         for old in sorted(folder.parent.glob("checkpoint-*"))[: -self.job.train.keep_checkpoints]:
             commit.remove_committed(old)
+        if self.step < self.job.train.steps and not self._stop:
+            self._emit(wire.PhaseStarted("train"))
+        self._go_on()
 
     def _export(self) -> None:
         try:

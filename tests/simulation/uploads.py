@@ -10,9 +10,9 @@ from remote_trainer import run_folder as folders
 from remote_trainer import wire
 from remote_trainer.lent_object import Content, LentObjects, Refused
 from remote_trainer.store_uploads import StoreUploads
-from remote_trainer.upload import LOCK_FILE, NOT_ALL_EXIT, bring_up_to_date
+from remote_trainer.upload import LOCK_FILE, NOT_ALL_EXIT, bring_up_to_date, require_reachable_store
 from remote_trainer.uploads import Uploads
-from tests.simulation.store import NO_ANSWER, SimulatedStore
+from tests.simulation.store import NO_ANSWER, SimulatedStore, UploaderKilled
 
 if TYPE_CHECKING:
     from tests.simulation.computer import Computer
@@ -52,6 +52,13 @@ def uploads_of(computer: Computer, run_folder: Path) -> Uploads:
     return StoreUploads(run_folder, computer.clocks, begin=begin)
 
 
+def try_store(computer: Computer, run_folder: Path) -> None:
+    """As the stage `storage`. Raises TrainingFailed, and UploaderKilled for a trial that is killed."""
+    store = computer.store
+    assert store is not None
+    require_reachable_store(run_folder, 1, lambda keys, _attempts: _LentObjects(store, keys), computer.clocks)
+
+
 class SimulatedUploader:
     """Everything it sends is sent at one moment, some time after its beginning. Implements `Uploader`."""
 
@@ -86,6 +93,8 @@ class SimulatedUploader:
             self._exit_code = 0 if whole else NOT_ALL_EXIT
         except OSError:
             self._exit_code = 1
+        except UploaderKilled:
+            self._exit_code = -9
         self._lock.close()
 
 

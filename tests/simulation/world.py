@@ -8,6 +8,7 @@ schedule ends with a model whose bytes are known.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import tempfile
@@ -32,6 +33,7 @@ from orchestrator.lifecycle import EndReason, State, Wish
 from orchestrator.phases.context import RunContext
 from orchestrator.spec import Compute, Limits, Model, Output, RunSpec, Storage, Subject
 from orchestrator.spec_data import Data
+from orchestrator.waiting import waits_of_a_driver
 from providers.api import Access, MachineProvider, SelfRelease, SshAccess
 from providers.errors import CloudboothError
 from providers.retrying import RetryingProvider
@@ -40,12 +42,13 @@ from providers.testing.rentals import Rental
 from providers.testing.simulated_cloud import SHELVES, Hooks, SimulatedCloud
 from providers.testing.virtual_clock import VirtualClock
 from remote_trainer import wire
+from remote_trainer.run_folder import is_disk_full
 from tests.simulation import computer as machines
 from tests.simulation.computer import Computer
 from tests.simulation.guard import Guard, Program
 from tests.simulation.host import SimulatedHost
 from tests.simulation.invariants import ENABLED, Invariant, Violation
-from tests.simulation.kinds import Kind
+from tests.simulation.kinds import Kind, WorldFault
 from tests.simulation.misfortune import Misfortune
 from tests.simulation.rules import Rules
 from tests.simulation.schedule import Abilities, Occasion, Schedule
@@ -84,7 +87,7 @@ class Outcome:
     seed: int
     violation: Violation | None
     fired: tuple[Kind, ...]
-    """In the order in which they first took effect."""
+    """In the order in which they took effect; of what lasts, the beginning."""
     drivers: int
     virtual_s: float
     billed_usd: float
@@ -151,6 +154,11 @@ class World:
         self.standing: Computer | None = self._computer("gpu-box") if schedule.standing else None
         self.drivers: list[Driver] = []
         """Those at work now, the innermost last."""
+        self.over = False
+        """The run is done: what has not gone wrong by now never will."""
+        self.full_until_s = 0.0
+        """The laptop's disk is full before."""
+        self._full_told = True
         self.offline_until_s = 0.0
         """The laptop has no network before."""
         self.streams = 0
@@ -192,7 +200,7 @@ class World:
 
     def make_spec(self) -> RunSpec:
         schedule = self.schedule
-        return _spec(self.model_folder.parent, schedule.training.deadline_s, self.max_cost_usd, schedule.storage)
+        return _spec(self.model_folder.parent, schedule, self.max_cost_usd)
 
     def later_command(self) -> None:
         """What every command does first, days after the end too."""
@@ -218,6 +226,7 @@ class World:
         violation: Violation | None = None
         try:
             self._until_done()
+            self.over = True
             self.rules.at_home()
             self.rules.at_rest()
         except Violation as found:
@@ -225,7 +234,7 @@ class World:
             self.note(f"VIOLATION {found}")
         states = tuple(move.to_state.value for move in self.ledger.moves(RUN))
         return Outcome(
-            self.schedule.seed, violation, tuple(self.misfortune.fired), self.begun, self.clock.monotonic(),
+            self.schedule.seed, violation, tuple(self.misfortune.strikes), self.begun, self.clock.monotonic(),
             self.cloud.spent_usd(), frozenset(self.misfortune.passed), states, tuple(self._trace),
         )  # fmt: skip
 
@@ -271,10 +280,15 @@ class World:
         self, dies_after: int | None = None, *, spares_folder: bool = False
     ) -> tuple[EndReason | None, bool]:
         """Why the run ended (None: it has not), and whether the user saw an error."""
+        try:
+            epoch = self.ledger.become_driver(RUN)
+        except CloudboothError as error:
+            self.note(f"another driver cannot begin: {error}")
+            return None, True
         self.begun += 1
         driver = Driver(
             self.begun,
-            self.ledger.become_driver(RUN),
+            epoch,
             self.clock.monotonic() + PATIENCE_S,
             dies_after=dies_after,
             spares_folder=spares_folder,
@@ -294,6 +308,11 @@ class World:
         except CloudboothError as error:
             self.note(f"driver {driver.number} fails: {error}")
             return None, True
+        except OSError as error:
+            if not is_disk_full(error):
+                self.rules.violate(Invariant.NO_CRASH, traceback.format_exc())
+            self.note(f"driver {driver.number} fails: {error}")
+            return None, True
         except Exception as error:
             if self.run().driver_epoch != driver.epoch:
                 self.note(f"driver {driver.number}, which was overtaken, fails: {error!r}")
@@ -310,7 +329,7 @@ class World:
             run=self.run(),
             epoch=epoch,
             ledger=self.ledger,
-            provider=RetryingProvider(self.provider, clock.sleep, self.note),
+            provider=RetryingProvider(self.provider, waits_of_a_driver(self.ledger, clock, RUN, epoch), self.note),
             machine_stands=self.schedule.standing,
             connect=self._connect,
             clock=clock,
@@ -374,8 +393,21 @@ class World:
                 self.kill(driver)
         self.misfortune.passes(point, driver)
 
-    def damage(self, chunk: bytes) -> bytes:
+    def arrives(self, chunk: bytes) -> bytes:
+        """A piece of a stream, on its way to the laptop's disk."""
+        self.require_room()
         return self.misfortune.damage(chunk)
+
+    def fill_disk(self, length_s: float) -> None:
+        self.full_until_s, self._full_told = self.clock.monotonic() + length_s, False
+
+    def require_room(self) -> None:
+        """Raises the error of a full disk."""
+        if self.clock.monotonic() < self.full_until_s:
+            if not self._full_told:
+                self._full_told = True
+                self.misfortune.fired_now(WorldFault.LAPTOP_FULL)
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     def acted(self, computer: Computer, run_folder: str, verb: str) -> None:
         self.rules.after_call(computer, run_folder, verb)
@@ -417,7 +449,8 @@ class World:
         if known is not None:
             known.come_up()
         else:
-            known = self._computer(str(rental.id), rental.has_gpu)
+            slow = self.schedule.slow if rental.offer.gpu == SHELVES[0].gpu else 1.0
+            known = self._computer(str(rental.id), rental.has_gpu, slow)
             program = Program.of(rental.boot.start_command)
             if program is not None:
                 workdir = known.disk / rental.offer.workdir.removeprefix("~/")
@@ -438,10 +471,10 @@ class World:
             for process in self.computers[rental.id].living():
                 process.terminate()
 
-    def _computer(self, name: str, has_gpu: bool = True) -> Computer:
+    def _computer(self, name: str, has_gpu: bool = True, slow: float = 1.0) -> Computer:
         folder = self.root / "machines" / name
         made = self.computers[name] = Computer(
-            name, folder, self.clock, self.schedule.training, self, has_gpu, self.store
+            name, folder, self.clock, self.schedule.training, self, has_gpu, self.store, slow
         )
         return made
 
@@ -463,6 +496,9 @@ class World:
 
     def happened(self, computer: Computer, occasion: Occasion) -> None:
         self.misfortune.happened(occasion)
+
+    def holds_training(self, steps_left: int) -> bool:
+        return self.misfortune.holds_training(steps_left)
 
     def note(self, text: str) -> None:
         line = f"{self.clock.monotonic():10.2f}  {text}"
@@ -497,8 +533,9 @@ def _template() -> RunSpec:
     )
 
 
-def _spec(output: Path, deadline_s: float | None, max_cost_usd: float, storage: bool) -> RunSpec:
+def _spec(output: Path, schedule: Schedule, max_cost_usd: float) -> RunSpec:
+    deadline_s = schedule.training.deadline_s
     hours = None if deadline_s is None else deadline_s / 3600
-    limits = Limits(max_cost_usd=max_cost_usd, max_hours=hours)
-    stored = Storage(url=SimulatedStore.url) if storage else Storage()
+    limits = Limits(max_cost_usd=max_cost_usd, max_hours=hours, keep_minutes=schedule.keep_minutes)
+    stored = Storage(url=SimulatedStore.url) if schedule.storage else Storage()
     return _template().model_copy(update={"output": Output(folder=output), "limits": limits, "storage": stored})
