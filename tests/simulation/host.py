@@ -163,6 +163,7 @@ class SimulatedHost:
             "free_bytes": 1 << 40,
             "has_code": has_code,
             "has_gpu": self._computer.has_gpu,
+            "has_environment": True,
         }
         return json.dumps(told).encode()
 
