@@ -11,9 +11,9 @@ import click
 
 from orchestrator.at_stake import LostByDown, lost_by_down
 from orchestrator.cli.driving import NewLimits, detach, drive_to_end, take_up
-from orchestrator.cli.options import from_store_options, json_option, run_argument
+from orchestrator.cli.options import from_store_options, json_option, plain_option, run_argument
 from orchestrator.cli.render.files import artifacts_on_disk, pictures_folder
-from orchestrator.cli.render.live import reporter_for
+from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.summary import summarize, tell
 from orchestrator.driver import driver_lock, is_driven
 from orchestrator.errors import ExitCode, RunConflict
@@ -32,6 +32,7 @@ WAIT_POLL_S = 0.3
 @click.command(epilog="Example: cloudbooth pull my-dog")
 @run_argument
 @from_store_options
+@plain_option
 @json_option
 def pull(run: str, url: str | None, endpoint_url: str | None, as_json: bool) -> int:
     """Fetch the pictures and the newest checkpoint of a run, or its model when it is done.
@@ -43,7 +44,7 @@ def pull(run: str, url: str | None, endpoint_url: str | None, as_json: bool) -> 
     if url is not None:
         return _pull_from(url, endpoint_url, run, as_json)
     record = wiring.ledger.run(run)
-    with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
+    with reporter_for(as_json, lambda: wiring.cost_usd(run), lambda: board_of(wiring, run)) as reporter:
         context = wiring.context(run, record.driver_epoch, reporter)
         machine = context.machine()
         if machine is not None and machine.absent_at is None:
@@ -70,6 +71,7 @@ def pull(run: str, url: str | None, endpoint_url: str | None, as_json: bool) -> 
 
 @click.command(epilog="Example: cloudbooth stop my-dog")
 @run_argument
+@plain_option
 @json_option
 def stop(run: str, as_json: bool) -> int:
     """Save a checkpoint, bring it home, give the machine back. Returns when that is done.
@@ -83,6 +85,7 @@ def stop(run: str, as_json: bool) -> int:
 @run_argument
 @click.option("--yes", "-y", is_flag=True, help="Do not ask, whatever the machine holds alone.")
 @click.option("--force", is_flag=True, help="Give up a machine of your own that cannot be reached, as it is.")
+@plain_option
 @json_option
 def down(run: str, yes: bool, force: bool, as_json: bool) -> int:
     """Give the machine back now, without waiting for a checkpoint. Returns when it is gone.
@@ -118,6 +121,7 @@ def _agreed(run: str, loss: LostByDown, as_json: bool) -> bool:
 @click.option("--max-cost", type=click.FloatRange(0), metavar="USD", help="From now on all attempts may cost so much.")
 @click.option("--max-hours", type=click.FloatRange(0, min_open=True), metavar="H", help="As for `launch`, from now on.")
 @click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
+@plain_option
 @json_option
 def resume(
     run: str,
@@ -152,7 +156,7 @@ def resume(
             else f"{run} runs in the background (process {pid}); `cloudbooth attach {run}` watches it"
         )
         return 0
-    with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
+    with reporter_for(as_json, lambda: wiring.cost_usd(run), lambda: board_of(wiring, run)) as reporter:
         return tell(drive_to_end(wiring, run, reporter, resume=True, limits=limits), as_json)
 
 
@@ -180,7 +184,7 @@ def _end(run: str, wish: Wish, as_json: bool) -> int:
             f"run `{run}` has ended already ({record.reason.value})", f"`cloudbooth status {run}` shows it"
         )
     wiring.ledger.set_wish(run, wish)
-    with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
+    with reporter_for(as_json, lambda: wiring.cost_usd(run), lambda: board_of(wiring, run)) as reporter:
         while True:
             try:
                 summary = drive_to_end(wiring, run, reporter)

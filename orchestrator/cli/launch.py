@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from orchestrator.cli.driving import detach, drive_to_end
-from orchestrator.cli.options import json_option
-from orchestrator.cli.render.live import reporter_for
+from orchestrator.cli.options import json_option, plain_option
+from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.plan import render_plan
 from orchestrator.cli.render.summary import tell
 from orchestrator.errors import UsageError
@@ -116,6 +116,7 @@ def plan(what: Path, as_json: bool, **options: Any) -> int:
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; the same as `plan`.")
 @click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
 @click.option("--yes", "-y", is_flag=True, help="Start without asking.")
+@plain_option
 @json_option
 def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: bool, **options: Any) -> int:
     """Train a model from photos: plan, confirm, run.
@@ -135,7 +136,7 @@ def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: b
     accept(wiring, spec, planned)
     if in_background:
         return _say_detached(wiring, spec, as_json)
-    with reporter_for(as_json, lambda: wiring.cost_usd(spec.name)) as reporter:
+    with reporter_for(as_json, lambda: wiring.cost_usd(spec.name), lambda: board_of(wiring, spec.name)) as reporter:
         summary = drive_to_end(wiring, spec.name, reporter)
     return tell(summary, as_json)
 

@@ -44,6 +44,32 @@ def json_option(function: F) -> F:
     )(function)
 
 
+PLAIN_VARIABLE = "CLOUDBOOTH_PLAIN"
+_PLAIN_KEY = "cloudbooth.plain"
+
+
+def plain_option(function: F) -> F:
+    """`--plain`, also by its variable, for verbs that show a run while it lasts; ask `plain_is_wanted`."""
+
+    def remember(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        context.meta[_PLAIN_KEY] = value
+
+    return click.option(
+        "--plain",
+        is_flag=True,
+        envvar=PLAIN_VARIABLE,
+        expose_value=False,
+        callback=remember,
+        help=f"Lines only, nothing drawn anew, no color: for screen readers. {PLAIN_VARIABLE}=1 does it always.",
+    )(function)
+
+
+def plain_is_wanted() -> bool:
+    """Whether the verb that is running was asked for plain lines."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_PLAIN_KEY))
+
+
 def _complete_run(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     from orchestrator.wiring import wire_up
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.cli.driving import drive_to_end
-from orchestrator.cli.options import json_option, run_argument
+from orchestrator.cli.options import json_option, plain_option, run_argument
 from orchestrator.cli.render.events import describe
-from orchestrator.cli.render.live import reporter_for
+from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.runs import render_runs, render_status, view_run, view_status, view_to_json
 from orchestrator.cli.render.summary import summarize, tell
 from orchestrator.driver import is_driven
@@ -87,6 +87,7 @@ def logs(run: str, follow: bool, trainer: bool, as_json: bool) -> int:
 
 @click.command(epilog="Example: cloudbooth attach my-dog")
 @run_argument
+@plain_option
 @json_option
 def attach(run: str, as_json: bool) -> int:
     """Watch a run; carry it on if its process has died.
@@ -95,7 +96,7 @@ def attach(run: str, as_json: bool) -> int:
     """
     wiring = wire_up()
     record = wiring.ledger.run(run)
-    with reporter_for(as_json, lambda: wiring.cost_usd(run)) as reporter:
+    with reporter_for(as_json, lambda: wiring.cost_usd(run), lambda: board_of(wiring, run)) as reporter:
         while record.state is not State.ENDED:
             try:
                 summary = drive_to_end(wiring, run, reporter)

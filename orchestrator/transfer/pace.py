@@ -27,9 +27,14 @@ class Pace:
 
     def seconds_left(self, total_bytes: int, now_s: float) -> float | None:
         """At the speed of the last ten seconds; None before two have passed, and while nothing moves."""
+        speed = self.bytes_per_s(now_s)
+        return None if speed is None else (total_bytes - self._told[-1][1]) / speed
+
+    def bytes_per_s(self, now_s: float) -> float | None:
+        """Of the last ten seconds; None where `seconds_left` is."""
         if not self._told or now_s - self._moved_at > STALLED_S:
             return None
         (since_s, before), (_, done) = self._told[0], self._told[-1]
         if now_s - since_s < ENOUGH_S or done <= before:
             return None
-        return (total_bytes - done) * (now_s - since_s) / (done - before)
+        return (done - before) / (now_s - since_s)

@@ -42,7 +42,7 @@ def test_the_live_view_shows_progress_and_money_and_ends_with_the_model(cloudboo
     code, shown = on_a_terminal(cloudbooth, argv, {"Start?": "y"})
     assert code == 0, shown[-3000:]
     assert "Traceback" not in shown
-    assert re.search(r"training\s.*step \d+/30", shown)
+    assert re.search(r"steps\s.*step \d+/30", shown)
     assert "$0.00 so far" in shown
     assert f"model: {cloudbooth.models / 'robot'}" in shown.replace("\n", "")
 

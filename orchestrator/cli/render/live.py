@@ -1,35 +1,45 @@
-"""A running driver on the terminal: a live line where there is a terminal, plain lines elsewhere, JSON on request."""
+"""A running driver on the terminal: a live board where there is one, plain lines elsewhere, JSON on request."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as Bars
 
+from orchestrator.cli.options import plain_is_wanted
+from orchestrator.cli.render.board import Board, Quoted, board_lines, thinned
 from orchestrator.cli.render.events import describe, volume
+from orchestrator.cli.render.inline_picture import InlinePicture, Protocol, protocol_of, sequence
 from orchestrator.cli.render.pipe import OutputThatMayClose
 from orchestrator.lifecycle import State
+from orchestrator.mirror import EventReader
 from orchestrator.progress import Progress
 from orchestrator.reporter import Reporter
 from orchestrator.transfer.pace import Pace
+from orchestrator.wiring import Wiring
 from remote_trainer import wire
 
 CostUsd = Callable[[], float]
 """What the run has cost up to now."""
 
 STEP_LINE_EVERY_S = 5.0
-"""Without a live line, steps are printed this often at most."""
+"""Without a board, steps are printed this often at most."""
 TRANSFER_LINE_EVERY_S = 5.0
+PLAIN_STEP_LINE_EVERY_S = 30.0
+"""With `--plain`: a screen reader speaks every line."""
+COST_EVERY_S = 1.0
 
 
 class JsonReporter:
@@ -63,9 +73,10 @@ class JsonReporter:
 class PlainReporter:
     """Lines with the time, for pipes, logs and screen readers. Never redraws anything."""
 
-    def __init__(self, console: Console, cost_usd: CostUsd) -> None:
+    def __init__(self, console: Console, cost_usd: CostUsd, step_line_every_s: float = STEP_LINE_EVERY_S) -> None:
         self._console = console
         self._cost_usd = cost_usd
+        self._step_line_every_s = step_line_every_s
         self._step_at = 0.0
         self._transfer_at = 0.0
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)
@@ -76,7 +87,7 @@ class PlainReporter:
     def event(self, envelope: wire.Envelope, progress: Progress) -> None:
         if isinstance(envelope.event, wire.StepDone):
             now = time.monotonic()
-            if now - self._step_at < STEP_LINE_EVERY_S and envelope.event.step != envelope.event.of:
+            if now - self._step_at < self._step_line_every_s and envelope.event.step != envelope.event.of:
                 return
             self._step_at = now
         text = self._describe(envelope.event, progress)
@@ -114,44 +125,78 @@ class PlainReporter:
 
 
 class LiveReporter(PlainReporter):
-    """Plain lines for what stays, and below them bars for training and transfer."""
+    """Plain lines for what stays, and below them the board, drawn anew four times a second and after every resize."""
 
-    def __init__(self, bars: Bars, cost_usd: CostUsd) -> None:
-        super().__init__(bars.console, cost_usd)
-        self._bars = bars
-        self._training: TaskID | None = None
-        self._transfers: dict[str, TaskID] = {}
+    def __init__(self, console: Console, board: Board, cost_usd: CostUsd, pictures: Protocol | None = None) -> None:
+        super().__init__(console, cost_usd)
+        self._board = board
+        self._pictures = pictures
+        self._guard = threading.Lock()
+        self._cost, self._cost_at = 0.0, -math.inf
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        now = time.time()
+        if now - self._cost_at >= COST_EVERY_S:  # it is read from the ledger
+            self._cost, self._cost_at = self._cost_usd(), now
+        with self._guard:
+            lines = board_lines(self._board, self._cost, options.max_width, now, ascii_only=options.ascii_only)
+        yield from thinned(lines, console.size.height - 1)
+
+    def moved(self, state: State, why: str) -> None:
+        with self._guard:
+            self._board.moved(state, time.time())
+        super().moved(state, why)
 
     def event(self, envelope: wire.Envelope, progress: Progress) -> None:
+        with self._guard:
+            self._board.event(envelope.event, progress, time.time())
         if not isinstance(envelope.event, wire.StepDone):
             super().event(envelope, progress)
-            return
-        if self._training is None:
-            self._training = self._bars.add_task("training", total=progress.of, detail="")
-        text = self._describe(envelope.event, progress) or ""
-        self._bars.update(self._training, completed=progress.step, total=progress.of, detail=text)
 
     def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None:
-        if what not in self._transfers:
-            self._transfers[what] = self._bars.add_task(what, total=total_bytes, detail="")
-        self._paces[what].told(done_bytes, time.monotonic())
-        detail = self._progress(what, done_bytes, total_bytes)
-        self._bars.update(self._transfers[what], completed=done_bytes, total=total_bytes, detail=detail)
-        if done_bytes >= total_bytes:
-            self._bars.remove_task(self._transfers.pop(what))
+        with self._guard:
+            self._board.transfer(what, done_bytes, total_bytes, time.time())
+
+    def arrived(self, what: str, path: str) -> None:
+        with self._guard:
+            self._board.arrived(what, path)
+        super().arrived(what, path)
+        if what == "picture" and self._pictures is not None and (drawing := sequence(self._pictures, Path(path))):
+            self._console.print(InlinePicture(drawing))
+
+
+def board_of(wiring: Wiring, run: str) -> Board:
+    """What ledger and mirror know of a run already: one that is attached to has a past."""
+    record = wiring.ledger.run(run)
+    board = Board(Quoted.of_plan(run, record.plan_json))
+    for move in wiring.ledger.moves(run):
+        board.moved(move.to_state, move.at)
+    reader = EventReader(wiring.home.run(run))
+    for envelope in reader.fresh():
+        board.event(envelope.event, reader.progress, envelope.t)
+    pictures = sorted((wiring.home.run(run).root / wire.VALIDATION_FOLDER).glob("*/*.png"))
+    if pictures:
+        board.picture = str(pictures[-1])
+    return board
 
 
 @contextmanager
-def reporter_for(as_json: bool, cost_usd: CostUsd) -> Iterator[Reporter]:
-    """JSON when asked for, live bars on a terminal, plain lines otherwise. `cost_usd` is asked at every step shown."""
+def reporter_for(as_json: bool, cost_usd: CostUsd, board: Callable[[], Board] = Board) -> Iterator[Reporter]:
+    """JSON when asked for, a live board on a terminal, plain lines elsewhere and with `--plain`.
+
+    `cost_usd` is asked at every step shown, `board` once, if there is one to be drawn.
+    """
     with redirect_stdout(OutputThatMayClose(sys.stdout)):
         if as_json:
             yield JsonReporter(sys.stdout)
             return
+        if plain_is_wanted():
+            yield PlainReporter(Console(no_color=True, highlight=False), cost_usd, PLAIN_STEP_LINE_EVERY_S)
+            return
         console = Console()
-        if not console.is_terminal:
+        if not console.is_terminal or console.is_dumb_terminal:
             yield PlainReporter(console, cost_usd)
             return
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[detail]}"))
-        with Bars(*columns, console=console, transient=True) as bars:
-            yield LiveReporter(bars, cost_usd)
+        reporter = LiveReporter(console, board(), cost_usd, protocol_of(os.environ))
+        with Live(reporter, console=console, transient=True, refresh_per_second=4, vertical_overflow="crop"):
+            yield reporter
