@@ -19,6 +19,7 @@ from orchestrator.budget import training_deadline_s
 from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.scan import Finding, Scan, Severity, require_usable
+from orchestrator.dataset.translation import Translated
 from orchestrator.estimates import (
     DEFAULT_CHECKPOINT_EVERY,
     NO_INTERRUPTIONS,
@@ -45,6 +46,7 @@ from orchestrator.plan_warnings import (
     rental_warnings,
     size_warnings,
     training_warnings,
+    translation_warnings,
 )
 from orchestrator.ranges import Range
 from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
@@ -130,6 +132,8 @@ class Plan:
     """Photos travel with their own pixels, and the machine scales them."""
     base_config: str | None = None
     """Whose configuration a base that is a single file has."""
+    translation: tuple[Translated, ...] = ()
+    """What became of each key of SimpleTuner's files."""
 
     @property
     def instance(self) -> tuple[Placement, ...]:
@@ -151,13 +155,15 @@ def make_plan(
     measured: Measured | None = None,
     history: OfferHistory = NOTHING_RENTED,
     volume: Volume | None = None,
+    translation: tuple[Translated, ...] = (),
 ) -> Plan:
     """Decides everything that is still open. Pure: equal arguments give equal plans.
 
     `scans` are those of the spec's folders, by the id of the set that they are for. `offers` answer
     `offers.gpu_requests(spec)`; those of other markets are only compared with. `machine` is what a look at one that
     stands has told, `terms_of` what the provider says of an offer, `measured` the speeds that earlier runs have shown,
-    `history` how their spot machines fared, `volume` is what `compute.volume` names.
+    `history` how their spot machines fared, `volume` is what `compute.volume` names,
+    `translation` what became of SimpleTuner's files.
     Raises UsageError for unusable photos and NoCapacity when no offer fits.
     """
     require_usable(*scans.values())
@@ -235,6 +241,7 @@ def make_plan(
         decisions=tuple(decisions),
         findings=tuple(findings),
         warnings=(
+            *translation_warnings(translation),
             *training_warnings(spec, train, placements, base, work.family, has_class_images=planned_class is not None),
             *machine_warnings(spec, base, offer, None if machine is None else machine.has_gpu),
             *(() if machine is None or machine.has_environment else environment_warnings(machine.free_gb)),
@@ -242,6 +249,7 @@ def make_plan(
         ),
         ship_originals=spec.data.ship_originals,
         base_config=spec.model.config,
+        translation=translation,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.base_model import BaseSource, BuiltinBase, HubModel
 from orchestrator.dataset.placement import Placement
+from orchestrator.dataset.translation import Translated
 from orchestrator.rental import Rental
 from orchestrator.single_file_base import LinkedFile
 from orchestrator.spec import RunSpec
@@ -198,6 +199,14 @@ def training_warnings(
             )
         )
     return warnings
+
+
+def translation_warnings(translation: Sequence[Translated]) -> list[Warned]:
+    """About keys of SimpleTuner's files that were meant to change the model and do not."""
+    lost = [f"{row.key} of {row.where}" for row in translation if row.is_warned]
+    if not lost:
+        return []
+    return [Warned(f"without effect: {', '.join(lost)}", "the reasons stand under Translation")]
 
 
 def _names(placements: Sequence[Placement]) -> str:

@@ -23,6 +23,7 @@ from orchestrator.ranges import duration
 from orchestrator.recovery import spot_record
 from orchestrator.rental import terms_of
 from orchestrator.spec import RunSpec, spec_to_json
+from orchestrator.spec_expansion import translation_of
 from orchestrator.staging import stage
 from orchestrator.storage.open import require_writable
 from orchestrator.storage.planned import plan_storage, storage_warnings
@@ -71,6 +72,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         measured_speeds(spec, wiring.ledger.runs(), wiring.home.run, pipeline_name(base)),
         OfferHistory(seen=spot_record(wiring.ledger.every_machine(), wiring.clock.now())),
         volume,
+        translation_of(spec),
     )
     told = tuple(
         Warned(text, "`cloudbooth gpus` shows what every provider answers") for text in dict.fromkeys(left_out)

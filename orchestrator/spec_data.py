@@ -139,9 +139,17 @@ class PictureSet(Section):
 
 class Data(Section):
     instance: Path | None = None
-    """Folder of photos; `name.txt` beside `name.jpg` is its caption. Either this or `sets`."""
+    """Folder of photos; `name.txt` beside `name.jpg` is its caption. Either this, `sets` or `dataloader`."""
     regularization: str = "none"
     """`none`, `generate:N` or a folder; read it through `class_images`."""
+    dataloader: Path | None = None
+    """A SimpleTuner `multidatabackend` file, which becomes `sets`; the plan prints how."""
+    env: Path | None = None
+    """A SimpleTuner env file, whose assignments become keys of `[train]` that the spec leaves open."""
+    root: Path | None = None
+    """Put before absolute folders in `dataloader`, for a file that was written for another machine."""
+    min_area_mp: Annotated[float, Field(ge=0)] = 0.0
+    """Megapixels: smaller areas in `dataloader` are raised to it; 1 is what SimpleTuner of April 2024 did."""
     keep_small: bool = False
     """Train pictures that `min_size` would leave out."""
     ship_originals: bool = False

@@ -24,18 +24,29 @@ from orchestrator.errors import UsageError
 from orchestrator.spec import SCHEMA, RunSpec, slug
 from orchestrator.spec_data import GIT_URL, NO_FOLDER
 from orchestrator.spec_errors import Problem, problems_of, usage_error
+from orchestrator.spec_expansion import as_written, expand_files, expand_subjects
 
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-_PATH_KEYS = ("data.instance", "data.regularization", "model.base", "compute.ssh.identity_file", "output.folder")
+_PATH_KEYS = (
+    "data.instance", "data.regularization", "data.dataloader", "data.env", "data.root", "model.base",
+    "compute.ssh.identity_file", "output.folder",
+)  # fmt: skip
+
+
+_FILES_OF_SIMPLETUNER = {".json": "dataloader", ".sh": "env"}
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
-    """The spec in a TOML file with `--set` values (`train.steps=800`) laid over it.
+    """The spec in a TOML file, or one of SimpleTuner's files, with `--set` values (`train.steps=800`) laid over it.
 
     A missing `name` becomes the file's stem. Raises UsageError naming every problem at once; reads nothing but the
     file, apart from asking whether `model.base` is there.
     """
     _refuse_what_is_no_spec(path)
+    again = _WITH_THE_SAME if overrides else f"`cloudbooth plan {_quoted(path)}`"
+    if path.suffix in _FILES_OF_SIMPLETUNER:
+        raw: dict[str, Any] = {"name": slug(path.stem), "data": {_FILES_OF_SIMPLETUNER[path.suffix]: path.name}}
+        return _resolve(raw, path.absolute().parent, overrides, str(path), again)
     try:
         text = path.read_text("utf-8-sig")
         raw = tomllib.loads(text)
@@ -46,7 +57,6 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(*_syntax_error(path, text, str(error))) from None
     raw.setdefault("name", slug(path.stem))
-    again = _WITH_THE_SAME if overrides else f"`cloudbooth plan {_quoted(path)}`"
     return _resolve(raw, path.absolute().parent, overrides, str(path), again)
 
 
@@ -120,8 +130,11 @@ def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source
     for key in _PATH_KEYS:
         _absolutize(raw, key, folder)
     _absolutize_sets(raw, folder)
+    _absolutize_subjects(raw, folder)
     for override in overrides:
         problems += _apply(raw, override)
+    origins = expand_subjects(raw)
+    expand_files(raw)
     _absolutize_sets(raw, Path.cwd())
     _prompts_of_sets(raw)
     # Missing sections as empty ones: pydantic then names the missing key and not only its section.
@@ -137,6 +150,7 @@ def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source
     else:
         if not problems:
             return spec
+    problems = [replace(problem, key=as_written(problem.key, origins)) for problem in problems]
     problems = [_with_flag(problem, overrides) for problem in problems]
     raise usage_error(source, problems, f"{again} checks it again without starting anything")
 
@@ -182,8 +196,16 @@ def _absolutize(raw: dict[str, Any], key: str, folder: Path) -> None:
 
 def _absolutize_sets(raw: dict[str, Any], folder: Path) -> None:
     """Does nothing to what is absolute already."""
-    for each in _sets(raw):
-        for key in ("pictures", "parquet"):
+    _absolutize_each(_tables(_find(raw, "data.sets")), ("pictures", "parquet"), folder)
+
+
+def _absolutize_subjects(raw: dict[str, Any], folder: Path) -> None:
+    _absolutize_each(_tables(raw.get("subject")), ("instance", "regularization", "parquet"), folder)
+
+
+def _absolutize_each(tables: list[dict[str, Any]], keys: Sequence[str], folder: Path) -> None:
+    for each in tables:
+        for key in keys:
             value = each.get(key)
             if isinstance(value, str) and value and not (NO_FOLDER.fullmatch(value) or GIT_URL.match(value)):
                 each[key] = os.path.normpath(folder / Path(value).expanduser())
@@ -194,15 +216,14 @@ def _prompts_of_sets(raw: dict[str, Any]) -> None:
     subject = raw.setdefault("subject", {})
     if not isinstance(subject, dict):
         return
-    for each in _sets(raw):
+    for each in _tables(_find(raw, "data.sets")):
         role = each.get("role", "instance")
         if isinstance(each.get("prompt"), str) and role in ("instance", "class"):
             subject.setdefault(f"{role}_prompt", each["prompt"])
 
 
-def _sets(raw: dict[str, Any]) -> list[dict[str, Any]]:
-    found = _find(raw, "data.sets")
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+def _tables(value: object) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _find(raw: dict[str, Any], key: str) -> object:

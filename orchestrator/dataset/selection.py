@@ -27,11 +27,19 @@ def scan_sets(spec: RunSpec) -> dict[str, Scan]:
             folder = pictures.source.folder
             if folder not in folders:
                 folders[folder] = scan_folder(folder)
+                if spec.data.dataloader is not None and not folder.exists():
+                    folders[folder] = _elsewhere(folders[folder])
             scan = captioned(folders[folder], pictures, spec.prompt_of(pictures))
             scans[pictures.id] = without_small(
                 scan, pictures, sizing_of(pictures, spec.train), keep=spec.data.keep_small
             )
     return scans
+
+
+def _elsewhere(scan: Scan) -> Scan:
+    """A folder that a dataloader file names and nobody has: such files are written for the machine that trains."""
+    hint = "`--set data.root=/some/folder` looks for it there; or correct the dataloader file"
+    return replace(scan, findings=tuple(replace(finding, hint=hint) for finding in scan.findings))
 
 
 def without_small(scan: Scan, pictures: PictureSet, sizing: Sizing, *, keep: bool = False) -> Scan:

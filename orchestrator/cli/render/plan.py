@@ -35,6 +35,8 @@ def render_plan(plan: Plan, console: Console) -> None:
     _section(console, "Sizes", _sizes(plan))
     if len(plan.sets) > 1 and any(each.id not in ("instance", "class") for each in plan.sets):
         _section(console, "Sets", _sets(plan))
+    if plan.translation:
+        _section(console, "Translation", _translation(plan))
     _section(console, "Training", _training(plan))
     _section(console, "Machine", _machine(plan))
     if plan.rental is not None:
@@ -62,7 +64,9 @@ def _facts() -> Table:
 
 def _subject(plan: Plan) -> Table:
     table = _facts()
-    table.add_row("prompt", escape(f'"{plan.instance_prompt}"'))
+    prompts = dict.fromkeys([plan.instance_prompt, *(each.prompt for each in plan.sets if each.role == "instance")])
+    for number, prompt in enumerate(prompts):
+        table.add_row("" if number else "prompt", escape(f'"{prompt}"'))
     if plan.class_images is not None:
         source = (
             f"{plan.class_images.generate} made by the base on the machine"
@@ -137,6 +141,22 @@ def _sets(plan: Plan) -> Table:
     return table
 
 
+def _translation(plan: Plan) -> Table:
+    """Row by row: where, what stood there, what it became."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim", overflow="fold", ratio=2)
+    table.add_column(overflow="fold", ratio=3)
+    table.add_column(overflow="fold", ratio=4)
+    where = None
+    for row in plan.translation:
+        given = f"{row.key} {row.value}" if row.value not in ("", '""') else row.key
+        became = row.became or "ignored"
+        why = f" ({row.why})" if row.why else ""
+        table.add_row(escape("" if row.where == where else row.where), escape(given), escape(became + why))
+        where = row.where
+    return table
+
+
 def _training(plan: Plan) -> Table:
     train = plan.train
     table = _facts()
@@ -148,6 +168,8 @@ def _training(plan: Plan) -> Table:
     photos = len(plan.instance)
     times = f"each of {photos} photos {plan.epochs:.4g} times" if photos > 1 else f"one photo {plan.epochs:.4g} times"
     table.add_row("steps", f"{train.steps}, {batch}: {times} (epochs)")
+    if plan.steps_per_epoch and len(plan.sets) > 1:
+        table.add_row("epochs", f"{train.steps / plan.steps_per_epoch:.4g}, of about {plan.steps_per_epoch:.4g} steps")
     table.add_row("checkpoints", f"every {train.checkpoint_every} steps, the newest {train.keep_checkpoints} kept")
     each = f"every {train.validate_every} steps, " if 0 < train.validate_every < train.steps else ""
     table.add_row("pictures", f"{each}before and after, {len(train.validation_prompts)} at a time")
