@@ -23,6 +23,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def build_text_encoder() -> Any:
     """A CLIP text model with random weights: (B, 77) tokens → (B, 77, 64), distinct for distinct prompts."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    vocabulary, _ = _byte_pair_encoding()
+    vocabulary, _ = _byte_pair_encoding(_WORDS)
     encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(vocabulary),
@@ -210,9 +211,9 @@ def build_vae() -> Any:
 # ---- the tokenizer ------------------------------------------------------------------------------------------
 
 
-def write_tokenizer(folder: Path) -> None:
-    """CLIP's `vocab.json` and `merges.txt` with all 256 bytes and a few dozen whole words."""
-    vocabulary, merges = _byte_pair_encoding()
+def write_tokenizer(folder: Path, words: Sequence[str] = _WORDS) -> None:
+    """CLIP's `vocab.json` and `merges.txt` with all 256 bytes, each of `words` one token."""
+    vocabulary, merges = _byte_pair_encoding(words)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
@@ -229,14 +230,14 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
-def _byte_pair_encoding() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _byte_pair_encoding(words: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges in CLIP's order: bytes, bytes that end a word, merged pairs, the two special tokens.
 
     Each word of the list is merged from the left until it is one token; pairs that exist already are reused.
     """
     alphabet = _byte_characters()
     merges: list[tuple[str, str]] = []
-    for word in _WORDS:
+    for word in words:
         symbols = [*word[:-1], word[-1] + "</w>"]
         for pair in merges:
             symbols = _merge(symbols, pair)
