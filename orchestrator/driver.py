@@ -18,7 +18,7 @@ from orchestrator.budget import may_rent_again, seconds_left
 from orchestrator.errors import RunConflict, WishChanged
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.keeping import keep_left_s, users_of
-from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
+from orchestrator.latecomers import give_back_what_came_late
 from orchestrator.ledger import MachineRecord
 from orchestrator.lifecycle import (
     Do,
@@ -37,7 +37,7 @@ from orchestrator.phases import follow, keep, provision, release, rescue, retrie
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import after_no_answer, look_again
 from orchestrator.silence import NO_SILENCE
-from providers.errors import CloudboothError, MachineGone, Transient
+from providers.errors import MachineGone, Transient
 
 LOCK_PATIENCE_S = 1.0
 UNREACHABLE_PAUSE_S = 10.0
@@ -87,24 +87,14 @@ def drive_until(context: RunContext, state: State) -> bool:
                 return False
             case Move() as move:
                 if move.to in (State.PROVISIONING, State.ENDED):
-                    _give_back_what_came_late(context)
+                    give_back_what_came_late(
+                        context.provider, context.ledger, run, context.clock, context.reporter.note
+                    )
                 context.ledger.move(run.name, context.epoch, run.state, move.to, move.why, move.reason)
                 context.reporter.moved(move.to, move.why)
                 facts = facts_after(move, run.state, facts)
             case Do(phase):
                 facts = _do(phase, context, facts)
-
-
-def _give_back_what_came_late(context: RunContext) -> None:
-    """Of this run's intents that seemed to have come to nothing. A failure is told: later commands look again."""
-    ledger, name = context.ledger, context.run.name
-    try:
-        if expected := latecomers(ledger.machines(name), context.clock.now()):
-            give_back_latecomers(context.provider, ledger, expected, context.reporter.note)
-        left_behind = strays(ledger.machines(name), [context.run])
-        give_back_strays(context.provider, ledger, left_behind, context.clock, context.reporter.note)
-    except CloudboothError as error:
-        context.reporter.note(f"looking for late machines failed: {error.message}")
 
 
 def _do(phase: Phase, context: RunContext, facts: Facts) -> Facts:

@@ -13,7 +13,8 @@ from orchestrator.clock import Clock
 from orchestrator.ledger import Ledger, MachineRecord, RunRecord
 from orchestrator.lifecycle import State
 from orchestrator.orphans import tag_prefix
-from providers.api import MachineProvider
+from providers.api import Bills
+from providers.errors import CloudboothError
 
 SETTLE_AGE_S = 180.0
 """Providers have been seen to list a machine only minutes after it was made: what never showed is not gone before."""
@@ -60,7 +61,7 @@ def expired_rescues(
 
 
 def give_back_latecomers(
-    provider: MachineProvider, ledger: Ledger, expected: Sequence[MachineRecord], told: Callable[[str], None]
+    provider: Bills, ledger: Ledger, expected: Sequence[MachineRecord], told: Callable[[str], None]
 ) -> None:
     """One list; what it shows of `expected` bills, so it is written down, and given back. Twice is safe.
 
@@ -76,7 +77,7 @@ def give_back_latecomers(
 
 
 def give_back_strays(
-    provider: MachineProvider,
+    provider: Bills,
     ledger: Ledger,
     left_behind: Iterable[MachineRecord],
     clock: Clock,
@@ -93,6 +94,18 @@ def give_back_strays(
         if is_absent(provider, machine.machine_id, clock.sleep) and not may_still_show(machine, clock.now()):
             ledger.confirm_absent(machine.tag)
             told(f"{machine.tag} is gone")
+
+
+def give_back_what_came_late(
+    provider: Bills, ledger: Ledger, run: RunRecord, clock: Clock, told: Callable[[str], None]
+) -> None:
+    """Of a run's intents that seemed to have come to nothing. A failure is told: later commands look again."""
+    try:
+        if expected := latecomers(ledger.machines(run.name), clock.now()):
+            give_back_latecomers(provider, ledger, expected, told)
+        give_back_strays(provider, ledger, strays(ledger.machines(run.name), [run]), clock, told)
+    except CloudboothError as error:
+        told(f"looking for late machines failed: {error.message}")
 
 
 def _is_stray(machine: MachineRecord, run: RunRecord, newest: dict[tuple[str, int], str]) -> bool:

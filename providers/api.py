@@ -1,8 +1,9 @@
 """What a provider is: the Protocols and the data that cross them.
 
-A provider rents machines and gives them back. It never opens SSH and never learns what a machine is for; it may be
-written by third parties, who register it under the entry-point group `cloudbooth.providers` and test it with
-`providers.testing.contract`.
+A `MachineProvider` rents machines and gives them back. It never opens SSH and never learns what a machine is for; it
+may be written by third parties, who register it under the entry-point group `cloudbooth.providers` and test it with
+`providers.testing.contract`. A `JobProvider` rents no machine: it takes a hosted training job and hands out its result
+(`providers.jobs` has its data); its group is `cloudbooth.job_providers`.
 """
 
 from __future__ import annotations
@@ -166,6 +167,21 @@ class SelfRelease:
     stop: MachineCall | None = None
     """Ends the GPU's billing and keeps what the work folder holds; None where that cannot be had. With a network volume
     it is what `terminate` is: the volume outlives the machine."""
+
+
+@runtime_checkable
+class Bills(Protocol):
+    """What may cost money can be found, looked at and ended: all that it takes to settle a lost answer, to give back
+    what nobody waits for, and to find orphans. The methods are those of `MachineProvider`.
+    """
+
+    name: str
+
+    def describe(self, machine: MachineId) -> Machine: ...
+
+    def list(self, prefix: str) -> Sequence[Machine]: ...
+
+    def release(self, machine: MachineId) -> None: ...
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from orchestrator.cli.options import json_option
 from orchestrator.errors import ExitCode
 from orchestrator.orphans import Orphan, find_orphans, tag_prefix
 from orchestrator.wiring import Wiring, wire_up
-from providers.api import HasStandingMachine, MachineProvider
+from providers.api import Bills, HasStandingMachine
 from providers.errors import CloudboothError
 
 
@@ -26,7 +26,7 @@ def gc(yes: bool, as_json: bool) -> int:
     anything back. Exit code 5 when a provider could not be asked or refused.
     """
     wiring = wire_up()
-    found: list[tuple[MachineProvider, Orphan]] = []
+    found: list[tuple[Bills, Orphan]] = []
     providers, unable = wiring.every_provider()
     silent = [f"{name}: {error.message}" for name, error in unable]
     for name, provider in providers:
@@ -51,7 +51,7 @@ def gc(yes: bool, as_json: bool) -> int:
     return int(ExitCode.PROVIDER) if silent or refused else 0
 
 
-def _give_back(wiring: Wiring, provider: MachineProvider, orphan: Orphan, as_json: bool) -> str:
+def _give_back(wiring: Wiring, provider: Bills, orphan: Orphan, as_json: bool) -> str:
     """Why the machine could not be given back; empty when it could. One failure does not keep the others.
 
     One that the ledger believes gone is shown as billing again until its absence is confirmed.
