@@ -61,6 +61,6 @@ def _speeds_in(log: Path) -> list[float]:
             event = wire.decode_event(line).event
         except wire.WireError:
             continue  # the first line of the tail is rarely whole
-        if isinstance(event, wire.StepDone) and event.images_per_s > 0:
+        if isinstance(event, wire.StepDone) and event.images_per_s:
             speeds.append(event.images_per_s)
     return speeds

@@ -450,9 +450,10 @@ class StepDone:
     TYPE: ClassVar[str] = "step"
     step: int
     of: int
-    loss: float
-    lr: float
-    images_per_s: float
+    loss: Optional[float]
+    """None where a hosted trainer does not say; so are the next two."""
+    lr: Optional[float]
+    images_per_s: Optional[float]
     vram_gb: Optional[float] = None
 
 

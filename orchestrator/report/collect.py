@@ -92,7 +92,8 @@ def _events(file: Path) -> list[wire.Envelope]:
 def _steps(events: Iterable[wire.Envelope]) -> tuple[StepPoint, ...]:
     """A step that was made anew after an interruption counts as the last one made it."""
     made = {e.event.step: e.event for e in events if isinstance(e.event, wire.StepDone)}
-    return tuple(StepPoint(step, event.loss, event.lr) for step, event in sorted(made.items()))
+    told = ((step, event.loss, event.lr) for step, event in sorted(made.items()))
+    return tuple(StepPoint(step, loss, lr) for step, loss, lr in told if loss is not None and lr is not None)
 
 
 def _losses(progress: Progress) -> tuple[LossPoint, ...]:

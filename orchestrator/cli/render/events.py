@@ -45,7 +45,11 @@ def describe(event: wire.Event, progress: Progress) -> str | None:
 
 
 def _step(step: wire.StepDone, progress: Progress) -> str:
-    parts = [f"step {step.step}/{step.of}", f"loss {step.loss:.4f}", f"{step.images_per_s:.1f} images/s"]
+    parts = [f"step {step.step}/{step.of}"]
+    if step.loss is not None:
+        parts.append(f"loss {step.loss:.4f}")
+    if step.images_per_s is not None:
+        parts.append(f"{step.images_per_s:.1f} images/s")
     if step.vram_gb is not None:
         parts.append(f"{step.vram_gb:.1f} GB")
     if progress.eta_s is not None and step.step < step.of:
