@@ -28,6 +28,11 @@ class Home:
         return self.root / "ledger.sqlite3"
 
     @property
+    def config_file(self) -> Path:
+        """What the user may write for all runs; nothing of ours."""
+        return self.root / "config.toml"
+
+    @property
     def providers_folder(self) -> Path:
         return self.root / "providers"
 

@@ -5,7 +5,8 @@ A plug-in declares, in its own pyproject.toml:
     [project.entry-points."cloudbooth.providers"]
     acme = "cloudbooth_acme:AcmeProvider"
 
-where the value is a callable that takes a `ProviderContext` and returns a `MachineProvider`.
+where the value is a callable that takes a `ProviderContext` and returns a `MachineProvider`. A service that takes
+hosted jobs and rents nothing stands in the group `cloudbooth.job_providers` and returns a `JobProvider`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 from providers.api import MachineProvider
 from providers.errors import CloudboothError
+from providers.jobs import JobProvider
 
 GROUP = "cloudbooth.providers"
+JOB_GROUP = "cloudbooth.job_providers"
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,23 @@ class ProviderContext:
     """Credentials and base URLs are read from here, never from `os.environ`; kept out of the repr for that reason."""
     options: Mapping[str, str | int | None] = field(default_factory=dict)
     """The provider's own section of the spec, `[compute.NAME]`. None and absent mean the same."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The provider's section of the user's config file, `[providers.NAME]`, as TOML has it."""
 
 
 def installed_providers() -> list[str]:
     """The names, sorted; a broken plug-in is among them, for nothing is imported."""
     return sorted(entry_points(group=GROUP).names)
+
+
+def takes_jobs(name: str) -> bool:
+    """Whether the provider of this name takes hosted jobs, and rents no machines. Nothing is imported."""
+    return name in installed_job_providers()
+
+
+def installed_job_providers() -> list[str]:
+    """As `installed_providers`, of those that take hosted jobs."""
+    return sorted(entry_points(group=JOB_GROUP).names)
 
 
 def load_provider(name: str, context: ProviderContext) -> MachineProvider:
@@ -46,9 +62,28 @@ def load_provider(name: str, context: ProviderContext) -> MachineProvider:
     Raises CloudboothError for an unknown name and for a plug-in that cannot be imported or is no provider, and
     whatever the provider itself says about its options and credentials.
     """
-    found = [entry for entry in entry_points(group=GROUP) if entry.name == name]
+    entry, provider = _load(name, GROUP, context)
+    if not isinstance(provider, MachineProvider):
+        raise _broken(entry, f"{entry.value} does not return a MachineProvider")
+    return provider
+
+
+def load_job_provider(name: str, context: ProviderContext) -> JobProvider:
+    """As `load_provider`, for one that takes hosted jobs."""
+    entry, provider = _load(name, JOB_GROUP, context)
+    if not isinstance(provider, JobProvider):
+        raise _broken(entry, f"{entry.value} does not return a JobProvider")
+    return provider
+
+
+def _load(name: str, group: str, context: ProviderContext) -> tuple[EntryPoint, object]:
+    found = [entry for entry in entry_points(group=group) if entry.name == name]
+    if not found and group == GROUP and takes_jobs(name):
+        raise CloudboothError(
+            f"{name} takes hosted jobs and rents no machines", f"`cloudbooth launch … --provider {name}` trains there"
+        )
     if not found:
-        names = installed_providers()
+        names = sorted({*installed_providers(), *installed_job_providers()})
         raise CloudboothError(
             f"there is no provider {name!r}; installed are {', '.join(names) or 'none'}", _suggestion(name, names)
         )
@@ -62,10 +97,7 @@ def load_provider(name: str, context: ProviderContext) -> MachineProvider:
         raise _broken(entry, f"{type(error).__name__}: {error}") from error
     if not callable(factory):
         raise _broken(entry, f"{entry.value} is not callable")
-    provider = factory(context)
-    if not isinstance(provider, MachineProvider):
-        raise _broken(entry, f"{entry.value} does not return a MachineProvider")
-    return provider
+    return entry, factory(context)
 
 
 def _suggestion(name: str, names: list[str]) -> str:

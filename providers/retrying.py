@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from providers.api import (
@@ -28,6 +29,7 @@ from providers.api import (
     Volume,
 )
 from providers.errors import Transient
+from providers.jobs import Job, JobId, JobProvider, JobQuote, JobWish
 
 T = TypeVar("T")
 
@@ -79,18 +81,66 @@ class RetryingProvider:
         return self._inner.self_release(offer)
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        pause_s, left_s = FIRST_PAUSE_S, self._patience_s
-        while True:
-            try:
-                return call()
-            except Transient as error:
-                wait_s = max(pause_s, error.retry_after_s or 0.0)
-                if wait_s > left_s:
-                    raise
-                self._told(f"{error.message}; asking {self.name} again in {wait_s:.0f} s")
-                self._sleep(wait_s)
-                left_s -= wait_s
-                pause_s = min(2 * pause_s, LAST_PAUSE_S)
+        return _patiently(call, self.name, self._sleep, self._told, self._patience_s)
+
+
+class RetryingJobProvider:
+    """The same for hosted jobs. `submit` is passed through untouched."""
+
+    def __init__(
+        self,
+        inner: JobProvider,
+        sleep: Callable[[float], None],
+        told: Callable[[str], None] = lambda _text: None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.name = inner.name
+        self._inner, self._sleep, self._told, self._patience_s = inner, sleep, told, patience_s
+
+    def quote(self, wish: JobWish) -> JobQuote:
+        return self._patiently(lambda: self._inner.quote(wish))
+
+    def upload(self, file: Path, name: str) -> str:
+        return self._patiently(lambda: self._inner.upload(file, name))
+
+    def make_destination(self, quote: JobQuote) -> bool:
+        return self._patiently(lambda: self._inner.make_destination(quote))
+
+    def submit(self, quote: JobQuote, dataset_url: str, tag: str) -> JobId:
+        """Once, whatever comes of it."""
+        return self._inner.submit(quote, dataset_url, tag)
+
+    def poll(self, job: JobId) -> Job:
+        return self._patiently(lambda: self._inner.poll(job))
+
+    def list(self, prefix: str) -> Sequence[Job]:
+        return self._patiently(lambda: self._inner.list(prefix))
+
+    def cancel(self, job: JobId) -> None:
+        self._patiently(lambda: self._inner.cancel(job))
+
+    def fetch(self, job: Job, archive: Path, received: Callable[[int, int | None], None]) -> None:
+        self._patiently(lambda: self._inner.fetch(job, archive, received))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return _patiently(call, self.name, self._sleep, self._told, self._patience_s)
+
+
+def _patiently(
+    call: Callable[[], T], name: str, sleep: Callable[[float], None], told: Callable[[str], None], left_s: float
+) -> T:
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return call()
+        except Transient as error:
+            wait_s = max(pause_s, error.retry_after_s or 0.0)
+            if wait_s > left_s:
+                raise
+            told(f"{error.message}; asking {name} again in {wait_s:.0f} s")
+            sleep(wait_s)
+            left_s -= wait_s
+            pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
 
 class _Stopping(RetryingProvider):

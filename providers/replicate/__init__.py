@@ -1,0 +1,1 @@
+"""Replicate: hosted training jobs, their weights, and predictions."""
