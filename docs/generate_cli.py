@@ -62,6 +62,10 @@ MEANINGS = {
     "train.validation_prompts": "What pictures are made of; when omitted, the instance and class prompts.",
     "train.validation_inference_steps": "Denoising steps of a validation picture.",
     "train.validation_guidance_scale": "Classifier-free guidance; 1 means none.",
+    "compute.replicate.trainer": "A trainer of docs/replicate.md or of the config file. When omitted, the one that "
+    "adapts `model.base`.",
+    "compute.replicate.destination": "`owner/name` of the model that gets the result as a version. When omitted, the "
+    "account's own, named as the run.",
     "compute.ssh.port": "When omitted: that of ssh_config, else 22.",
     "compute.ssh.user": "The same as `user@` in `host`.",
     "compute.ssh.identity_file": "Private key; when omitted, those of ssh_config and the agent.",

@@ -21,6 +21,7 @@ from orchestrator.plan import StandingMachine
 from orchestrator.workload import ENVIRONMENT_GB
 from providers.api import GpuRequest, HasStandingMachine, MachineProvider, Offer
 from providers.errors import CloudboothError
+from providers.jobs import JobProvider, JobWish
 
 PACKAGES = ("orchestrator", "providers", "remote_trainer")
 """Our top-level names: others may have chosen them too, and then Python imports whichever comes first."""
@@ -169,6 +170,10 @@ def hub_token(endpoint: str, token: str | None) -> Iterator[Finding]:
         yield Finding("hub", Verdict.GOOD, f"HF_TOKEN is accepted (role {role})")
 
 
+ANY_JOB = JobWish("doctor", {"train.steps": 1000})
+"""For a look at a service that takes hosted jobs, without a spec."""
+
+
 def provider(name: str, build: Callable[[], MachineProvider]) -> Iterator[Finding]:
     """Whether the provider can be built with the credentials at hand, and answers. Rents nothing.
 
@@ -208,6 +213,23 @@ def machine(look: Callable[[], StandingMachine | None]) -> Iterator[Finding]:
     if not seen.has_environment:
         fact = f"{seen.label} has none of the trainer's packages: the first run installs PyTorch and the rest there"
         yield Finding("environment", Verdict.DOUBTFUL, fact, f"leave {ENVIRONMENT_GB:g} GB of room, and some minutes")
+
+
+def job_provider(name: str, build: Callable[[], JobProvider], wish: JobWish = ANY_JOB) -> Iterator[Finding]:
+    """As `provider`, for one that takes hosted jobs: whether it answers, and has the trainer that `wish` leads to."""
+    what = f"provider {name}"
+    try:
+        built = build()
+    except CloudboothError as error:
+        yield Finding(what, Verdict.UNCHECKED, f"not set up: {error.message}", error.hint)
+        return
+    try:
+        quote = built.quote(wish)
+    except CloudboothError as error:
+        yield Finding(what, Verdict.BAD, error.message, error.hint)
+        return
+    told = f"answers; {quote.trainer} computes for ${quote.usd_per_s * 3600:.2f}/h"
+    yield Finding(what, Verdict.DOUBTFUL if quote.warnings else Verdict.GOOD, "; ".join((told, *quote.warnings)))
 
 
 def _offered(offers: list[Offer]) -> str:

@@ -135,7 +135,7 @@ class Phase(Enum):
 
 MOVES: dict[State, frozenset[State]] = {
     State.PLANNED: frozenset({State.PROVISIONING, State.RELEASING}),
-    State.PROVISIONING: frozenset({State.SHIPPING, State.RESCUING, State.RECOVERING, State.RELEASING}),
+    State.PROVISIONING: frozenset({State.SHIPPING, State.TRAINING, State.RESCUING, State.RECOVERING, State.RELEASING}),
     State.SHIPPING: frozenset({State.TRAINING, State.RESCUING, State.RECOVERING, State.RELEASING}),
     State.TRAINING: frozenset({State.SHIPPING, State.RETRIEVING, State.RESCUING, State.RECOVERING, State.RELEASING}),
     State.RETRIEVING: frozenset({State.RESCUING, State.RECOVERING, State.KEEPING, State.RELEASING}),
@@ -145,7 +145,9 @@ MOVES: dict[State, frozenset[State]] = {
     State.RELEASING: frozenset({State.ENDED}),
     State.ENDED: frozenset({State.PLANNED}),
 }
-"""Legal moves. ENDED → PLANNED is `resume`; TRAINING → SHIPPING restarts a supervisor that is gone."""
+"""Legal moves. ENDED → PLANNED is `resume`; TRAINING → SHIPPING restarts a supervisor that is gone; PROVISIONING →
+TRAINING is a hosted job's, which ships its photos before it is submitted.
+"""
 
 EXIT_CODES: dict[EndReason, ExitCode] = {
     EndReason.DONE: ExitCode.OK,

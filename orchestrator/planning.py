@@ -121,11 +121,11 @@ def _offers_to_compare(spec: RunSpec, provider: MachineProvider) -> list[Offer]:
 
 def require_room(wiring: Wiring, spec: RunSpec) -> None:
     """Raises RunConflict for a name that is taken and UsageError for an output folder that cannot be used."""
-    _require_free_name(wiring, spec.name)
+    require_free_name(wiring, spec.name)
     check_output_folder(spec.output.folder, spec.name)
 
 
-_LAUNCH_AGAIN = "launch again; nothing was started"
+LAUNCH_AGAIN = "launch again; nothing was started"
 
 
 def accept(wiring: Wiring, spec: RunSpec, plan: Plan) -> None:
@@ -134,13 +134,14 @@ def accept(wiring: Wiring, spec: RunSpec, plan: Plan) -> None:
     Holds the run's driver lock, so that of two launches of one name the second finds it taken.
     """
     home = wiring.home.run(spec.name)
-    with driver_lock(home.driver_lock, spec.name), disk_full_explained(home.root, _LAUNCH_AGAIN):
-        _require_free_name(wiring, spec.name)
+    with driver_lock(home.driver_lock, spec.name), disk_full_explained(home.root, LAUNCH_AGAIN):
+        require_free_name(wiring, spec.name)
         stage(home, plan)
         wiring.ledger.add_run(spec.name, spec.compute.provider, spec_to_json(spec), json.dumps(plan_to_data(plan)))
 
 
-def _require_free_name(wiring: Wiring, name: str) -> None:
+def require_free_name(wiring: Wiring, name: str) -> None:
+    """Raises RunConflict."""
     if wiring.ledger.has_run(name):
         raise RunConflict(
             f"a run named `{name}` exists",

@@ -87,6 +87,13 @@ class Ssh(Section):
         return SshAccess(host, self.port, user or self.user, self.identity_file, self.python, self.workdir)
 
 
+class Replicate(Section):
+    trainer: Annotated[str, Field(pattern=r"\S")] | None = None
+    """A trainer of docs/replicate.md or of the config file; None: the one that adapts `model.base`."""
+    destination: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")] | None = None
+    """`owner/name` of the model that gets the result as a version; None: the account's own, named as the run."""
+
+
 class Compute(Section):
     provider: Annotated[str, Field(pattern=r"\S")] = "local"
     """A name under the entry-point group `cloudbooth.providers`; whether it exists is the registry's to say."""
@@ -105,6 +112,7 @@ class Compute(Section):
     """Id of a network volume of the account, for the work folder: it outlives the machines, and with it what later runs
     need again. Empty: the machine's own disk."""
     ssh: Ssh | None = None
+    replicate: Replicate | None = None
 
     @model_validator(mode="after")
     def _ssh_has_a_host(self) -> Self:

@@ -22,8 +22,9 @@ from orchestrator.lifecycle import RESUMABLE, State, Wish
 from orchestrator.phases.retrieve import pull_what_is_there
 from orchestrator.phases.storage import pull_from_store
 from orchestrator.reporter import Reporter
+from orchestrator.spec import spec_from_json
 from orchestrator.takeover import bring_newest, find_run, take_over
-from orchestrator.wiring import Wiring, wire_up
+from orchestrator.wiring import Wiring, is_hosted, wire_up
 from providers.errors import MachineGone
 
 WAIT_POLL_S = 0.3
@@ -45,6 +46,8 @@ def pull(run: str, url: str | None, endpoint_url: str | None, as_json: bool) -> 
         return _pull_from(url, endpoint_url, run, as_json)
     record = wiring.ledger.run(run)
     with reporter_for(as_json, lambda: wiring.cost_usd(run), lambda: board_of(wiring, run)) as reporter:
+        if is_hosted(spec_from_json(record.spec_json)):
+            return _tell_what_is_here(wiring, run, as_json)
         context = wiring.context(run, record.driver_epoch, reporter)
         machine = context.machine()
         if machine is not None and machine.absent_at is None:
@@ -55,6 +58,10 @@ def pull(run: str, url: str | None, endpoint_url: str | None, as_json: bool) -> 
                     raise
                 reporter.note(f"{error.message}; taking what is in the store")
         pull_from_store(context)
+    return _tell_what_is_here(wiring, run, as_json)
+
+
+def _tell_what_is_here(wiring: Wiring, run: str, as_json: bool) -> int:
     here, pictures = artifacts_on_disk(wiring, run), pictures_folder(wiring, run)
     if as_json:
         files = [{"kind": a.kind, "step": a.step, "folder": a.folder} for a in here]

@@ -23,15 +23,16 @@ from orchestrator.doctor import Finding, Verdict
 from orchestrator.driver import driver_lock
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.fire_drill import conduct, drill_spec, keep
+from orchestrator.hosted.plan import job_wish
 from orchestrator.plan import StandingMachine
 from orchestrator.preflight import look_at_machine
 from orchestrator.spec import RunSpec, spec_to_json
 from orchestrator.spec_file import load_spec
 from orchestrator.storage.open import open_store, require_writable
-from orchestrator.wiring import Wiring, wire_up
+from orchestrator.wiring import Wiring, is_hosted, wire_up
 from providers.api import GpuRequest, HasStandingMachine
 from providers.errors import NoCapacity
-from providers.registry import installed_providers
+from providers.registry import installed_job_providers, installed_providers
 
 _SPEC = click.Path(path_type=Path)
 _STYLES = {Verdict.GOOD: "green", Verdict.DOUBTFUL: "yellow", Verdict.BAD: "bold red", Verdict.UNCHECKED: "dim"}
@@ -116,9 +117,14 @@ def _findings(wiring: Wiring, spec: RunSpec | None) -> Iterator[Finding]:
         for name in installed_providers():
             if name not in _WITHOUT_AN_ACCOUNT:
                 yield from checks.provider(name, partial(wiring.provider_named, name))
+        for name in installed_job_providers():
+            yield from checks.job_provider(name, partial(wiring.job_provider_named, name))
         return
-    yield from checks.provider(spec.compute.provider, partial(wiring.provider, spec))
-    yield from checks.machine(partial(_look, wiring, spec))
+    if is_hosted(spec):
+        yield from checks.job_provider(spec.compute.provider, partial(wiring.job_provider, spec), job_wish(spec))
+    else:
+        yield from checks.provider(spec.compute.provider, partial(wiring.provider, spec))
+        yield from checks.machine(partial(_look, wiring, spec))
     if spec.storage.url is not None:
         store = open_store(spec.storage.url, spec.storage.endpoint_url)
         yield from checks.store(spec.storage.url, partial(require_writable, store))

@@ -16,12 +16,12 @@ from orchestrator.cli.render.summary import Summary, summarize
 from orchestrator.driver import drive, drive_until, driver_lock, is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.hints import hint_for
+from orchestrator.hosted.driver import drive_job
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, State, Wish
-from orchestrator.phases.context import RunContext
 from orchestrator.reporter import Reporter
 from orchestrator.spec import spec_from_json, spec_to_json
-from orchestrator.wiring import Wiring
+from orchestrator.wiring import Wiring, is_hosted
 from providers.errors import CloudboothError
 
 DETACH_TIMEOUT_S = 15.0
@@ -97,15 +97,24 @@ def detach(wiring: Wiring, run: str) -> int:
 
 def _drive_through_interrupts(wiring: Wiring, run: str, epoch: int, reporter: Reporter) -> EndReason:
     try:
-        return _drive_to_its_model(wiring.context(run, epoch, reporter))
+        return _drive_to_its_model(wiring, run, epoch, reporter)
     except KeyboardInterrupt:
         wiring.ledger.set_wish(run, Wish.DOWN)
         reporter.note("ending now, without a checkpoint; Ctrl-C once more leaves everything as it is")
-        return drive(wiring.context(run, epoch, reporter))
+        return _drive(wiring, run, epoch, reporter)
 
 
-def _drive_to_its_model(context: RunContext) -> EndReason:
+def _drive(wiring: Wiring, run: str, epoch: int, reporter: Reporter) -> EndReason:
+    if is_hosted(spec_from_json(wiring.ledger.run(run).spec_json)):
+        return drive_job(wiring.job_context(run, epoch, reporter))
+    return drive(wiring.context(run, epoch, reporter))
+
+
+def _drive_to_its_model(wiring: Wiring, run: str, epoch: int, reporter: Reporter) -> EndReason:
     """To the end, or to where a machine is kept for the next run: a driver in the background sees to that."""
+    if is_hosted(spec_from_json(wiring.ledger.run(run).spec_json)):
+        return _drive(wiring, run, epoch, reporter)
+    context = wiring.context(run, epoch, reporter)
     if context.run.state is not State.KEEPING and drive_until(context, State.KEEPING):
         return EndReason.DONE
     return drive(context)

@@ -13,10 +13,13 @@ import click
 
 from orchestrator.cli.driving import detach, drive_to_end
 from orchestrator.cli.options import json_option, plain_option
+from orchestrator.cli.render.job_plan import render_job_plan
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.plan import render_plan
 from orchestrator.cli.render.summary import tell
 from orchestrator.errors import UsageError
+from orchestrator.hosted.plan import JobPlan, job_plan_to_data
+from orchestrator.hosted.planning import accept_job, look_up_job
 from orchestrator.keeping import kept_by
 from orchestrator.plan import Plan
 from orchestrator.plan_json import plan_to_data
@@ -24,7 +27,7 @@ from orchestrator.planning import accept, look_up, require_room
 from orchestrator.ranges import usd
 from orchestrator.spec import RunSpec
 from orchestrator.spec_file import load_spec, spec_from_photos
-from orchestrator.wiring import Wiring, wire_up
+from orchestrator.wiring import Wiring, is_hosted, wire_up
 from providers.errors import CloudboothError
 from remote_trainer.wire import Warned
 
@@ -128,12 +131,15 @@ def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: b
     spec = _spec(what, **options)
     if dry_run:
         return _only_plan(wiring, spec, as_json)
-    planned = look_up(wiring, spec)
+    planned = _look_up(wiring, spec)
     require_room(wiring, spec)
     _show(planned, as_json)
     if not (yes or as_json) and sys.stdin.isatty() and not _agreed(planned):
         return 0
-    accept(wiring, spec, planned)
+    if isinstance(planned, JobPlan):
+        accept_job(wiring, spec, planned)
+    else:
+        accept(wiring, spec, planned)
     if in_background:
         return _say_detached(wiring, spec, as_json)
     with reporter_for(as_json, lambda: wiring.cost_usd(spec.name), lambda: board_of(wiring, spec.name)) as reporter:
@@ -141,8 +147,10 @@ def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: b
     return tell(summary, as_json)
 
 
-def _agreed(planned: Plan) -> bool:
+def _agreed(planned: Plan | JobPlan) -> bool:
     """Enter alone starts what is free; what costs money wants a `y`."""
+    if isinstance(planned, JobPlan):
+        return click.confirm(f"\nStart, for up to {usd(planned.limit_s * planned.quote.usd_per_s)}?", default=False)
     if planned.rental is None:
         return click.confirm("\nStart?", default=True)
     return click.confirm(f"\nStart, for up to {usd(planned.rental.ceiling_usd)}?", default=False)
@@ -215,7 +223,7 @@ def _minutes(text: str) -> float:
 
 def _only_plan(wiring: Wiring, spec: RunSpec, as_json: bool) -> int:
     """What would keep a launch from starting is a warning here: a plan needs no room."""
-    planned = look_up(wiring, spec)
+    planned = _look_up(wiring, spec)
     try:
         require_room(wiring, spec)
     except CloudboothError as error:
@@ -226,13 +234,21 @@ def _only_plan(wiring: Wiring, spec: RunSpec, as_json: bool) -> int:
     return 0
 
 
-def _show(planned: Plan, as_json: bool) -> None:
+def _look_up(wiring: Wiring, spec: RunSpec) -> Plan | JobPlan:
+    return look_up_job(wiring, spec) if is_hosted(spec) else look_up(wiring, spec)
+
+
+def _show(planned: Plan | JobPlan, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"type": "plan", **plan_to_data(planned)}))
+        data = job_plan_to_data(planned) if isinstance(planned, JobPlan) else plan_to_data(planned)
+        click.echo(json.dumps({"type": "plan", **data}))
         return
     from rich.console import Console
 
-    render_plan(planned, Console())
+    if isinstance(planned, JobPlan):
+        render_job_plan(planned, Console())
+    else:
+        render_plan(planned, Console())
 
 
 def _say_detached(wiring: Wiring, spec: RunSpec, as_json: bool) -> int:

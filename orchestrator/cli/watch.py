@@ -23,7 +23,8 @@ from orchestrator.mirror import EventReader
 from orchestrator.phases.retrieve import fetch_log
 from orchestrator.progress import Progress
 from orchestrator.reporter import Reporter
-from orchestrator.wiring import Wiring, wire_up
+from orchestrator.spec import spec_from_json
+from orchestrator.wiring import Wiring, is_hosted, wire_up
 from remote_trainer import wire
 
 WATCH_POLL_S = 0.3
@@ -133,9 +134,11 @@ def _watch(wiring: Wiring, run: str, reporter: Reporter) -> None:
 def _trainer_log(wiring: Wiring, run: str) -> str:
     """From the host while the run lives there, else the copy that came home."""
     home = wiring.home.run(run)
-    context = wiring.context(run, 0, _Silent())
-    machine = context.machine()
-    if machine is not None and machine.absent_at is None and machine.machine_id is not None:
+    record = wiring.ledger.run(run)
+    machine = wiring.ledger.machine(run, record.attempt)
+    lives = machine is not None and machine.absent_at is None and machine.machine_id is not None
+    if lives and not is_hosted(spec_from_json(record.spec_json)):  # the driver of a hosted job keeps its log here
+        context = wiring.context(run, 0, _Silent())
         remote = context.open_remote()
         try:
             fetch_log(remote, home)

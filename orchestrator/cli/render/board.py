@@ -84,7 +84,8 @@ class Board:
             same = self.phase is not None and self.phase[0] == event.name
             self.phase = (event.name, event.detail, self.phase[2] if same and self.phase else at)
         elif isinstance(event, wire.StepDone):
-            self._add_loss(event.loss)
+            if event.loss is not None:
+                self._add_loss(event.loss)
         elif isinstance(event, wire.Warned):
             self.warn(event.message)
 

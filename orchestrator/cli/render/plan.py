@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import assert_never
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, LocalFolder
 from orchestrator.dataset.placement import Placement
-from orchestrator.dataset.scan import Severity
+from orchestrator.dataset.scan import Finding, Severity
 from orchestrator.estimates import Quote
 from orchestrator.plan import Plan
 from orchestrator.ranges import duration, duration_range, usd, usd_range
@@ -21,6 +22,7 @@ from orchestrator.single_file_base import LinkedFile, LocalFile
 from orchestrator.storage.planned import StoragePlan
 from orchestrator.volumes import words
 from providers.api import Offer
+from remote_trainer.wire import Decision, Warned
 
 MAX_PHOTO_ROWS = 20
 _ENVIRONMENT_SIZE = "2 to 8 GB, once, for some minutes"
@@ -30,32 +32,32 @@ _ENVIRONMENT_SIZE = "2 to 8 GB, once, for some minutes"
 def render_plan(plan: Plan, console: Console) -> None:
     """Prints the whole plan. Legible without color and at 80 columns; asks nothing."""
     console.print(f"[bold]Plan for {escape(plan.name)}[/]", highlight=False)
-    _section(console, "Subject", _subject(plan))
-    _section(console, "Photos", _photos(plan))
-    _section(console, "Sizes", _sizes(plan))
+    section(console, "Subject", _subject(plan))
+    section(console, "Photos", _photos(plan))
+    section(console, "Sizes", _sizes(plan))
     if len(plan.sets) > 1 and any(each.id not in ("instance", "class") for each in plan.sets):
-        _section(console, "Sets", _sets(plan))
+        section(console, "Sets", _sets(plan))
     if plan.translation:
-        _section(console, "Translation", _translation(plan))
-    _section(console, "Training", _training(plan))
-    _section(console, "Machine", _machine(plan))
+        section(console, "Translation", _translation(plan))
+    section(console, "Training", _training(plan))
+    section(console, "Machine", _machine(plan))
     if plan.rental is not None:
-        _section(console, "Offers", _offers(plan.rental))
-        _section(console, "What happens when", _afterwards(plan.rental))
+        section(console, "Offers", _offers(plan.rental))
+        section(console, "What happens when", _afterwards(plan.rental))
     if plan.storage is not None:
-        _section(console, "Storage", _storage(plan.storage))
+        section(console, "Storage", _storage(plan.storage))
     if plan.decisions:
-        _section(console, "Decided for you", _decisions(plan))
-    _warnings(plan, console)
+        section(console, "Decided for you", render_decisions(plan.decisions))
+    render_warnings(plan.findings, plan.warnings, console)
 
 
-def _section(console: Console, title: str, body: Table) -> None:
+def section(console: Console, title: str, body: Table) -> None:
     console.print()
     console.print(f"[bold]{title}[/]", highlight=False)
     console.print(Padding(body, (0, 0, 0, 2)), highlight=False)
 
 
-def _facts() -> Table:
+def facts_table() -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -63,7 +65,7 @@ def _facts() -> Table:
 
 
 def _subject(plan: Plan) -> Table:
-    table = _facts()
+    table = facts_table()
     prompts = dict.fromkeys([plan.instance_prompt, *(each.prompt for each in plan.sets if each.role == "instance")])
     for number, prompt in enumerate(prompts):
         table.add_row("" if number else "prompt", escape(f'"{prompt}"'))
@@ -119,7 +121,7 @@ def _photo_row(placed: Placement) -> tuple[str, ...]:
 
 
 def _sizes(plan: Plan) -> Table:
-    table = _facts()
+    table = facts_table()
     for count in plan.buckets:
         table.add_row(str(count.bucket), f"{count.photos} photo{'s' if count.photos > 1 else ''}")
     return table
@@ -159,7 +161,7 @@ def _translation(plan: Plan) -> Table:
 
 def _training(plan: Plan) -> Table:
     train = plan.train
-    table = _facts()
+    table = facts_table()
     rank = f", rank {train.lora_rank}" if train.method != "full" else ""
     table.add_row("method", f"{train.method}{rank}, learning rate {train.learning_rate:g} ({train.lr_schedule})")
     batch = f"batch {train.batch_size}"
@@ -179,7 +181,7 @@ def _training(plan: Plan) -> Table:
 
 def _machine(plan: Plan) -> Table:
     offer = plan.offer
-    table = _facts()
+    table = facts_table()
     gpu = f", {offer.gpu}" if offer.gpu else ""
     memory = f" with {offer.vram_gb:g} GB" if offer.gpu and offer.vram_gb else ""
     where = f", {offer.region}" if offer.region else ""
@@ -254,14 +256,14 @@ def _interruptions(priced: Quote) -> str:
 
 
 def _afterwards(rental: Rental) -> Table:
-    table = _facts()
+    table = facts_table()
     for when, what in rental.afterwards:
         table.add_row(when, escape(what))
     return table
 
 
 def _storage(storage: StoragePlan) -> Table:
-    table = _facts()
+    table = facts_table()
     table.add_row("store", escape(storage.url))
     if storage.lent_for_s is None:
         table.add_row("filled", "by this laptop, with what has come home")
@@ -272,18 +274,18 @@ def _storage(storage: StoragePlan) -> Table:
     return table
 
 
-def _decisions(plan: Plan) -> Table:
+def render_decisions(decisions: Sequence[Decision]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(overflow="fold", ratio=1)
     table.add_column(style="dim", overflow="fold", ratio=1)
-    for decision in plan.decisions:
+    for decision in decisions:
         table.add_row(escape(decision.what), escape(decision.why))
     return table
 
 
-def _warnings(plan: Plan, console: Console) -> None:
-    lines = _findings(plan)
-    lines += [(True, warned.message, warned.hint) for warned in plan.warnings]
+def render_warnings(findings: Sequence[Finding], warnings: Sequence[Warned], console: Console) -> None:
+    lines = _findings(findings)
+    lines += [(True, warned.message, warned.hint) for warned in warnings]
     if lines:
         console.print()
     for is_warning, message, hint in sorted(lines, key=lambda line: not line[0]):
@@ -293,10 +295,10 @@ def _warnings(plan: Plan, console: Console) -> None:
             console.print(Padding(f"[dim]hint: {escape(hint)}[/]", (0, 0, 0, 2)), highlight=False)
 
 
-def _findings(plan: Plan) -> list[tuple[bool, str, str]]:
+def _findings(findings: Sequence[Finding]) -> list[tuple[bool, str, str]]:
     """(is a warning, message, hint); photos with the same thing to say share a line."""
     files: dict[tuple[bool, str, str], list[str]] = {}
-    for finding in plan.findings:
+    for finding in findings:
         key = finding.severity is Severity.WARNING, finding.message, finding.hint
         files.setdefault(key, []).append(finding.path.name)
     lines = []
