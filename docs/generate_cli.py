@@ -61,11 +61,12 @@ MEANINGS = {
     "train.checkpoint_every": "Steps. When omitted: 100, or what suits the risk of losing the machine.",
     "train.validation_prompts": "What pictures are made of; when omitted, the instance and class prompts.",
     "train.validation_inference_steps": "Denoising steps of a validation picture.",
-    "train.validation_guidance_scale": "Classifier-free guidance; 1 means none.",
     "compute.replicate.trainer": "A trainer of docs/replicate.md or of the config file. When omitted, the one that "
     "adapts `model.base`.",
     "compute.replicate.destination": "`owner/name` of the model that gets the result as a version. When omitted, the "
     "account's own, named as the run.",
+    "train.validation_guidance_scale": "Of a second pass without prompt, 1 means none; or what Flux.1 is told. "
+    "Omitted: what is usual for the base.",
     "compute.ssh.port": "When omitted: that of ssh_config, else 22.",
     "compute.ssh.user": "The same as `user@` in `host`.",
     "compute.ssh.identity_file": "Private key; when omitted, those of ssh_config and the agent.",

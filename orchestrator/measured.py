@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from orchestrator.families import family_of
 from orchestrator.home import RunHome
 from orchestrator.ledger import RunRecord
 from orchestrator.plan_json import planned_pipeline
 from orchestrator.spec import RunSpec
-from orchestrator.workload import family_of
 from remote_trainer import wire
 
 _TAIL_BYTES = 65_536

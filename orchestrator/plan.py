@@ -27,6 +27,7 @@ from orchestrator.estimates import (
     Quote,
     seconds_per_step,
 )
+from orchestrator.families import USUAL_GUIDANCE, Family, require_ways
 from orchestrator.offers import NOTHING_RENTED, OfferHistory, choose
 from orchestrator.plan_data import (
     ClassImages,
@@ -51,7 +52,7 @@ from orchestrator.plan_warnings import (
 from orchestrator.ranges import Range
 from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
 from orchestrator.single_file_base import LinkedFile, LocalFile
-from orchestrator.spec import APPLICABLE_FORMATS, RunSpec
+from orchestrator.spec import RunSpec
 from orchestrator.storage.planned import StoragePlan
 from orchestrator.workload import Workload, workload
 from providers.api import Offer, Volume
@@ -164,7 +165,8 @@ def make_plan(
     stands has told, `terms_of` what the provider says of an offer, `measured` the speeds that earlier runs have shown,
     `history` how their spot machines fared, `volume` is what `compute.volume` names,
     `translation` what became of SimpleTuner's files.
-    Raises UsageError for unusable photos and NoCapacity when no offer fits.
+    Raises UsageError for unusable photos and for what the base's family has no way to do, NoCapacity when no offer
+    fits.
     """
     require_usable(*scans.values())
     sets = plan_sets(spec, scans)
@@ -181,15 +183,20 @@ def make_plan(
         stored=spec.storage.filled_by_machine is not None,
         pipeline=pipeline_name(base),
     )
+    buckets = Counter(placement.bucket for placement in placements)
+    require_ways(
+        spec.model.base, pipeline_name(base), spec.train.method, spec.output.formats,
+        [(bucket.width, bucket.height) for bucket in buckets],
+    )  # fmt: skip
     choice = choose(spec, offers, history, work, measured)
     offer = choice.offer
     rental = None
     if offer.price_per_hour_usd > 0:
         rental = plan_rental(spec, offers, choice, work, terms_of(offer), history, measured, volume)
-    train, decisions = _resolve_training(spec, base, None if rental is None else rental.quote)
+    train, decisions = _resolve_training(spec, base, work.family, None if rental is None else rental.quote)
     formats = spec.output.formats
     if not formats:
-        formats = APPLICABLE_FORMATS[train.method][:1]
+        formats = work.family.formats[train.method][:1]
         decisions.append(
             Decision(f"output.formats = {', '.join(formats)}", f"what method {train.method} yields by itself")
         )
@@ -203,7 +210,6 @@ def make_plan(
     findings = [
         finding for scan in scans.values() for finding in scan.findings if finding.severity is not Severity.ERROR
     ]
-    buckets = Counter(placement.bucket for placement in placements)
     deadline_s = training_deadline_s(
         spec.limits.max_cost_usd,
         offer.price_per_hour_usd,
@@ -282,7 +288,9 @@ def _time_on_own_machine(work: Workload, machine: StandingMachine | None, measur
     return per_step * work.train.steps
 
 
-def _resolve_training(spec: RunSpec, base: BaseSource, rented: Quote | None) -> tuple[TrainSpec, list[Decision]]:
+def _resolve_training(
+    spec: RunSpec, base: BaseSource, family: Family, rented: Quote | None
+) -> tuple[TrainSpec, list[Decision]]:
     train, decisions = spec.train, list[Decision]()
 
     def decide(why: str, **value: object) -> None:
@@ -304,6 +312,10 @@ def _resolve_training(spec: RunSpec, base: BaseSource, rented: Quote | None) -> 
             prompts.append(spec.subject.class_prompt)
             why = "the first shows whether the subject is learned, the second whether its kind is forgotten"
         decide(why, validation_prompts=tuple(prompts))
+    if train.validation_guidance_scale is None and family.guidance != USUAL_GUIDANCE:
+        decide(f"usual for {family.name}", validation_guidance_scale=family.guidance)
+    elif train.validation_guidance_scale is None:
+        train = dataclasses.replace(train, validation_guidance_scale=USUAL_GUIDANCE)
     default = DEFAULT_CHECKPOINT_EVERY if rented is None else rented.checkpoint_every
     if (train.checkpoint_every or default) > train.steps:
         decide("the run has no more steps", checkpoint_every=train.steps)

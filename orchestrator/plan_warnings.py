@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from orchestrator.base_model import BaseSource, BuiltinBase, HubModel
 from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.translation import Translated
+from orchestrator.families import STABLE_DIFFUSION_XL, Family, family_of
 from orchestrator.rental import Rental
 from orchestrator.single_file_base import LinkedFile
 from orchestrator.spec import RunSpec
-from orchestrator.workload import ENVIRONMENT_GB, STABLE_DIFFUSION_XL, Family, Workload, family_of
+from orchestrator.workload import ENVIRONMENT_GB, Workload
 from providers.api import Offer
 from remote_trainer.wire import TrainSpec, Warned
 

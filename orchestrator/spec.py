@@ -17,17 +17,9 @@ from orchestrator.spec_data import Data, NoClassImages, PictureSet, Prompt, Sect
 from orchestrator.spec_errors import RuleBroken, Schema, one_of, problems_of, usage_error
 from orchestrator.storage.open import address_problem
 from providers.api import SshAccess
-from remote_trainer.wire import ExportFormat, Method, TrainSpec
+from remote_trainer.wire import EVERY_FORMAT, ExportFormat, TrainSpec
 
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-APPLICABLE_FORMATS: dict[Method, tuple[ExportFormat, ...]] = {
-    "full": ("diffusers", "single-file", "ckpt"),
-    "lora": ("lora", "kohya-lora", "diffusers", "single-file", "ckpt"),
-    "dora": ("lora", "diffusers", "single-file", "ckpt"),
-}
-"""What each method yields, the default first. Readers of kohya's files disagree on DoRA, so nobody could check one."""
-"""What each method can be exported to, the default first; the diffusers folder of a LoRA has it fused in."""
-
 _PORT_IN_HOST = re.compile(r"((?:[^@]+@)?)(?:([^:\[\]]+)|\[([^\]]+)\]):(\d+)")
 
 
@@ -182,7 +174,7 @@ class Storage(Section):
 class Output(Section):
     folder: Path = Path("models")
     formats: tuple[ExportFormat, ...] = ()
-    """Empty: the first that the method yields (`APPLICABLE_FORMATS`)."""
+    """Empty: the first that the method yields (`EVERY_FORMAT`)."""
 
 
 class RunSpec(Section):
@@ -217,7 +209,7 @@ class RunSpec(Section):
                 raise ValueError(
                     'data.regularization needs subject.class_prompt, for example class_prompt = "a photo of a dog"'
                 )
-        applicable = APPLICABLE_FORMATS[self.train.method]
+        applicable = EVERY_FORMAT[self.train.method]
         for chosen in self.output.formats:
             if chosen not in applicable:
                 raise ValueError(

@@ -6,14 +6,14 @@ published architecture.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from remote_trainer.wire import ADAPTER_FORMATS, ExportFormat, TrainSpec
+from orchestrator.families import Family, family_of
+from remote_trainer.wire import ADAPTER_FORMATS, EVERY_FORMAT, ExportFormat, TrainSpec
 
 GB = 1e9
-FLOAT32, BFLOAT16 = 4, 2
+FLOAT32 = 4
 ADAM_STATES = 2
 CUDA_CONTEXT_GB = 1.5
 """Context, cuDNN workspaces and fragmentation: an estimate."""
@@ -22,57 +22,6 @@ ENVIRONMENT_GB = 8.0
 """torch with its CUDA libraries (about 6 GB installed) and the rest of requirements.lock, if the image has neither."""
 EVALUATION_FORWARDS_EACH, EVALUATED_PHOTOS = 4, 16
 """As in `remote_trainer.evaluation`: before every checkpoint, so many passes for each of so many photos."""
-
-
-SDXL_PIPELINE = "StableDiffusionXLPipeline"
-_XL = re.compile(r"XL(?![a-z])|(?<![a-z])(sd)?xl(?![a-z])")
-
-
-@dataclass(frozen=True)
-class Family:
-    """A kind of base. All TFLOP are for one picture of 512×512 pixels and grow with its area.
-
-    Those of SDXL are a quarter of what was counted at its own 1024×1024.
-    """
-
-    name: str
-    parameters: float
-    """Of the denoiser, counted."""
-    base_gb: float
-    """Of all weights the trainer downloads, in float32."""
-    forward_tflop: float
-    """Counted: one pass of the denoiser, a multiplication and an addition being two operations."""
-    lora_step_tflop: float
-    """Counted: forward, and backward without the gradients of frozen weights."""
-    full_step_tflop: float
-    """Counted: forward and the whole backward pass."""
-    lora_parameters_per_rank: float
-    """Counted, for the attention projections."""
-    encode_tflop: float
-    """Counted: one picture through the VAE's encoder."""
-    activations_gb: float
-    """Of one picture with gradient checkpointing: an estimate."""
-
-
-STABLE_DIFFUSION = Family("stable-diffusion", 859.5e6, 4.3, 0.803, 1.726, 2.407, 199_296, 1.117, 1.2)
-"""Versions 1.x and 2.x, which differ by less than the estimates' doubt."""
-STABLE_DIFFUSION_XL = Family("stable-diffusion-xl", 2567.5e6, 13.9, 1.690, 3.547, 5.058, 1_451_520, 1.220, 1.0)
-BUILTIN = Family("builtin", 1e6, 0.0, 0.03, 0.06, 0.09, 2_000, 0.01, 0.1)
-"""The small bases that come with the trainer."""
-
-
-def family_of(base: str, pipeline: str = "") -> Family:
-    """By the diffusers class that the base's index names, where somebody has looked; else by `model.base` of a spec.
-
-    A name with a syllable "XL" means SDXL (`…-xl-base-1.0`, `RealVisXL_V4.0`); whatever else can be trained and is not
-    built in is Stable Diffusion 1.x or 2.x.
-    """
-    if base.startswith("builtin:"):
-        return BUILTIN
-    if pipeline:
-        return STABLE_DIFFUSION_XL if pipeline == SDXL_PIPELINE else STABLE_DIFFUSION
-    name = base.partition("@")[0].rstrip("/").rpartition("/")[2]
-    return STABLE_DIFFUSION_XL if _XL.search(name) else STABLE_DIFFUSION
 
 
 @dataclass(frozen=True)
@@ -122,8 +71,8 @@ class Workload:
 
     @property
     def picture_tflop(self) -> float:
-        """One picture made by the denoiser: guidance takes two passes a denoising step."""
-        return 2 * self.train.validation_inference_steps * self.family.forward_tflop * self.area
+        """One picture made by the denoiser, guided as the family is."""
+        return self.family.passes_each * self.train.validation_inference_steps * self.family.forward_tflop * self.area
 
     @property
     def evaluation_tflop(self) -> float:
@@ -150,14 +99,16 @@ class Workload:
 
     @property
     def needed_vram_gb(self) -> float:
-        """Estimate of the least that works, with gradient checkpointing and bfloat16 copies of the weights.
+        """Estimate of the least that works, with gradient checkpointing; rounded up to half a GB.
 
-        Weights stay in float32; a full run keeps a gradient and two Adam states for each. Rounded up to half a GB.
+        What trains stays in float32, with a gradient and two Adam states. The text encoders have gone before the
+        denoiser comes, so the larger of both counts.
         """
-        weights = self.family.parameters * (FLOAT32 + BFLOAT16) / GB
+        weights = self.family.parameters * self.family.bytes_each / GB
         training = self.trained_parameters * FLOAT32 * (1 + ADAM_STATES) / GB
         activations = self.family.activations_gb * self.area * self.pictures_per_batch
-        return -(-2 * (weights + training + activations + CUDA_CONTEXT_GB) // 1) / 2
+        most = max(weights + training + activations, self.family.text_encoders_gb)
+        return -(-2 * (most + CUDA_CONTEXT_GB) // 1) / 2
 
     @property
     def needed_disk_gb(self) -> float:
@@ -196,6 +147,6 @@ def workload(
 
     Empty `formats`: the first that the method yields.
     """
-    chosen: tuple[ExportFormat, ...] = tuple(formats) or (("diffusers",) if train.method == "full" else ("lora",))
+    chosen: tuple[ExportFormat, ...] = tuple(formats) or EVERY_FORMAT[train.method][:1]
     family = family_of(base, pipeline)
     return Workload(family, train, chosen, photos, class_images, generate, carried_gb, unpacked, stored)

@@ -14,11 +14,14 @@ from .sampling import SamplerSettings, sample_latents, to_images, write_png
 from .stopping import ShouldStop, check
 from .wire import SampleMade, TrainSpec
 
+USUAL_GUIDANCE = 7.5
+"""Of Stable Diffusion, for a job that states none; a plan always does."""
 _GAP, _CAPTION = 4, 14
 
 
 def sampler_settings(spec: TrainSpec) -> SamplerSettings:
-    return SamplerSettings(spec.validation_inference_steps, spec.validation_guidance_scale, spec.resolution)
+    guidance = USUAL_GUIDANCE if spec.validation_guidance_scale is None else spec.validation_guidance_scale
+    return SamplerSettings(spec.validation_inference_steps, guidance, spec.resolution)
 
 
 def is_due(step: int, spec: TrainSpec) -> bool:

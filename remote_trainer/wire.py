@@ -77,6 +77,15 @@ FlowDensity = Literal["uniform", "logit-normal"]
 ExportFormat = Literal["diffusers", "lora", "single-file", "ckpt", "kohya-lora"]
 ADAPTER_FORMATS: tuple[ExportFormat, ...] = ("lora", "kohya-lora")
 """Those that hold an adapter alone; the others hold a whole model."""
+EVERY_FORMAT: dict[Method, tuple[ExportFormat, ...]] = {
+    "full": ("diffusers", "single-file", "ckpt"),
+    "lora": ("lora", "kohya-lora", "diffusers", "single-file", "ckpt"),
+    "dora": ("lora", "diffusers", "single-file", "ckpt"),
+}
+"""What each method can be exported to, the default first; the diffusers folder of a LoRA has it fused in. Readers of
+kohya's files disagree on DoRA, so nobody could check one."""
+ADAPTERS_ALONE: dict[Method, tuple[ExportFormat, ...]] = {"lora": ("lora",), "dora": ("lora",)}
+"""Of families with billions of parameters: diffusers and ComfyUI open the one file."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,8 @@ class TrainSpec:
     """Steps between validation pictures; 0 makes them only before the first and after the last step."""
     validation_prompts: tuple[str, ...] = ()
     validation_inference_steps: Positive = 25
-    validation_guidance_scale: Annotated[float, Bounds(ge=0)] = 7.5
+    validation_guidance_scale: Optional[Annotated[float, Bounds(ge=0)]] = None
+    """Of a second pass without prompt, where the base is guided by one, or what a base is told (Flux.1)."""
     cpu_threads: Optional[Positive] = None
     """Threads of one trainer on a CPU. Results are bit-identical only for an equal count."""
 

@@ -12,12 +12,7 @@ from torch import Tensor
 
 from ..errors import TrainingFailed
 from ..objective import NoiseSchedule, flow_schedule
-from ..wire import ExportFormat, Method
 from .latent_diffusion import load_component, read_json
-
-ADAPTERS_ALONE: Mapping[Method, tuple[ExportFormat, ...]] = {"lora": ("lora",), "dora": ("lora",)}
-"""Billions of parameters are trained by adapters; ComfyUI and diffusers open the one file, and programs that would open
-another are too few for a second format."""
 
 
 def noise_schedule(folder: Path) -> NoiseSchedule:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..wire import ExportFormat, Method, Weights
+from ..wire import ADAPTERS_ALONE, ExportFormat, Method, Weights
 from .api import Autoencoder, Guidance, TextEmbedding, TextEncoder
 from .flow_matching import (
-    ADAPTERS_ALONE,
     TokenWindow,
     as_picture,
     as_sequence,

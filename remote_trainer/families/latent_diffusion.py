@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import TrainingFailed
 from ..objective import NoiseSchedule, diffusion_schedule
-from ..wire import ExportFormat, Method, Weights
+from ..wire import Weights
 from .api import Autoencoder
-
-EVERY_FORMAT: Mapping[Method, tuple[ExportFormat, ...]] = {
-    "full": ("diffusers", "single-file", "ckpt"),
-    "lora": ("lora", "kohya-lora", "diffusers", "single-file", "ckpt"),
-    "dora": ("lora", "diffusers", "single-file", "ckpt"),
-}
-"""Readers of kohya's files disagree on DoRA, so nobody could check one."""
 
 _BYTES_PER_PARAMETER = 4
 

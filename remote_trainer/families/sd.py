@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingFailed
-from ..wire import ExportFormat, Method, Weights
+from ..wire import EVERY_FORMAT, ExportFormat, Method, Weights
 from .api import Autoencoder, Guidance, SingleFileLayout, TextEmbedding, TextEncoder, TextPart
 from .latent_diffusion import (
-    EVERY_FORMAT,
     component_config,
     load_component,
     load_denoiser,

@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.errors import UsageError
 from orchestrator.estimates import DEFAULT_CHECKPOINT_EVERY, quote, seconds_per_step
+from orchestrator.families import family_of, require_ways
 from orchestrator.gpu_speed import UNKNOWN_GPU, gpu_speed
-from orchestrator.workload import Workload, family_of, workload
+from orchestrator.workload import Workload, workload
 from providers.api import Market, Offer
-from remote_trainer.wire import TrainSpec
+from remote_trainer.wire import ExportFormat, Method, TrainSpec
 
 BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 ON_DEMAND = Offer("cloud", "1", "NVIDIA GeForce RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.5)
@@ -64,10 +66,53 @@ def test_an_unknown_gpu_has_the_widest_range() -> None:
         ("owner/pixlr", "stable-diffusion"),
         ("sdxl-fans/v1-5", "stable-diffusion"),
         ("builtin:tiny", "builtin"),
+        ("stabilityai/stable-diffusion-3.5-medium", "stable-diffusion-3"),
+        ("stabilityai/stable-diffusion-3-medium-diffusers", "stable-diffusion-3"),
+        ("stabilityai/stable-diffusion-3.5-large@main", "stable-diffusion-3-large"),
+        ("black-forest-labs/FLUX.1-dev", "flux-1"),
+        ("black-forest-labs/FLUX.2-klein-base-4B", "flux-2-klein-4b"),
+        ("black-forest-labs/FLUX.2-klein-base-9B", "flux-2-klein-9b"),
+        ("owner/fluxus-sd-15", "flux-1"),
+        ("owner/not-sd-30", "stable-diffusion"),
     ],
 )
 def test_a_family_is_guessed_by_the_name_of_the_base(base: str, family: str) -> None:
     assert family_of(base).name == family
+
+
+@pytest.mark.parametrize(
+    ("base", "least_gb", "most_gb"),
+    [
+        ("stabilityai/stable-diffusion-3.5-medium", 12, 16),  # T5 and both CLIPs, which come before it, are larger
+        ("stabilityai/stable-diffusion-3.5-large", 19, 24),
+        ("black-forest-labs/FLUX.1-dev", 28, 32),
+        ("black-forest-labs/FLUX.2-klein-base-4B", 10, 16),
+        ("black-forest-labs/FLUX.2-klein-base-9B", 20, 24),
+    ],
+)
+def test_adapters_of_large_families_at_1024_pixels_fit_into_the_usual_cards(
+    base: str, least_gb: float, most_gb: float
+) -> None:
+    assert least_gb <= work("lora", base, resolution=1024).needed_vram_gb <= most_gb
+
+
+@pytest.mark.parametrize(
+    ("base", "pipeline", "method", "formats", "bucket", "problem"),
+    [
+        ("owner/pixels", "PixArtAlphaPipeline", "lora", (), (512, 512), "is a PixArtAlphaPipeline, which cannot"),
+        ("owner/flux", "FluxPipeline", "full", (), (512, 512), "cannot be trained by the method full"),
+        (
+            "stabilityai/stable-diffusion-3.5-large", "StableDiffusion3Pipeline", "lora", ("single-file",), (512, 512),
+            "cannot be exported as single-file",
+        ),
+        ("owner/flux", "FluxPipeline", "lora", (), (520, 512), "multiples of 16, not 520"),
+    ],
+)  # fmt: skip
+def test_what_a_family_has_no_way_to_do_is_refused_before_anything_is_rented(
+    base: str, pipeline: str, method: Method, formats: tuple[ExportFormat, ...], bucket: tuple[int, int], problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem):
+        require_ways(base, pipeline, method, formats, [bucket])
 
 
 def test_what_the_index_of_a_base_says_overrules_its_name() -> None:
