@@ -35,7 +35,8 @@ from remote_trainer import wire
 DOCS = Path(__file__).parent
 
 MEANINGS = {
-    "data.regularization": "Class images: `none`, a folder, or `generate:N`, which lets the base make N of them.",
+    "data.regularization": "Class images: `none`, a folder, `generate:N`, which lets the base make N of them, or a "
+    "public git repository, `https://…#FOLDER`, from which the machine fetches them.",
     "data.ship_originals": "Photos travel with their own pixels, without metadata, and the machine scales them.",
     "model.base": "`builtin:tiny`, a hub id with optional `@revision`, a diffusers folder, a single file, or "
     "`https://…/model.safetensors#sha256=…`.",

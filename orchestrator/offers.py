@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.dataset.git_pictures import unpinned
 from orchestrator.estimates import Measured, Quote, quote
 from orchestrator.interruptions import Seen, rate_of
 from orchestrator.ranges import usd
@@ -101,7 +102,8 @@ def work_of(spec: RunSpec, steps_done: int = 0) -> Workload:
     train = replace(spec.train, steps=max(1, spec.train.steps - steps_done))
     sources = [pictures.source for pictures in spec.picture_sets if pictures.role == "class"]
     generate = sum(source.count for source in sources if isinstance(source, GeneratedClassImages))
-    class_images = generate + 20 * sum(isinstance(source, PictureFolder) for source in sources)
+    fetched = sum(wanted.count for wanted in unpinned(spec).values())
+    class_images = generate + fetched + 20 * sum(isinstance(source, PictureFolder) for source in sources)
     return workload(
         spec.model.base,
         train,

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, job_base, pipeline_name, upload_bytes
 from orchestrator.budget import training_deadline_s
@@ -56,7 +57,7 @@ from orchestrator.spec import RunSpec
 from orchestrator.storage.planned import StoragePlan
 from orchestrator.workload import Workload, workload
 from providers.api import Offer, Volume
-from remote_trainer.wire import Decision, ExportFormat, ImageSpec, Job, Method, TrainSpec, Warned
+from remote_trainer.wire import Decision, ExportFormat, GitPictures, ImageSpec, Job, Method, TrainSpec, Warned
 
 LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "full": (2e-6, "all weights of a large network move; diffusers' study trains objects at this rate"),
@@ -157,6 +158,7 @@ def make_plan(
     history: OfferHistory = NOTHING_RENTED,
     volume: Volume | None = None,
     translation: tuple[Translated, ...] = (),
+    fetches: Mapping[str, GitPictures] = MappingProxyType({}),
 ) -> Plan:
     """Decides everything that is still open. Pure: equal arguments give equal plans.
 
@@ -164,12 +166,12 @@ def make_plan(
     `offers.gpu_requests(spec)`; those of other markets are only compared with. `machine` is what a look at one that
     stands has told, `terms_of` what the provider says of an offer, `measured` the speeds that earlier runs have shown,
     `history` how their spot machines fared, `volume` is what `compute.volume` names,
-    `translation` what became of SimpleTuner's files.
+    `translation` what became of SimpleTuner's files, `fetches` the pinned repositories by the id of their set.
     Raises UsageError for unusable photos and for what the base's family has no way to do, NoCapacity when no offer
     fits.
     """
     require_usable(*scans.values())
-    sets = plan_sets(spec, scans)
+    sets = plan_sets(spec, scans, fetches)
     placements, planned_class = instance_placements(sets), class_images_of(sets)
     work = workload(
         spec.model.base,

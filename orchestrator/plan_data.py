@@ -11,8 +11,15 @@ from orchestrator.dataset.scan import Scan
 from orchestrator.dataset.visits import Drawn, epoch_length, expected_turns, turns_per_epoch
 from orchestrator.errors import UsageError
 from orchestrator.spec import RunSpec
-from orchestrator.spec_data import GeneratedClassImages, NoClassImages, PictureFolder, PictureSet, Role
-from remote_trainer.wire import Crop, DatasetSpec, Decision, ImageSpec, TrainSpec
+from orchestrator.spec_data import (
+    GeneratedClassImages,
+    GitClassImages,
+    NoClassImages,
+    PictureFolder,
+    PictureSet,
+    Role,
+)
+from remote_trainer.wire import Crop, DatasetSpec, Decision, GitPictures, ImageSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,8 @@ class PlannedSet:
     placements: tuple[Placement, ...]
     generate: int
     """How many the base makes on the host."""
+    fetch: GitPictures | None
+    """What the host fetches."""
     repeats: int | None
     """None: as many passes as it is drawn for."""
     probability: float
@@ -33,7 +42,8 @@ class PlannedSet:
 
     @property
     def count(self) -> int:
-        return len(self.placements) + self.generate
+        """Of a repository, at most."""
+        return len(self.placements) + self.generate + (self.fetch.count if self.fetch else 0)
 
     @property
     def folder(self) -> str:
@@ -57,20 +67,25 @@ class ClassImages:
     placements: tuple[Placement, ...]
     generate: int
     """How many the base makes on the host."""
+    fetches: tuple[GitPictures, ...]
+    """What the host fetches."""
 
     @property
     def count(self) -> int:
-        return len(self.placements) + self.generate
+        """Of repositories, at most."""
+        return len(self.placements) + self.generate + sum(wanted.count for wanted in self.fetches)
 
 
-def plan_sets(spec: RunSpec, scans: Mapping[str, Scan]) -> tuple[PlannedSet, ...]:
+def plan_sets(spec: RunSpec, scans: Mapping[str, Scan], fetches: Mapping[str, GitPictures]) -> tuple[PlannedSet, ...]:
     """Every set of the spec, its photos placed. Raises UsageError for a folder that nobody has looked at."""
-    return tuple(_planned(spec, pictures, scans.get(pictures.id)) for pictures in spec.picture_sets)
+    return tuple(
+        _planned(spec, pictures, scans.get(pictures.id), fetches.get(pictures.id)) for pictures in spec.picture_sets
+    )
 
 
-def _planned(spec: RunSpec, pictures: PictureSet, scan: Scan | None) -> PlannedSet:
+def _planned(spec: RunSpec, pictures: PictureSet, scan: Scan | None, pinned: GitPictures | None) -> PlannedSet:
     placements: tuple[Placement, ...] = ()
-    generate = 0
+    generate, fetch = 0, None
     match pictures.source:
         case PictureFolder(folder):
             if scan is None:
@@ -78,6 +93,8 @@ def _planned(spec: RunSpec, pictures: PictureSet, scan: Scan | None) -> PlannedS
             placements = place_photos(scan.photos, sizing_of(pictures, spec.train))
         case GeneratedClassImages(count):
             generate = count
+        case GitClassImages(url, folder):
+            fetch = pinned or GitPictures(url, folder, spec.data.regularization_count)
         case NoClassImages():
             raise UsageError(f"set `{pictures.id}` names no pictures")
         case _ as never:
@@ -88,6 +105,7 @@ def _planned(spec: RunSpec, pictures: PictureSet, scan: Scan | None) -> PlannedS
         prompt=spec.prompt_of(pictures),
         placements=placements,
         generate=generate,
+        fetch=fetch,
         repeats=None if pictures.is_endless else pictures.repeats or 0,
         probability=pictures.probability,
         ignore_epochs=pictures.ignores_epochs,
@@ -106,7 +124,11 @@ def class_images_of(sets: Sequence[PlannedSet]) -> ClassImages | None:
     found = [each for each in sets if each.role == "class"]
     if not found:
         return None
-    return ClassImages(tuple(p for each in found for p in each.placements), sum(each.generate for each in found))
+    return ClassImages(
+        tuple(placed for each in found for placed in each.placements),
+        sum(each.generate for each in found),
+        tuple(each.fetch for each in found if each.fetch is not None),
+    )
 
 
 def expected_visits(sets: Sequence[PlannedSet], train: TrainSpec) -> tuple[Visits, ...]:
@@ -151,6 +173,7 @@ def dataset_specs(sets: Sequence[PlannedSet], images: Mapping[str, tuple[ImageSp
             prompt=each.prompt,
             images=images.get(each.id, ()),
             generate=each.generate,
+            fetch=each.fetch,
             repeats=each.repeats,
             probability=each.probability,
             ignore_epochs=each.ignore_epochs,
@@ -171,6 +194,10 @@ def data_decisions(spec: RunSpec, sets: Sequence[PlannedSet]) -> list[Decision]:
     if 0 < captions < len(placements):
         rest = len(placements) - captions
         decisions.append(Decision(f"{rest} of {len(placements)} photos use the instance prompt", "no caption file"))
+    for each in sets:
+        if each.fetch is not None and each.fetch.commit is None:
+            what = f"take {each.fetch.url} as it is when the machine fetches it"
+            decisions.append(Decision(what, "this computer has no git to pin it with"))
     masked = [each.id for each in sets if each.mask]
     if masked and spec.data.ship_originals:
         names = ", ".join(masked)

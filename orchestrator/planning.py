@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from orchestrator.base_model import HubModel, inspect_base, pipeline_name, require_reading_token, upload_bytes
 from orchestrator.budget import reserve_s
+from orchestrator.dataset.git_pictures import fetches_of
 from orchestrator.dataset.scan import require_usable
 from orchestrator.dataset.selection import scan_sets
 from orchestrator.driver import driver_lock
@@ -45,6 +46,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     """
     scans = scan_sets(spec)
     require_usable(*scans.values())  # before the hub is asked, which may take its time
+    fetches = fetches_of(spec)
     store = store_of(spec)
     if store is not None:
         require_writable(store)
@@ -73,6 +75,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         OfferHistory(seen=spot_record(wiring.ledger.every_machine(), wiring.clock.now())),
         volume,
         translation_of(spec),
+        fetches,
     )
     told = tuple(
         Warned(text, "`cloudbooth gpus` shows what every provider answers") for text in dict.fromkeys(left_out)

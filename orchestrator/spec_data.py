@@ -18,6 +18,8 @@ from remote_trainer.wire import Crop
 GENERATE = re.compile(r"generate:([1-9][0-9]{0,5})")
 NO_FOLDER = re.compile(r"none|generate[:= ]*\d*|generate:.*")
 """What `data.regularization` means by itself; a folder of such a name is written `./generate`."""
+_NAMES_ITS_FOLDER = re.compile(r"Regularization-Images-([\w-]+?)(?:\.git)?/?$")
+"""Of the repositories of class images that people share: pictures lie in a folder named as the repository ends."""
 GIT_URL = re.compile(r"(https?|ssh|git|file)://|git@|.*\.git(#.*)?$")
 
 
@@ -48,15 +50,29 @@ class GeneratedClassImages:
     count: int
 
 
-PictureSource = NoClassImages | PictureFolder | GeneratedClassImages
+@dataclass(frozen=True)
+class GitClassImages:
+    """Fetched by the machine from a public repository."""
+
+    url: str
+    folder: str
+    """Within the repository; empty: its top."""
+
+
+PictureSource = NoClassImages | PictureFolder | GeneratedClassImages | GitClassImages
 
 
 def picture_source(text: str) -> PictureSource:
     """Of `data.regularization` and `data.sets[].pictures`; a folder is given as an absolute path."""
     if text == "none":
         return NoClassImages()
-    generate = GENERATE.fullmatch(text)
-    return GeneratedClassImages(int(generate[1])) if generate else PictureFolder(Path(text))
+    if generate := GENERATE.fullmatch(text):
+        return GeneratedClassImages(int(generate[1]))
+    if GIT_URL.match(text):
+        url, _, folder = text.partition("#")
+        named = _NAMES_ITS_FOLDER.search(url)
+        return GitClassImages(url, folder.strip("/") or (named[1] if named else ""))
+    return PictureFolder(Path(text))
 
 
 def require_known_source(text: str, key: str) -> None:
@@ -65,8 +81,14 @@ def require_known_source(text: str, key: str) -> None:
         count = text.removeprefix("generate").strip(":= ")
         meant = f"generate:{count if re.fullmatch('[1-9][0-9]{0,5}', count) else 200}"
         raise RuleBroken(f'must name a count, is "{text}", did you mean "{meant}"', f"--set {key}={meant}")
-    if GIT_URL.match(text):
-        raise ValueError(f"git addresses are not supported yet: run `git clone {text}` and give the folder")
+    if not GIT_URL.match(text):
+        return
+    if not re.match(r"(https?|git|file)://", text):
+        raise ValueError(f'"{text}" needs a key, and the machine has none of yours: give the https:// address')
+    if re.match(r"\w+://[^/]*@", text):
+        raise ValueError("an address with a name or password would travel to the machine: only public ones are read")
+    if ".." in text.partition("#")[2].split("/"):
+        raise ValueError(f'"{text}" names a folder outside the repository')
 
 
 # ---- the section ---------------------------------------------------------------------------------------------------
@@ -141,7 +163,9 @@ class Data(Section):
     instance: Path | None = None
     """Folder of photos; `name.txt` beside `name.jpg` is its caption. Either this, `sets` or `dataloader`."""
     regularization: str = "none"
-    """`none`, `generate:N` or a folder; read it through `class_images`."""
+    """`none`, `generate:N`, a folder or `https://REPOSITORY#FOLDER`; read it through `class_images`."""
+    regularization_count: Annotated[int, Field(ge=1)] = 200
+    """How many pictures of a git repository, at most; they are spread evenly over its folder."""
     dataloader: Path | None = None
     """A SimpleTuner `multidatabackend` file, which becomes `sets`; the plan prints how."""
     env: Path | None = None

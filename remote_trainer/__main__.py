@@ -133,7 +133,8 @@ def _train(call: argparse.Namespace) -> int:
             emit(wire.PhaseStarted("load", line))
 
         base = resolve_base(job.base_path or job.base, _workdir(call.run_folder) / "bases", job.base_config, say)
-        outcome = train(job, call.run_folder, base, emit, should_stop)
+        shelf = _workdir(call.run_folder) / "class-images"
+        outcome = train(job, call.run_folder, base, emit, should_stop, shelf)
         if outcome.manifest_sha256 is None:
             emit(wire.Stopped(outcome.step))
         else:

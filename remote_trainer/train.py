@@ -44,10 +44,13 @@ class Outcome:
     unless `step` is 0: before the first step there is nothing to keep."""
 
 
-def train(job: Job, run_folder: Path, base_folder: str, emit: Emit, should_stop: ShouldStop) -> Outcome:
+def train(
+    job: Job, run_folder: Path, base_folder: str, emit: Emit, should_stop: ShouldStop, shelf: Path | None = None
+) -> Outcome:
     """Trains to the end, or until `should_stop`; blocks for all that time. Calling it again continues or confirms.
 
-    base_folder: a diffusers folder, or a hub id with optional `@revision`. Raises TrainingFailed for everything that
+    base_folder: a diffusers folder, or a hub id with optional `@revision`. shelf: folder for class images that later
+    runs may use again. Raises TrainingFailed for everything that
     is not a bug. Sets process-wide torch settings (threads, determinism): one run in a process.
     """
     with named_failures(job.train):
@@ -56,31 +59,43 @@ def train(job: Job, run_folder: Path, base_folder: str, emit: Emit, should_stop:
             return Outcome(whole.step, whole.sha256)
         resumed = _own_checkpoint(job, run_folder, emit)
         try:
-            return _train(job, run_folder, base_folder, resumed, emit, should_stop)
+            return _train(job, run_folder, base_folder, resumed, emit, should_stop, shelf)
         except StopRequested:
             return Outcome(resumed.state.step if resumed else 0, None)
 
 
 def _train(
-    job: Job, run_folder: Path, base_folder: str, resumed: Checkpoint | None, emit: Emit, should_stop: ShouldStop
+    job: Job,
+    run_folder: Path,
+    base_folder: str,
+    resumed: Checkpoint | None,
+    emit: Emit,
+    should_stop: ShouldStop,
+    shelf: Path | None,
 ) -> Outcome:
     spec = job.train
 
     emit(PhaseStarted("load", job.base))
     _repeat_bits()
-    pictures = training_set(job, run_folder)
+    training_set(job, run_folder)  # refuses a job without a picture of the subject before anything is loaded
     family = open_base(base_folder)
     require_ways(family, spec.method, job.formats)
     device = decisions.choose_device(job.allow_cpu, emit)
     frozen = _frozen(spec, family, device, resumed, emit)
 
+    class_images.fetch_all(job, run_folder, emit, should_stop)
+    settings = validate.sampler_settings(spec)
+    kept = class_images.Shelf(shelf, job, settings, device.type, frozen.precision)
+    kept.take(run_folder, emit)
     absent = class_images.missing(job, run_folder)
     if absent:
         emit(PhaseStarted("class-images", f"{absent} to be made by the base"))
         class_prompts = class_images.prompts_of(job, family, device)
         base = Denoising(family, family.load_denoiser(device, frozen.weights), device, frozen.precision)
-        class_images.generate(job, run_folder, base, class_prompts, validate.sampler_settings(spec), should_stop)
+        class_images.generate(job, run_folder, base, class_prompts, settings, kept, should_stop)
         del base
+    class_images.show(job, run_folder, emit)
+    pictures = training_set(job, run_folder)
 
     emit(PhaseStarted("encode", f"{len(pictures.instance)} of the subject, {len(pictures.class_)} of the class"))
     emit(Decision("encode pictures and prompts once", "no crop or caption changes between steps"))

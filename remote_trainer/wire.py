@@ -201,6 +201,11 @@ class DatasetSpec:
     mirror: bool = False
     """Half of the visits see the picture mirrored left to right."""
 
+    @property
+    def pictures(self) -> int:
+        """How many it has; of a repository, at most."""
+        return len(self.images) + self.generate + (self.fetch.count if self.fetch else 0)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -531,7 +536,7 @@ class SelfReleased:
 
 FailureCode = Literal[
     "environment", "bad-job", "base-not-found", "bad-image", "out-of-memory", "disk-full", "deadline", "diverged",
-    "export-mismatch", "stalled", "trainer-killed", "no-gpu", "storage", "internal",
+    "export-mismatch", "stalled", "trainer-killed", "no-gpu", "storage", "class-images", "internal",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .. import git_pictures
 from ..errors import TrainingFailed
 from ..wire import DatasetSpec, ImageSpec, Job
 from .views import CENTER, View
@@ -102,18 +103,25 @@ def generated_files(run_folder: Path, spec: DatasetSpec) -> list[Path]:
     return [run_folder / spec.folder / "generated" / f"{index:06d}.png" for index in range(spec.generate)]
 
 
+def fetched_folder(run_folder: Path, spec: DatasetSpec) -> Path:
+    """Where the class images that the host fetches for `spec` lie."""
+    return run_folder / spec.folder / "fetched"
+
+
 def training_set(job: Job, run_folder: Path) -> TrainingSet:
-    """The pictures of every set that has any, in the job's order. Opens no file.
+    """The pictures of every set that has any, in the job's order. Opens no picture.
 
     Raises TrainingFailed("bad-job") when nothing shows the subject, or when it is to be generated.
     """
     sets = []
     for spec in job.datasets:
-        if spec.role == "instance" and spec.generate:
+        if spec.role == "instance" and (spec.generate or spec.fetch):
             raise TrainingFailed("bad-job", f"dataset {spec.id!r} would have the base invent pictures of the subject")
         pictures = [_named(run_folder, spec, image) for image in spec.images]
         side = job.train.resolution
         pictures += [Picture(path, side, side, spec.prompt, None) for path in generated_files(run_folder, spec)]
+        for path in git_pictures.fetched_files(fetched_folder(run_folder, spec)) or ():
+            pictures.append(Picture(path, side, side, spec.prompt, None, original=True))
         if pictures:
             sets.append(PictureSet(spec, tuple(pictures)))
     if not any(each.spec.role == "instance" for each in sets):

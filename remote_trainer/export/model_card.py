@@ -43,7 +43,7 @@ def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
         "",
         "| trained on | pictures |",
         "|---|---|",
-        *(f"| {spec.role}: “{spec.prompt}” | {len(spec.images) + spec.generate} |" for spec in job.datasets),
+        *(f"| {spec.role}: “{spec.prompt}” | {spec.pictures} |" for spec in job.datasets),
         "",
         "| setting | value |",
         "|---|---|",

@@ -138,7 +138,7 @@ def _record(job: Job, family: Family, state: RunState) -> dict[str, Any]:
         "settings": settings,
         "decided": wire.encode(state.frozen),
         "datasets": [
-            {"id": spec.id, "role": spec.role, "prompt": spec.prompt, "pictures": len(spec.images) + spec.generate}
+            {"id": spec.id, "role": spec.role, "prompt": spec.prompt, "pictures": spec.pictures}
             for spec in job.datasets
         ],
         "evaluations": [wire.encode(evaluation) for evaluation in state.evaluations],

@@ -182,10 +182,17 @@ class TestClassImages:
             photo_set(run_folder, "instance", 1), photo_set(run_folder, "class", 0, generate=count), steps=1
         )
 
-    def generate(self, job, run_folder, base, should_stop=lambda: False):
+    settings = sampling.SamplerSettings(2, 4.0, SIDE)
+
+    def shelf(self, job, folder=None, settings=settings):
+        return class_images.Shelf(folder, job, settings, "cpu", "fp32")
+
+    def generate(self, job, run_folder, base, should_stop=lambda: False, shelf=None):
         family, cpu = open_base(str(base)), torch.device("cpu")
         denoising = Denoising(family, family.load_denoiser(cpu), cpu, "fp32")
-        class_images.generate(job, run_folder, denoising, sampling.SamplerSettings(2, 4.0, SIDE), should_stop)
+        prompts = class_images.prompts_of(job, family, cpu)
+        shelf = shelf or self.shelf(job)
+        class_images.generate(job, run_folder, denoising, prompts, self.settings, shelf, should_stop)
 
     def contents(self, run_folder):
         return [path.read_bytes() for path in sorted((run_folder / "class/generated").glob("*.png"))]
@@ -199,6 +206,39 @@ class TestClassImages:
         assert class_images.missing(self.job(broken), broken) == 2
         self.generate(self.job(broken), broken, epsilon_base)
         assert self.contents(broken) == self.contents(straight)
+
+    def test_a_later_run_takes_them_from_the_shelf_and_makes_the_rest(self, epsilon_base, tmp_path):
+        first, more, alone = (self.job(tmp_path / name, count) for name, count in (("1", 2), ("2", 3), ("3", 3)))
+        self.generate(first, tmp_path / "1", epsilon_base, shelf=self.shelf(first, tmp_path / "shelf"))
+        watched = Watched()
+        self.shelf(more, tmp_path / "shelf").take(tmp_path / "2", watched.emit)
+        assert class_images.missing(more, tmp_path / "2") == 1
+        assert [event.what for event in watched.of(wire.Decision)] == ["2 class images are used again"]
+        self.generate(more, tmp_path / "2", epsilon_base)
+        self.generate(alone, tmp_path / "3", epsilon_base)
+        assert self.contents(tmp_path / "2") == self.contents(tmp_path / "3")
+
+    @pytest.mark.parametrize("other", [{"seed": 43}, {"prompt": "a photo of a cat"}, {"steps": 3}])
+    def test_what_another_setting_made_is_left_on_the_shelf(self, tmp_path, other):
+        job = self.job(tmp_path)
+        changed = dataclasses.replace(job, train=dataclasses.replace(job.train, seed=other.get("seed", 42)))
+        spec = job.datasets[1]
+        settings = sampling.SamplerSettings(other.get("steps", 2), 4.0, SIDE)
+        asked = dataclasses.replace(spec, prompt=other.get("prompt", spec.prompt))
+        assert self.shelf(job, tmp_path).place(spec, 0) == self.shelf(job, tmp_path).place(spec, 0)
+        assert self.shelf(changed, tmp_path, settings).place(asked, 0) != self.shelf(job, tmp_path).place(spec, 0)
+
+    def test_a_sheet_shows_them_once(self, epsilon_base, tmp_path):
+        job, watched = self.job(tmp_path), Watched()
+        self.generate(job, tmp_path, epsilon_base)
+        class_images.show(job, tmp_path, watched.emit)
+        class_images.show(job, tmp_path, watched.emit)
+        (sample,) = watched.of(wire.SampleMade)
+        assert (sample.prompt, sample.file.path) == (
+            f"3 class images: {CLASS_PROMPT}",
+            "validation/class-images-class.png",
+        )
+        assert Image.open(tmp_path / sample.file.path).size == (192, 192)
 
     def test_each_picture_differs(self, epsilon_base, run_folder):
         self.generate(self.job(run_folder), run_folder, epsilon_base)

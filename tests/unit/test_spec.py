@@ -241,7 +241,7 @@ def test_all_problems_are_reported_together(write: Write, snapshot: Callable[[st
         ("key_in_the_wrong_section", MINIMAL + "resolution = 512\n"),
         ("name_is_no_file_name", 'name = "my dog/1"\n' + MINIMAL),
         ("empty_prompt", MINIMAL.replace("a photo of sks dog", "  ")),
-        ("git_url", MINIMAL + 'regularization = "https://example.com/x.git"\n'),
+        ("git_url", MINIMAL + 'regularization = "git@example.com:x.git"\n'),
         ("class_prompt_missing", MINIMAL + 'regularization = "generate:10"\n'),
         ("format_of_another_method", MINIMAL + '[train]\nmethod = "full"\n[output]\nformats = ["lora"]\n'),
         ("ssh_without_host", MINIMAL + '[compute]\nprovider = "ssh"\n'),

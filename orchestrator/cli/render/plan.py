@@ -16,6 +16,7 @@ from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.scan import Finding, Severity
 from orchestrator.estimates import Quote
 from orchestrator.plan import Plan
+from orchestrator.plan_data import ClassImages
 from orchestrator.ranges import duration, duration_range, usd, usd_range
 from orchestrator.rental import Rental
 from orchestrator.single_file_base import LinkedFile, LocalFile
@@ -70,16 +71,26 @@ def _subject(plan: Plan) -> Table:
     for number, prompt in enumerate(prompts):
         table.add_row("" if number else "prompt", escape(f'"{prompt}"'))
     if plan.class_images is not None:
-        source = (
-            f"{plan.class_images.generate} made by the base on the machine"
-            if plan.class_images.generate
-            else f"{len(plan.class_images.placements)} from a folder"
-        )
+        source = _class_source(plan.class_images)
         table.add_row("class", escape(f'"{plan.class_prompt}", {source}'))
         table.add_row("prior weight", f"{plan.train.prior_loss_weight:g}")
     table.add_row("base", escape(_base(plan.base)))
     table.add_row("model", escape(f"{plan.output_folder / plan.name}: {', '.join(plan.formats)}"))
     return table
+
+
+def _class_source(images: ClassImages) -> str:
+    parts = []
+    if images.generate:
+        parts.append(f"{images.generate} made by the base on the machine")
+    for wanted in images.fetches:
+        at = f" at {wanted.commit[:12]}" if wanted.commit else ""
+        parts.append(
+            f"up to {wanted.count} fetched by the machine from {wanted.url}, folder {wanted.folder or '.'}{at}"
+        )
+    if images.placements:
+        parts.append(f"{len(images.placements)} from a folder")
+    return ", ".join(parts)
 
 
 def _base(base: BaseSource) -> str:
@@ -134,8 +145,8 @@ def _sets(plan: Plan) -> Table:
         table.add_column(name, justify="left" if name in ("role", "sizes") else "right", overflow="fold")
     for each, visits in zip(plan.sets, plan.visits, strict=True):
         sizes = Counter(str(placed.bucket) for placed in each.placements)
-        if each.generate:
-            sizes[f"{plan.train.resolution}×{plan.train.resolution}"] += each.generate
+        if elsewhere := each.count - len(each.placements):
+            sizes[f"{plan.train.resolution}×{plan.train.resolution}"] += elsewhere
         passes = "any" if each.repeats is None else str(each.repeats + 1)
         shown = ", ".join(size for size, _ in sizes.most_common(3)) + (", …" if len(sizes) > 3 else "")
         seen, share = f"{visits.each:.4g} times", f"{visits.share:.0%}"
