@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from orchestrator.spec_data import Data, NoClassImages, PictureSet, Prompt, Section
 from orchestrator.spec_errors import RuleBroken, Schema, one_of, problems_of, usage_error
 from orchestrator.storage.open import address_problem
+from orchestrator.train_rules import settings_that_disagree
 from providers.api import SshAccess
 from remote_trainer.wire import EVERY_FORMAT, ExportFormat, TrainSpec
 
@@ -209,6 +210,8 @@ class RunSpec(Section):
                 raise ValueError(
                     'data.regularization needs subject.class_prompt, for example class_prompt = "a photo of a dog"'
                 )
+        if (disagreement := settings_that_disagree(self.train)) is not None:
+            raise disagreement
         applicable = EVERY_FORMAT[self.train.method]
         for chosen in self.output.formats:
             if chosen not in applicable:

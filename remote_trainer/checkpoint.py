@@ -1,7 +1,8 @@
 """Checkpoints: what trains, its optimizer state, and the decisions that a resumed run must not take again.
 
 `checkpoints/checkpoint-000100/` holds `weights.safetensors` (by parameter name), `optimizer.safetensors`
-(`<parameter>/<state>`), `state.json` and `manifest.json`. No pickles: a checkpoint may have lain on a stranger's disk.
+(`<parameter>/<state>`), `ema.safetensors` where a run keeps an average, `state.json` and `manifest.json`. No pickles: a
+checkpoint may have lain on a stranger's disk.
 Random numbers and the order of pictures are functions of (seed, step), so the step is all there is to store of them.
 """
 
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 
 from . import wire
 from .commit import commit_folder, preparing, read_committed, remove_committed
+from .ema import Ema
 
-_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_WEIGHTS, _OPTIMIZER, _EMA, _STATE = "weights.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"
+_INTEGER = "#integer"
+"""Ends the name of a state that the optimizer keeps as a Python number."""
 _UNFINISHED = ".checkpoint-*"
 
 
@@ -50,8 +54,10 @@ class Checkpoint:
     folder: Path
     state: RunState
 
-    def restore(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-        """Copies weights and optimizer state into place. The names must be those that were saved."""
+    def restore(
+        self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema | None = None
+    ) -> None:
+        """Copies weights, optimizer state and average into place. The names must be those that were saved."""
         # Tensor by tensor: a second copy of weights and moments need not fit into memory.
         from safetensors import safe_open
 
@@ -64,8 +70,16 @@ class Checkpoint:
             for key in moments.keys():  # noqa: SIM118 - not a dict
                 name, _, entry = key.rpartition("/")
                 parameter = parameters[name]
-                # A fused optimizer keeps its step count on the device too. A clone is aligned, a view may not be.
-                optimizer.state[parameter][entry] = moments.get_tensor(key).clone().to(parameter.device)
+                value = moments.get_tensor(key)
+                if entry.endswith(_INTEGER):
+                    optimizer.state[parameter][entry.removesuffix(_INTEGER)] = int(value)
+                else:
+                    # A fused optimizer keeps its step count on the device too. A clone is aligned, a view may not be.
+                    optimizer.state[parameter][entry] = value.clone().to(parameter.device)
+        if ema is not None:
+            with safe_open(self.folder / _EMA, "pt") as averages:
+                for name, average in ema.averages.items():
+                    average.copy_(averages.get_tensor(name))
 
 
 def save(
@@ -74,6 +88,7 @@ def save(
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     keep: int,
+    ema: Ema | None = None,
 ) -> wire.CheckpointCommitted:
     """Commits a checkpoint, then removes all but the newest `keep`; the one just written always stays."""
     from safetensors.torch import save_file
@@ -82,12 +97,16 @@ def save(
     folder = run_folder / relative
     with preparing(folder) as prepared:
         save_file({name: _plain(parameter) for name, parameter in parameters.items()}, prepared / _WEIGHTS)
-        moments = {
-            f"{name}/{entry}": _plain(value)
-            for name, parameter in parameters.items()
-            for entry, value in sorted(optimizer.state.get(parameter, {}).items())
-        }
+        moments: dict[str, Tensor] = {}
+        for name, parameter in parameters.items():
+            for entry, value in sorted(optimizer.state.get(parameter, {}).items()):
+                if isinstance(value, Tensor):
+                    moments[f"{name}/{entry}"] = _plain(value)
+                else:
+                    moments[f"{name}/{entry}{_INTEGER}"] = torch.tensor(value)
         save_file(moments, prepared / _OPTIMIZER)
+        if ema is not None:
+            save_file({name: _plain(average) for name, average in ema.averages.items()}, prepared / _EMA)
         (prepared / _STATE).write_bytes(wire.dumps(state))
         manifest = commit_folder(prepared, folder, state.step)
     for old in _folders(run_folder)[:-keep]:

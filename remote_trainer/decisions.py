@@ -40,6 +40,9 @@ def choose_device(allow_cpu: bool, say: Say) -> torch.device:
 def choose_precision(spec: TrainSpec, device: torch.device, say: Say) -> str:
     if spec.precision != "auto":
         return spec.precision
+    if spec.optimizer == "adamw-bf16":
+        say(Decision("precision bf16", "the optimizer keeps weights in bfloat16"))
+        return "bf16"
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         say(Decision("precision bf16", "the GPU computes bfloat16; weights and optimizer stay in float32"))
         return "bf16"
@@ -48,7 +51,7 @@ def choose_precision(spec: TrainSpec, device: torch.device, say: Say) -> str:
     return "fp32"
 
 
-def choose_weights(precision: str, *, adapters_alone: bool, say: Say) -> Weights:
+def choose_weights(precision: str, adapters_alone: bool, say: Say) -> Weights:
     """How the weights that do not train are kept. adapters_alone: of families too large for float32 on one GPU."""
     if precision != "bf16" or not adapters_alone:
         return "fp32"

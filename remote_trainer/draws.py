@@ -44,10 +44,13 @@ def draw(
     shape: tuple[int, ...],
     timesteps: int,
     density: Density = "uniform",
+    noise_offset: float = 0.0,
 ) -> Draws:
     """For samples `first_index ..` of one micro-batch; each is keyed by (seed, step, micro-step, its index).
 
     shape: of one latent, (C, h, w). timesteps: T, the length of the noise schedule; density: how they are chosen.
+    noise_offset: o in ε + o·δ, where δ is one standard normal number for each channel (crosslabs.org, "Diffusion with
+    Offset Noise", 2023; 0.1 there).
     """
     posterior, noise, chosen = [], [], []
     for index in range(first_index, first_index + batch_size):
@@ -55,4 +58,13 @@ def draw(
         chosen.append(chosen_timestep(density, timesteps, source))
         noise.append(torch.randn(shape, generator=source))
         posterior.append(torch.randn(shape, generator=source))
+        if noise_offset:
+            noise[-1] += noise_offset * torch.randn((shape[0], 1, 1), generator=source)
     return Draws(torch.stack(posterior), torch.stack(noise), torch.stack(chosen))
+
+
+def is_dropped(share: float, seed: int, step: int, micro_step: int, index: int) -> bool:
+    """Whether the sample of that key is shown without its caption; true for `share` of all keys."""
+    if share == 0.0:
+        return False
+    return float(torch.rand((), generator=generator("caption", seed, step, micro_step, index))) < share

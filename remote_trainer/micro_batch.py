@@ -14,7 +14,7 @@ from .dataset.order import BatchOrder
 from .dataset.pictures import framing_rows
 from .dataset.views import drawn_view
 from .denoising import Denoising
-from .draws import Draws, draw
+from .draws import Draws, draw, is_dropped
 from .encoded import EncodedSet, Prompts
 from .families.api import TextEmbedding
 from .wire import DatasetSpec, TrainSpec
@@ -119,7 +119,7 @@ class MicroBatches:
             chosen.append(views[drawn_view(len(views), self._spec.seed, step, micro_step, place)])
         drawn = draw(
             self._spec.seed, step, micro_step, first_index, len(chosen), chosen[0].bucket, len(self._schedule),
-            self._density,
+            self._density, self._spec.noise_offset,
         ).to(self._denoising.device)  # fmt: skip
         mean = torch.stack([picture.mean for picture in chosen])
         std = torch.stack([picture.std for picture in chosen])
@@ -129,11 +129,15 @@ class MicroBatches:
         if any(picture.mask is not None for picture in chosen):
             whole = torch.ones_like(chosen[0].mean[:1])
             mask = torch.stack([whole if picture.mask is None else picture.mask for picture in chosen])
-        text = self._prompts.batch([picture.caption for picture in chosen])
+        captions = [
+            "" if is_dropped(self._spec.caption_dropout, self._spec.seed, step, micro_step, place) else picture.caption
+            for place, picture in enumerate(chosen, first_index)
+        ]
+        text = self._prompts.batch(captions)
         return each.spec, Noised(clean, drawn, text, framing, mask)
 
     def _losses(self, batch: Noised) -> Tensor:
-        """(B,), weighted by min-SNR when the job asks for it; class samples are weighted like the others."""
+        """(B,), weighted by SNR when the job asks for it; class samples are weighted like the others."""
         noise, timesteps, schedule = batch.draws.noise, batch.draws.timesteps, self._schedule
         noisy = objective.add_noise(batch.clean, noise, timesteps, schedule)
         predicted = self._denoising.predict(noisy, schedule.told[timesteps], batch.text, batch.framing)
@@ -142,6 +146,8 @@ class MicroBatches:
         if self._spec.min_snr_gamma is not None:
             snr = objective.signal_to_noise(timesteps, schedule)
             weights = objective.min_snr_weights(schedule.prediction, snr, self._spec.min_snr_gamma)
+        elif self._spec.debiased_estimation:
+            weights = objective.debiased_weights(schedule.prediction, objective.signal_to_noise(timesteps, schedule))
         return objective.sample_losses(predicted, wanted, weights, batch.mask)
 
 

@@ -114,6 +114,21 @@ def min_snr_weights(prediction: Prediction, snr: Tensor, gamma: float) -> Tensor
     assert_never(prediction)
 
 
+def debiased_weights(prediction: Prediction, snr: Tensor) -> Tensor:
+    """Weights (B,) that make an error of ε cost 1/√SNR (Yu et al. 2023, arXiv 2310.08442, eq. 11), however it is told.
+
+    An error of x_0 is √SNR times as large in ε, √(SNR+1) times in v and 1+√SNR times in a flow's answer; hence 1/√SNR,
+    √SNR/(SNR+1) and √SNR/(1+√SNR)². The first grows without bound towards SNR = 0, and is kept below 1000.
+    """
+    if prediction == "epsilon":
+        return snr.rsqrt().clamp(max=1000.0)
+    if prediction == "v_prediction":
+        return snr.sqrt() / (snr + 1.0)
+    if prediction == "flow":
+        return snr.sqrt() / (1.0 + snr.sqrt()).square()
+    assert_never(prediction)
+
+
 def sample_losses(
     predicted: Tensor, wanted: Tensor, weights: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:

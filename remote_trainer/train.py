@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from .checkpoint import Checkpoint, Frozen, RunState
 from .dataset.pictures import training_set
 from .denoising import Denoising
 from .descent import optimizer_step
+from .ema import Ema
 from .encoded import encode_prompts, encode_sets
 from .errors import TrainingFailed
 from .evaluation import evaluate
@@ -28,7 +30,7 @@ from .failures import named_failures
 from .families.api import Family
 from .families.detect import open_base, require_ways
 from .micro_batch import MicroBatches
-from .optimizers import adamw, learning_rate
+from .optimizers import build_optimizer, learning_rate
 from .progress import Progress
 from .stopping import ShouldStop, StopRequested
 from .wire import Decision, Job, PhaseStarted, TrainSpec
@@ -108,30 +110,34 @@ def _train(
     denoising = Denoising(family, family.load_denoiser(device, frozen.weights), device, frozen.precision)
     adapters.make_trainable(spec, family, denoising.model)
     parameters = adapters.trainable(denoising.model)
-    optimizer = adamw(parameters.values(), spec)
+    optimizer = build_optimizer(parameters.values(), spec)
     batches = MicroBatches(spec, denoising, sets, prompts)
     if resumed is None:
         frozen = _fit_memory(frozen, denoising, batches, parameters, emit)
     _apply_gradient_checkpointing(frozen, denoising.model)
+    ema = None if spec.ema_decay is None else Ema(parameters, spec.ema_decay)
+    averaged = nullcontext if ema is None else ema.in_place
 
     def make_pictures(step: int) -> None:
         """A stop leaves the rest of them to the resumed run."""
         emit(PhaseStarted("validate", f"step {step}"))
         try:
-            validate.make_pictures(run_folder, step, spec, denoising, prompts, emit, should_stop)
+            with averaged():
+                validate.make_pictures(run_folder, step, spec, denoising, prompts, emit, should_stop)
         except StopRequested:
             return
 
     # Outside the phase "train", in which a silence of minutes is taken for a hang: on a CPU these may last longer.
     def evaluated(state: RunState) -> RunState:
         emit(PhaseStarted("evaluate", f"step {state.step}"))
-        evaluation = evaluate(denoising, instance, prompts, spec.seed, state.step)
+        with averaged():
+            evaluation = evaluate(denoising, instance, prompts, spec.seed, state.step)
         emit(evaluation)
         return replace(state, evaluations=(*state.evaluations, evaluation))
 
     def commit(state: RunState) -> None:
         emit(PhaseStarted("checkpoint", f"step {state.step}"))
-        emit(checkpoint.save(run_folder, state, parameters, optimizer, spec.keep_checkpoints))
+        emit(checkpoint.save(run_folder, state, parameters, optimizer, spec.keep_checkpoints, ema))
 
     # The denoiser still answers as the base does, resumed or not: the only moment for the pictures of "before".
     if validate.is_due(0, spec) and not all(path.exists() for path in validate.picture_files(run_folder, 0, spec)):
@@ -139,7 +145,7 @@ def _train(
     if resumed is None:
         state = evaluated(RunState(0, _identity(job), frozen, ()))
     else:
-        resumed.restore(parameters, optimizer)
+        resumed.restore(parameters, optimizer, ema)
         state = resumed.state
         if state.step > 0 and validate.is_due(state.step, spec):
             make_pictures(state.step)
@@ -152,6 +158,8 @@ def _train(
         step = state.step + 1
         rate = learning_rate(step, spec, frozen.learning_rate)
         loss, gradient_norm = optimizer_step(spec, batches, step, rate, parameters, optimizer)
+        if ema is not None:
+            ema.update(step)
         progress.step_done(step, loss, gradient_norm, rate)
         state = replace(state, step=step)
         paused = False
@@ -178,6 +186,10 @@ def _train(
 
     optimizer.state.clear()
     optimizer.zero_grad(set_to_none=True)
+    if spec.optimizer == "adamw-bf16":
+        denoising.model.float()
+    if ema is not None:
+        ema.adopt()
     manifest = write_output(job, run_folder, family, denoising.model, state, emit)
     return Outcome(state.step, manifest.sha256)
 
@@ -198,7 +210,9 @@ def _identity(job: Job) -> str:
     """The settings under which weights of a checkpoint mean something."""
     spec = job.train
     adapter = "" if spec.method == "full" else f" rank={spec.lora_rank} alpha={spec.lora_alpha or spec.lora_rank:g}"
-    return f"base={job.base} method={spec.method}{adapter} seed={spec.seed}"
+    kept = "" if spec.optimizer == "adamw" else f" optimizer={spec.optimizer}"
+    kept += "" if spec.ema_decay is None else f" ema={spec.ema_decay:g}"
+    return f"base={job.base} method={spec.method}{adapter} seed={spec.seed}{kept}"
 
 
 def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Checkpoint | None, emit: Emit) -> Frozen:
@@ -210,12 +224,13 @@ def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Chec
     if resumed:
         return replace(resumed.state.frozen, cpu_threads=threads)
     precision = decisions.choose_precision(spec, device, emit)
+    pure = spec.optimizer == "adamw-bf16"
     return Frozen(
         precision=precision,
         cpu_threads=threads,
         gradient_checkpointing=False,
         learning_rate=decisions.planned_learning_rate(spec),
-        weights=decisions.choose_weights(precision, adapters_alone="full" not in family.formats, say=emit),
+        weights="bf16" if pure else decisions.choose_weights(precision, "full" not in family.formats, emit),
     )
 
 

@@ -67,7 +67,8 @@ Positive = Annotated[int, Bounds(ge=1)]
 # ---- the job -------------------------------------------------------------------------------------------------------
 
 Method = Literal["full", "lora", "dora"]
-LrSchedule = Literal["constant", "linear", "cosine"]
+LrSchedule = Literal["constant", "linear", "cosine", "polynomial", "sine"]
+OptimizerName = Literal["adamw", "adamw-8bit", "adamw-bf16", "adafactor"]
 Precision = Literal["auto", "fp32", "bf16"]
 PriorSampling = Literal["paired", "mixed"]
 Crop = Literal["center", "corner", "random"]
@@ -106,12 +107,25 @@ class TrainSpec:
     learning_rate: Optional[Annotated[float, Bounds(gt=0)]] = None
     lr_schedule: LrSchedule = "constant"
     lr_end: Annotated[float, Bounds(ge=0)] = 0.0
-    """Learning rate at the last step of a linear or cosine schedule."""
+    """Learning rate at the last step of a falling schedule, and at the lowest points of a sine."""
+    lr_power: Annotated[float, Bounds(gt=0)] = 1.0
+    """Exponent of the polynomial schedule; 1 is linear, 2 falls early and ends flat."""
     lr_warmup_steps: Count = 0
+    optimizer: OptimizerName = "adamw"
+    """`adamw-8bit` keeps its moments in 8 bits (needs bitsandbytes), `adamw-bf16` keeps weights and moments in bf16 and
+    rounds at random, `adafactor` keeps rows and columns of the second moment alone."""
     weight_decay: Annotated[float, Bounds(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Bounds(gt=0)] = 1.0
     min_snr_gamma: Optional[Annotated[float, Bounds(gt=0)]] = None
     """Weight losses by min(SNR, gamma)/SNR (arXiv 2303.09556); None leaves every timestep alike."""
+    debiased_estimation: bool = False
+    """Weight losses by 1/sqrt(SNR) (arXiv 2310.08442)."""
+    noise_offset: Annotated[float, Bounds(ge=0, le=1)] = 0.0
+    """Share of noise that is equal over a whole channel: very dark and very bright pictures become possible."""
+    caption_dropout: Annotated[float, Bounds(ge=0, le=1)] = 0.0
+    """How often a picture is shown with an empty caption."""
+    ema_decay: Optional[Annotated[float, Bounds(gt=0, le=0.99999)]] = None
+    """Keeps a moving average of the weights, which is what is evaluated, shown and exported; None keeps none."""
     flow_density: FlowDensity = "logit-normal"
     """How often each noise level of a flow is trained; logit-normal favors the middle (arXiv 2403.03206)."""
     flow_shift: Optional[Annotated[float, Bounds(gt=0)]] = None

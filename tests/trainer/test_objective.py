@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 
 from remote_trainer import objective
-from remote_trainer.draws import draw, generator
+from remote_trainer.draws import draw, generator, is_dropped
 
 TIMESTEPS = torch.tensor([0, 1, 250, 999])
 
@@ -134,3 +134,33 @@ def test_draws_differ_when_any_part_of_their_key_differs(other):
     one, two = (draw(**k, batch_size=1, shape=(4, 8, 8), timesteps=1000) for k in (key, {**key, **other}))
     assert not torch.equal(one.noise, two.noise)
     assert not torch.equal(one.noise, one.posterior_noise)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
+def test_debiased_weights_cost_an_error_of_clean_latents_the_same_however_it_is_told(prediction):
+    """An error of x_0 is √SNR times as large in ε, and 1/σ times in v (signal² + σ² = 1) and in a flow (signal + σ)."""
+    snr = torch.tensor([0.02, 0.5, 3.0, 40.0])
+    sigma_squared = 1 / (snr + 1) if prediction == "v_prediction" else (1 / (1 + snr.sqrt())).square()
+    as_epsilon = objective.debiased_weights("epsilon", snr) * snr
+    torch.testing.assert_close(objective.debiased_weights(prediction, snr) / sigma_squared, as_epsilon)
+
+
+def test_debiased_weights_of_epsilon_are_the_paper_s():
+    assert objective.debiased_weights("epsilon", torch.tensor([4.0, 0.25, 0.0])).tolist() == [0.5, 2.0, 1000.0]
+
+
+def test_offset_noise_moves_whole_channels_and_nothing_else():
+    key = {"seed": 1, "step": 1, "micro_step": 0, "first_index": 0, "batch_size": 2, "shape": (4, 8, 8)}
+    plain, moved = draw(**key, timesteps=1000), draw(**key, timesteps=1000, noise_offset=0.1)
+    offsets = moved.noise - plain.noise
+    torch.testing.assert_close(offsets, offsets[:, :, :1, :1].expand_as(offsets), atol=1e-6, rtol=0)
+    assert len({round(float(value), 6) for value in offsets[:, :, 0, 0].flatten()}) == 8
+    assert torch.equal(moved.timesteps, plain.timesteps)
+    assert torch.equal(moved.posterior_noise, plain.posterior_noise)
+
+
+def test_captions_are_dropped_for_their_share_of_samples():
+    dropped = [is_dropped(0.25, 7, step, 0, index) for step in range(100) for index in range(4)]
+    assert 70 < sum(dropped) < 130
+    assert not any(is_dropped(0.0, 7, step, 0, 0) for step in range(50))
+    assert all(is_dropped(1.0, 7, step, 0, 0) for step in range(50))

@@ -24,6 +24,20 @@ CASES = {
         "epsilon_base",
         {"method": "lora", "gradient_accumulation": 2, "class_images": 3, "lr_schedule": "cosine"},
     ),
+    "full, average, adafactor, weighted": (
+        "epsilon_base",
+        {
+            "method": "full",
+            "optimizer": "adafactor",
+            "ema_decay": 0.9,
+            "caption_dropout": 0.4,
+            "noise_offset": 0.1,
+            "debiased_estimation": True,
+            "lr_schedule": "polynomial",
+            "lr_end": 1e-5,
+        },
+    ),
+    "full, bf16": ("velocity_base", {"method": "full", "optimizer": "adamw-bf16", "ema_decay": 0.99}),
     "dora": ("epsilon_base", {"method": "dora", "batch_size": 2}),
     "lora, v": ("velocity_base", {"method": "lora", "batch_size": 2, "lr_warmup_steps": 3, "lr_schedule": "linear"}),
 }
@@ -42,7 +56,10 @@ def test_resuming_in_the_middle_of_an_epoch_repeats_the_bits(case, request, tmp_
         sets = [photo_set(folder, "instance", 4, SIZES)]
         if class_images:
             sets.append(photo_set(folder, "class", class_images))
-        return tiny_job(*sets, formats=("diffusers", "lora"), checkpoint_every=4, **settings)
+        formats: tuple[wire.ExportFormat, ...] = (
+            ("diffusers",) if settings["method"] == "full" else ("diffusers", "lora")
+        )
+        return tiny_job(*sets, formats=formats, checkpoint_every=4, **settings)
 
     undisturbed = Watched().train(job(straight), straight, base)
     resumed_job = job(broken)

@@ -150,7 +150,7 @@ def our_losses(job: wire.Job, run_folder: Path, base: Path) -> list[float]:
     from remote_trainer.encoded import encode_prompts, encode_sets
     from remote_trainer.families.detect import open_base
     from remote_trainer.micro_batch import MicroBatches
-    from remote_trainer.optimizers import adamw, learning_rate
+    from remote_trainer.optimizers import build_optimizer, learning_rate
 
     spec, family, cpu = job.train, open_base(str(base)), torch.device("cpu")
     sets = training_set(job, run_folder).sets
@@ -159,7 +159,7 @@ def our_losses(job: wire.Job, run_folder: Path, base: Path) -> list[float]:
     denoising = Denoising(family, family.load_denoiser(cpu), cpu, "fp32")
     adapters.make_trainable(spec, family, denoising.model)
     parameters = adapters.trainable(denoising.model)
-    optimizer = adamw(parameters.values(), spec)
+    optimizer = build_optimizer(parameters.values(), spec)
     encoded = encode_sets(family, sets, spec.seed, cpu, lambda: False)
     batches = MicroBatches(spec, denoising, encoded, prompts)
     rate = spec.learning_rate or 1e-3

@@ -1,0 +1,31 @@
+"""Which settings of `[train]` cannot stand together, found before anything is rented."""
+
+from __future__ import annotations
+
+from orchestrator.spec_errors import RuleBroken
+from remote_trainer.wire import TrainSpec
+
+
+def settings_that_disagree(train: TrainSpec) -> RuleBroken | None:
+    """The first rule that is broken, as fact and hint."""
+    if train.debiased_estimation and train.min_snr_gamma is not None:
+        return RuleBroken(
+            "train.min_snr_gamma and train.debiased_estimation both weight the loss by SNR, and only one can",
+            "--set train.debiased_estimation=false",
+        )
+    if train.optimizer == "adamw-bf16" and train.precision == "fp32":
+        return RuleBroken(
+            'train.optimizer = "adamw-bf16" keeps weights in bfloat16, which train.precision = "fp32" forbids',
+            "--set train.precision=auto",
+        )
+    if train.lr_schedule == "sine" and train.lr_warmup_steps == 0:
+        return RuleBroken(
+            'train.lr_schedule = "sine" needs train.lr_warmup_steps: half a wave lasts so many steps',
+            f"--set train.lr_warmup_steps={max(1, train.steps // 10)}",
+        )
+    if train.lr_schedule in ("constant", "sine") and train.lr_power != 1.0:
+        return RuleBroken(
+            f'train.lr_power has no effect on train.lr_schedule = "{train.lr_schedule}"',
+            "--set train.lr_schedule=polynomial",
+        )
+    return None

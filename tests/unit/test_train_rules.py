@@ -1,0 +1,28 @@
+"""Settings of `[train]` that cannot stand together are refused on the laptop, with what to give instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.train_rules import settings_that_disagree
+from remote_trainer.wire import TrainSpec
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({"debiased_estimation": True, "min_snr_gamma": 5.0}, "train.debiased_estimation=false"),
+        ({"optimizer": "adamw-bf16", "precision": "fp32"}, "train.precision=auto"),
+        ({"lr_schedule": "sine", "steps": 800}, "train.lr_warmup_steps=80"),
+        ({"lr_power": 2.0}, "train.lr_schedule=polynomial"),
+    ],
+)
+def test_it_is_refused_with_a_hint(settings, hint):
+    disagreement = settings_that_disagree(TrainSpec(**settings))
+    assert disagreement is not None
+    assert hint in disagreement.fix
+
+
+def test_what_agrees_passes():
+    assert settings_that_disagree(TrainSpec()) is None
+    assert settings_that_disagree(TrainSpec(optimizer="adamw-bf16", min_snr_gamma=5.0)) is None
