@@ -25,7 +25,8 @@ from pydantic.fields import FieldInfo
 
 from orchestrator import errors, lifecycle, spec, spec_data
 from orchestrator.cli.main import VERBS, cli
-from orchestrator.cli.render.runs import RunView, StatusView
+from orchestrator.cli.render.run_list import RunView
+from orchestrator.cli.render.runs import StatusView
 from orchestrator.cli.render.summary import Summary
 from orchestrator.market import Listing, Refusal
 from orchestrator.plan import Plan

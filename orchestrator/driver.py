@@ -7,15 +7,11 @@ driver reads the ledger, asks the host, and goes on.
 
 from __future__ import annotations
 
-import fcntl
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from orchestrator.budget import may_rent_again, seconds_left
-from orchestrator.errors import RunConflict, WishChanged
+from orchestrator.errors import WishChanged
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.keeping import keep_left_s, users_of
 from orchestrator.latecomers import give_back_what_came_late
@@ -39,7 +35,6 @@ from orchestrator.phases.loss import after_no_answer, look_again
 from orchestrator.silence import NO_SILENCE
 from providers.errors import MachineGone, Transient
 
-LOCK_PATIENCE_S = 1.0
 UNREACHABLE_PAUSE_S = 10.0
 
 PHASES: dict[Phase, Callable[[RunContext, Facts], Facts]] = {
@@ -151,38 +146,3 @@ def _keep_left_s(
     money_left_s = seconds_left(limits.max_cost_usd, machine.rate_usd, machines, now)
     in_use = bool(users_of(context.ledger, machine))
     return keep_left_s(limits.keep_minutes * 60, kept_for_s, money_left_s, in_use=in_use)
-
-
-@contextmanager
-def driver_lock(file: Path, run: str) -> Iterator[None]:
-    """Held while this process drives. Raises RunConflict when another process does.
-
-    Tries for a second: a mere look by `is_driven` holds the lock for an instant.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + LOCK_PATIENCE_S
-    with file.open("a+") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() >= until:
-                    raise RunConflict(
-                        f"another process drives run `{run}`", f"watch it with `cloudbooth attach {run}`"
-                    ) from None
-                time.sleep(0.05)
-        yield
-
-
-def is_driven(file: Path) -> bool:
-    """Whether a living process of this machine drives the run."""
-    try:
-        with file.open() as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-            return False
-    except FileNotFoundError:
-        return False

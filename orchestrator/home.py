@@ -8,7 +8,8 @@ from pathlib import Path
 
 import platformdirs
 
-from remote_trainer import wire
+JOB_FILE = "job.json"
+"""`remote_trainer.wire.JOB_FILE`, without loading the whole protocol for it: every command asks for paths."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class RunHome:
 
     @property
     def job_file(self) -> Path:
-        return self.root / wire.JOB_FILE
+        return self.root / JOB_FILE
 
     @property
     def driver_lock(self) -> Path:
@@ -73,7 +74,7 @@ class RunHome:
     @property
     def sent_job(self) -> Path:
         """The job as the newest host has it."""
-        return self.root / "sent" / wire.JOB_FILE
+        return self.root / "sent" / JOB_FILE
 
     @property
     def log_lock(self) -> Path:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from orchestrator.errors import ExitCode
 from orchestrator.silence import NO_SILENCE, Silence
-from remote_trainer.wire import HostStatus
+
+if TYPE_CHECKING:  # the protocol takes a while to load, and a list of runs needs none of it
+    from remote_trainer.wire import HostStatus
 
 
 class State(Enum):

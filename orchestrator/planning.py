@@ -10,7 +10,7 @@ from orchestrator.budget import reserve_s
 from orchestrator.dataset.git_pictures import fetches_of
 from orchestrator.dataset.scan import require_usable
 from orchestrator.dataset.selection import scan_sets
-from orchestrator.driver import driver_lock
+from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import RunConflict
 from orchestrator.fetch import disk_full_explained
 from orchestrator.fire_drill import read_drill

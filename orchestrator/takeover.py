@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.courier import checkpoint_home
-from orchestrator.driver import driver_lock
+from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import RunConflict
 from orchestrator.reporter import Meter, Reporter
 from orchestrator.spec import RunSpec, spec_from_json, spec_to_json

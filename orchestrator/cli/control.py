@@ -15,7 +15,7 @@ from orchestrator.cli.options import from_store_options, json_option, plain_opti
 from orchestrator.cli.render.files import artifacts_on_disk, pictures_folder
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.summary import summarize, tell
-from orchestrator.driver import driver_lock, is_driven
+from orchestrator.driver_lock import driver_lock, is_driven
 from orchestrator.errors import ExitCode, RunConflict
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import RESUMABLE, State, Wish

@@ -20,7 +20,7 @@ from orchestrator.base_model import DEFAULT_ENDPOINT
 from orchestrator.cli.options import json_option
 from orchestrator.cli.render.live import reporter_for
 from orchestrator.doctor import Finding, Verdict
-from orchestrator.driver import driver_lock
+from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.fire_drill import conduct, drill_spec, keep
 from orchestrator.hosted.plan import job_wish

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from orchestrator.cli.render.summary import Summary, summarize
-from orchestrator.driver import drive, drive_until, driver_lock, is_driven
+from orchestrator.driver import drive, drive_until
+from orchestrator.driver_lock import driver_lock, is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.hints import hint_for
 from orchestrator.hosted.driver import drive_job

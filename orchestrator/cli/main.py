@@ -15,7 +15,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("launch", "Show everything a launch would do, and start nothing."),
     "launch": ("launch", "Train a model from photos: plan, confirm, run."),
     "dataset": ("dataset", "Check photos before training, and cut them to size."),
-    "ps": ("watch", "List runs, what may still cost money first."),
+    "ps": ("ps", "List runs, what may still cost money first."),
     "status": ("watch", "Show one run in detail."),
     "logs": ("watch", "Print a run's events or the trainer's output."),
     "report": ("report", "Write one run as a web page that stands alone."),

@@ -41,7 +41,7 @@ def _sweep(home: Home, told: Callable[[str], None]) -> None:
     try:
         ledger = Ledger(home.ledger_file, SystemClock())
         machines = ledger.every_machine()
-        left_behind = strays(machines, ledger.runs())
+        left_behind = strays(machines, ledger.runs()) if any(m.absent_at is None for m in machines) else []
         expired = [machine for machine in _expired(home, ledger, machines) if machine not in left_behind]
         for machine in expired:
             told(
@@ -60,8 +60,8 @@ def _expired(home: Home, ledger: Ledger, machines: list[MachineRecord]) -> list[
     stopped = [machine for machine in machines if machine.stopped and machine.absent_at is None]
     if not stopped:
         return []
-    from orchestrator.driver import is_driven  # these two load pydantic, as below
-    from orchestrator.spec import spec_from_json
+    from orchestrator.driver_lock import is_driven
+    from orchestrator.spec import spec_from_json  # it loads pydantic, as below
 
     def rescue_hours(machine: MachineRecord) -> float:
         return spec_from_json(ledger.run(machine.run).spec_json).limits.rescue_hours

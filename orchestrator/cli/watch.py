@@ -1,4 +1,4 @@
-"""`ps`, `status`, `logs`, `attach`: looking at runs without changing them (attach takes over where nobody drives)."""
+"""`status`, `logs`, `attach`: looking at runs without changing them (attach takes over where nobody drives)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from orchestrator.cli.driving import drive_to_end
 from orchestrator.cli.options import json_option, plain_option, run_argument
 from orchestrator.cli.render.events import describe
 from orchestrator.cli.render.live import board_of, reporter_for
-from orchestrator.cli.render.runs import render_runs, render_status, view_run, view_status, view_to_json
+from orchestrator.cli.render.run_list import view_run
+from orchestrator.cli.render.runs import render_status, status_to_json, view_status
 from orchestrator.cli.render.summary import summarize, tell
-from orchestrator.driver import is_driven
+from orchestrator.driver_lock import is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.hints import hint_for
 from orchestrator.lifecycle import State
@@ -30,21 +31,6 @@ from remote_trainer import wire
 WATCH_POLL_S = 0.3
 
 
-@click.command(epilog="Example: cloudbooth ps")
-@json_option
-def ps(as_json: bool) -> int:
-    """List runs, what may still cost money first."""
-    wiring = wire_up()
-    runs = [view_run(wiring, run) for run in wiring.ledger.runs()]
-    if as_json:
-        for run in runs:
-            click.echo(view_to_json("run", run))
-        click.echo(json.dumps({"type": "summary", "runs": len(runs)}))
-    else:
-        render_runs(runs, Console())
-    return 0
-
-
 @click.command(epilog="Example: cloudbooth status my-dog")
 @run_argument
 @json_option
@@ -52,9 +38,10 @@ def status(run: str, as_json: bool) -> int:
     """Show one run in detail: state, progress, machine, money, files."""
     wiring = wire_up()
     record = wiring.ledger.run(run)
-    view, detail = view_run(wiring, record), view_status(wiring, record)
+    view = view_run(wiring.home, record, wiring.ledger.machines(run), wiring.clock.now())
+    detail = view_status(wiring, record)
     if as_json:
-        click.echo(view_to_json("summary", view, detail))
+        click.echo(status_to_json(view, detail))
     else:
         render_status(view, detail, Console())
     return 0

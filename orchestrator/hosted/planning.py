@@ -7,7 +7,7 @@ import shutil
 
 from orchestrator.dataset.prepare import prepare_photos
 from orchestrator.dataset.scan import require_usable, scan_folder
-from orchestrator.driver import driver_lock
+from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import UsageError
 from orchestrator.fetch import disk_full_explained
 from orchestrator.hosted.dataset_zip import write_dataset_zip

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.driver import is_driven
+from orchestrator.driver_lock import is_driven
 from orchestrator.hints import hint_for
 from orchestrator.home import RunHome
 from orchestrator.ledger import Ledger, RunRecord

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.render.runs import RunView, StatusView, losses_over_steps, render_runs, render_status
+from orchestrator.cli.render.run_list import RunView, render_runs
+from orchestrator.cli.render.runs import StatusView, losses_over_steps, render_status
 from orchestrator.cli.render.summary import Summary, loss_fell
 from orchestrator.ledger import ArtifactRecord
 from remote_trainer import wire
@@ -49,33 +50,32 @@ def shown(console: Console) -> str:
 # ---- ps --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_stopped_disk_is_shown_by_the_day_and_first(console: Console) -> None:
+def test_a_stopped_disk_is_shown_by_the_day(console: Console) -> None:
     disk = replace(
         run(name="cat"), may_bill=("cb-cat",), machines_held=("cb-cat",), bills_per_hour_usd=0.005, stopped=True
     )
-    render_runs([run(name="dog"), disk], console)
+    render_runs([disk, run(name="dog")], 0, console)
     told = shown(console)
     assert "BILLS" in told
     assert "$0.12/day" in told
-    assert told.index("cat") < told.index("dog")
 
 
 def test_an_unattended_run_comes_with_the_command_that_takes_it_up_on_a_line_of_its_own(console: Console) -> None:
-    render_runs([run()], console)
+    render_runs([run()], 0, console)
     assert "training, unattended" in shown(console)
     assert "  cloudbooth attach int-dog\n" in shown(console)
 
 
 @pytest.mark.parametrize("view", [run(driven=True), run(state="ended")], ids=["driven", "ended"])
 def test_no_command_is_offered_for_a_run_that_needs_none(view: RunView, console: Console) -> None:
-    render_runs([view], console)
+    render_runs([view], 0, console)
     assert "unattended" not in shown(console)
     assert "cloudbooth attach" not in shown(console)
 
 
 def test_the_list_fits_eighty_columns_and_shows_every_letter_of_a_long_name(console: Console) -> None:
     name = "".join(chr(ord("a") + index % 26) for index in range(64))
-    render_runs([run(name=name)], console)
+    render_runs([run(name=name)], 0, console)
     table = shown(console).partition("\n\n")[0].splitlines()
     assert max(map(len, table)) <= 80
     assert "".join(line.split(" ")[0] for line in table[1:]) == name

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from rich.text import Text
 
-from orchestrator.cli.render.events import span, volume
+from orchestrator.cli.render.events import volume
+from orchestrator.cli.render.spans import span
 from orchestrator.cli.render.sparkline import bar, sparkline
 from orchestrator.lifecycle import State
 from orchestrator.progress import Progress

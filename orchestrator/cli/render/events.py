@@ -6,6 +6,7 @@ from typing import assert_never
 
 from rich.markup import escape
 
+from orchestrator.cli.render.spans import span
 from orchestrator.progress import Progress
 from remote_trainer import wire
 
@@ -55,16 +56,6 @@ def _step(step: wire.StepDone, progress: Progress) -> str:
     if progress.eta_s is not None and step.step < step.of:
         parts.append(f"{span(progress.eta_s)} left")
     return ", ".join(parts)
-
-
-def span(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 14 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def volume(count: int) -> str:
