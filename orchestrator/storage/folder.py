@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,7 @@ from orchestrator.storage.api import (
 )
 from orchestrator.whole_file import sync_folder
 
+COPY_BYTES = 1 << 20
 _PARTIAL = ".cloudbooth-part-"
 
 
@@ -38,8 +41,8 @@ class FolderStore:
         return self._require(key)
 
     def put_file(self, key: str, file: Path) -> StoredObject:
-        with self._writing(key) as partial:
-            shutil.copyfile(file, partial)
+        with file.open("rb") as source, self._writing(key) as partial, partial.open("wb") as target:
+            shutil.copyfileobj(source, target, COPY_BYTES)
         return self._require(key)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -48,6 +51,7 @@ class FolderStore:
                 handle.seek(offset)
                 return handle.read(-1 if length is None else length)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            self._require_mounted()
             raise _missing(key, self.url) from None
         except OSError as error:
             raise _refused(error, key, self.url) from error
@@ -57,19 +61,17 @@ class FolderStore:
         try:
             facts = path.stat()
         except (FileNotFoundError, NotADirectoryError):
+            self._require_mounted()
             return None
         except OSError as error:
             raise _refused(error, key, self.url) from error
-        return StoredObject(key, facts.st_size, f"{facts.st_ino}-{facts.st_mtime_ns}") if path.is_file() else None
+        if not stat.S_ISREG(facts.st_mode):
+            return None
+        return StoredObject(key, facts.st_size, f"{facts.st_ino}-{facts.st_mtime_ns}")
 
     def objects(self, prefix: str = "") -> Iterator[StoredObject]:
-        keys = []
-        for folder, _, names in os.walk(self._root):
-            keys += [
-                (Path(folder) / name).relative_to(self._root).as_posix()
-                for name in names
-                if not name.startswith(_PARTIAL)
-            ]
+        """A disk that cannot be read is an error and never an empty store: runs would begin anew."""
+        keys = [path.relative_to(self._root).as_posix() for path in self._files() if not _is_partial(path)]
         for key in sorted(key for key in keys if key.startswith(prefix)):
             if found := self.head(key):
                 yield found
@@ -100,23 +102,39 @@ class FolderStore:
     def abort_stale(self, prefix: str, older_than_s: float) -> int:
         """Here: the hidden files of writers that were killed."""
         count = 0
-        for partial in self._root.rglob(f"{_PARTIAL}*"):
+        for partial in filter(_is_partial, self._files()):
             inside = partial.parent.relative_to(self._root).as_posix() + "/"
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 if inside.startswith(prefix) and time.time() - partial.stat().st_mtime > older_than_s:
                     partial.unlink()
                     count += 1
+            except FileNotFoundError:
+                pass  # its writer has ended well
+            except OSError as error:
+                raise _refused(error, partial.name, self.url) from error
         return count
+
+    def _files(self) -> list[Path]:
+        self._require_mounted()
+
+        def unreadable(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # nothing was ever put, or it is gone since
+                raise _refused(error, Path(error.filename or "").name or "/", self.url) from error
+
+        return [Path(folder) / name for folder, _, names in os.walk(self._root, onerror=unreadable) for name in names]
+
+    def _require_mounted(self) -> None:
+        if not os.path.exists(self._root) and not os.path.isdir(self._root.parent):
+            raise StorageRefused(
+                f"{self._root.parent} does not exist", "mount the disk, or make the folder: it is not made by itself"
+            )
 
     @contextlib.contextmanager
     def _writing(self, key: str, *, if_absent: bool = False) -> Iterator[Path]:
         """A path to fill; under the key's name, whole and on the disk, once the body has ended well."""
-        if not self._root.exists() and not self._root.parent.is_dir():  # a disk that is not mounted
-            raise StorageRefused(
-                f"{self._root.parent} does not exist", "mount the disk, or make the folder: it is not made by itself"
-            )
+        self._require_mounted()
         target = self._path(key)
-        if if_absent and target.exists():
+        if if_absent and os.path.lexists(target):
             raise ObjectExists(f"{key} exists already in {self.url}")
         partial = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
         try:
@@ -130,7 +148,7 @@ class FolderStore:
                     os.link(partial, target)  # unlike a rename, it never replaces
                 except FileExistsError:
                     raise ObjectExists(f"{key} exists already in {self.url}") from None
-            sync_folder(target.parent)
+            _sync_folder(target.parent)
         except PermissionError as error:
             raise StorageRefused(
                 f"{error.filename} cannot be written", "make it writable, or choose another `--set storage.url=…`"
@@ -154,6 +172,10 @@ class FolderStore:
         return found
 
 
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(_PARTIAL)
+
+
 def _missing(key: str, url: str) -> NoSuchObject:
     return NoSuchObject(f"there is no {key} in {url}")
 
@@ -168,3 +190,12 @@ def _refused(error: OSError, key: str, url: str) -> StorageError:
 def _sync(path: Path) -> None:
     with path.open("rb") as handle:
         os.fsync(handle.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Some disks that are mounted over a network know files only: their servers keep the names."""
+    try:
+        sync_folder(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
