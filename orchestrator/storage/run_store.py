@@ -177,9 +177,12 @@ class RunStore:
     # ---- tidying ---------------------------------------------------------------------------------------------------
 
     def clear_incoming(self) -> None:
-        """When no machine uploads any more and `settle` has put together what there was."""
+        """When no machine uploads any more and `settle` has put together what there was.
+
+        Unfinished writes are ended for all runs: the laptop that began one may not look at its run again.
+        """
         self._remove(f"{self.prefix}/{INCOMING}")
-        self.store.abort_stale(f"{self.prefix}/", STALE_MULTIPART_S)
+        self.store.abort_stale(f"{RUNS}/", STALE_MULTIPART_S)
 
     def _remove(self, prefix: str) -> None:
         """The manifest first: half removed is not there."""
