@@ -83,11 +83,14 @@ def require_reachable_store(
         if objects.get(held.grant.probe.get) != content:
             raise Damaged("it gave back other bytes than it was given")
     except UploadFailed as error:
+        remedy = (
+            "it was reached and says no: the keys must be allowed to put and get below storage.url, and the laptop's "
+            "clock must be right"
+            if isinstance(error, Refused)
+            else "storage.endpoint_url must be an address that the machine reaches, not one of the laptop's own network"
+        )
         raise TrainingFailed(
-            "storage",
-            f"this machine cannot use the store: {error}",
-            "storage.endpoint_url must be an address that the machine reaches, not one of the laptop's own network; "
-            "then `cloudbooth resume RUN`",
+            "storage", f"this machine cannot use the store: {error}", f"{remedy}; then `cloudbooth resume RUN`"
         ) from None
     finally:
         objects.close()

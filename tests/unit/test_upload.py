@@ -247,6 +247,19 @@ def test_an_address_that_only_the_laptop_reaches_fails_with_its_own_code(store: 
     assert "endpoint_url" in failed.value.hint
 
 
+def test_a_store_that_says_no_to_the_machine_is_no_question_of_its_address(
+    store: ObjectStore, run_folder: Path
+) -> None:
+    grant = lend(store, "runs/dog", PoolSize(CHUNK, 4))
+    give(
+        run_folder, replace(grant, probe=replace(grant.probe, put=grant.probe.put.replace("Signature=", "Signature=0")))
+    )
+    with pytest.raises(TrainingFailed) as failed:
+        upload.require_reachable_store(run_folder)
+    assert (failed.value.code, "endpoint_url" in failed.value.hint) == ("storage", False)
+    assert "the keys must be allowed" in failed.value.hint
+
+
 def test_what_was_lent_lies_in_memory_for_its_user_alone(store: ObjectStore, run_folder: Path) -> None:
     give(run_folder, lend(store, "runs/dog", PoolSize(CHUNK, 4)))
     path = grant_file(run_folder)
