@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from orchestrator.spec_data import Data, NoClassImages, PictureSet, Prompt, Section
 from orchestrator.spec_errors import RuleBroken, Schema, one_of, problems_of, usage_error
-from orchestrator.storage.open import address_problem
+from orchestrator.storage.open import address_problem, endpoint_problem
 from orchestrator.train_rules import settings_that_disagree
 from providers.api import SshAccess
 from remote_trainer.wire import EVERY_FORMAT, ExportFormat, TrainSpec
@@ -158,12 +158,10 @@ class Storage(Section):
 
     @field_validator("endpoint_url")
     @classmethod
-    def _a_web_address(cls, value: str | None) -> str | None:
-        if value is None or re.match(r"https?://[^\s/]", value):
-            return value
-        host = re.sub(r"^[a-z0-9]*:?/*", "", value) if ":/" in value else value
-        fix = "--set storage.endpoint_url=https://" + (host.strip() or "s3.example.com")
-        raise RuleBroken(f'must be a web address with https://, is "{value}"', fix)
+    def _a_web_address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and (wrong := endpoint_problem(value, info.data.get("url"))):
+            raise RuleBroken(wrong.words, f"--set storage.endpoint_url={wrong.instead}")
+        return value
 
     @model_validator(mode="after")
     def _nothing_without_an_address(self) -> Self:

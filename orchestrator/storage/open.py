@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -33,10 +34,44 @@ def address_problem(url: str) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class EndpointProblem:
+    words: str
+    """After "storage.endpoint_url"."""
+    instead: str
+    """An address that is probably meant."""
+
+
+def endpoint_problem(endpoint_url: str, url: str | None = None) -> EndpointProblem | None:
+    """What is wrong with the address of a service that speaks S3; `url` is that of the store. No exchange with anybody.
+
+    Consoles show an address with the bucket in it, as a path (R2) or as part of the name (Wasabi, AWS); the requests
+    would then name the bucket twice, and be answered as if it did not exist.
+    """
+    parts = urlsplit(endpoint_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", endpoint_url):
+        host = re.sub(r"^[a-z0-9]*:?/*", "", endpoint_url) if ":/" in endpoint_url else endpoint_url
+        host = host.strip().rstrip("/") or "s3.example.com"
+        return EndpointProblem(f'must be a web address with https://, is "{endpoint_url}"', f"https://{host}")
+    host = parts.netloc.rpartition("@")[2]
+    if parts.username or parts.query or parts.fragment:
+        words = "holds more than an address: credentials come from the environment or ~/.aws, never from a spec"
+        return EndpointProblem(words, f"{parts.scheme}://{host}")
+    bucket = urlsplit(url).netloc if url else ""
+    if bucket and parts.path.strip("/").split("/")[0] == bucket:
+        return EndpointProblem(f'names the bucket "{bucket}", which stands in storage.url', f"{parts.scheme}://{host}")
+    if bucket and host.startswith(f"{bucket}."):
+        without = f"{parts.scheme}://{host.removeprefix(f'{bucket}.')}"
+        return EndpointProblem(f'names the bucket "{bucket}", which stands in storage.url', without)
+    return None
+
+
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
     """No exchange with the store before the first call. Raises UsageError for an address that is none."""
     if problem := address_problem(url):
         raise UsageError(f"the store's address {problem}", f"write {_FORMS}")
+    if endpoint_url is not None and (wrong := endpoint_problem(endpoint_url, url)):
+        raise UsageError(f"the store's endpoint {wrong.words}", f"`--endpoint-url {wrong.instead}`")
     parts = urlsplit(url)
     if parts.scheme == "file":
         return FolderStore(Path(unquote(parts.path)))

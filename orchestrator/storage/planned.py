@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from orchestrator.storage.api import ObjectStore, Presigns
 from remote_trainer.wire import Warned
@@ -17,6 +19,8 @@ class StoragePlan:
     """How long the uploads that are lent to the machine are good; None when it is this laptop that fills the store."""
     lent_for_why: str
     hands_over_keys: bool
+    host: str = ""
+    """In what is lent: the name or address at which the machine will look for the store."""
 
 
 def plan_storage(store: ObjectStore, *, pod_credentials: bool) -> StoragePlan:
@@ -24,7 +28,8 @@ def plan_storage(store: ObjectStore, *, pod_credentials: bool) -> StoragePlan:
     if not isinstance(store, Presigns):
         return StoragePlan(store.url, None, "", hands_over_keys=False)
     limit = store.presign_limit()
-    return StoragePlan(store.url, limit.seconds, limit.why, pod_credentials)
+    host = urlsplit(store.presign_put("probe", HOUR_S)).hostname or ""
+    return StoragePlan(store.url, limit.seconds, limit.why, pod_credentials, host)
 
 
 def storage_warnings(planned: StoragePlan, deadline_s: float | None, *, rented: bool) -> list[Warned]:
@@ -44,6 +49,14 @@ def storage_warnings(planned: StoragePlan, deadline_s: float | None, *, rented: 
                 "s3://… is filled by the machine itself, also while this laptop is away",
             )
         )
+    if rented and is_local(planned.host):
+        warnings.append(
+            Warned(
+                f"{planned.host} is an address of this laptop or its network: a rented machine will not reach it, and "
+                "ends the run before it trains",
+                "`--set storage.endpoint_url=https://…` with a name that the internet knows",
+            )
+        )
     longest_s = deadline_s if deadline_s is not None else 24 * HOUR_S
     if planned.lent_for_s is not None and planned.lent_for_s < longest_s:
         warnings.append(
@@ -55,3 +68,11 @@ def storage_warnings(planned: StoragePlan, deadline_s: float | None, *, rented: 
             )
         )
     return warnings
+
+
+def is_local(host: str) -> bool:
+    """Whether a name or address means something on one machine or in one network only, as far as it shows."""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host == "localhost" or host.endswith((".localhost", ".local", ".lan", ".internal"))

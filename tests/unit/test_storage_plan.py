@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import UsageError
 from orchestrator.lifecycle import EndReason, Facts, Move, Standing, State, Wish, next_step
 from orchestrator.storage.api import ObjectStore
 from orchestrator.storage.folder import FolderStore
-from orchestrator.storage.open import address_problem
-from orchestrator.storage.planned import StoragePlan, plan_storage, storage_warnings
+from orchestrator.storage.open import address_problem, endpoint_problem, open_store
+from orchestrator.storage.planned import StoragePlan, is_local, plan_storage, storage_warnings
 from orchestrator.storage.run_store import RunStore
 from remote_trainer.commit import commit_folder, preparing
 
@@ -67,6 +68,56 @@ def test_an_address_that_is_none_is_told_apart(url: str) -> None:
 @pytest.mark.parametrize("url", ["s3://bucket", "s3://my-bucket/a/b", "file:///mnt/nas"])
 def test_an_address_is_an_address(url: str) -> None:
     assert address_problem(url) is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "instead"),
+    [
+        ("s3.example.com", "https://s3.example.com"),
+        ("ftp://s3.example.com/", "https://s3.example.com"),
+        ("https:/s3.example.com", "https://s3.example.com"),
+        ("https://", "https://s3.example.com"),
+        ("https://key:secret@s3.example.com", "https://s3.example.com"),
+        ("https://account.r2.cloudflarestorage.com/my-bucket", "https://account.r2.cloudflarestorage.com"),
+        ("https://my-bucket.s3.eu-central-1.wasabisys.com", "https://s3.eu-central-1.wasabisys.com"),
+    ],
+)
+def test_an_endpoint_that_is_none_or_names_the_bucket_is_told_with_the_one_that_is_meant(
+    endpoint: str, instead: str
+) -> None:
+    problem = endpoint_problem(endpoint, "s3://my-bucket/x")
+    assert problem is not None
+    assert problem.instead == instead
+    assert endpoint_problem(instead, "s3://my-bucket/x") is None
+    with pytest.raises(UsageError) as refused:
+        open_store("s3://my-bucket/x", endpoint)
+    assert refused.value.hint == f"`--endpoint-url {instead}`"
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://127.0.0.1:9000", "https://minio.example.com/s3", "https://my-buckets.org"]
+)
+def test_an_endpoint_is_an_endpoint(endpoint: str) -> None:
+    assert endpoint_problem(endpoint, "s3://my-bucket/x") is None
+
+
+def test_a_store_in_this_network_is_warned_about_before_a_machine_is_rented(s3_store: ObjectStore) -> None:
+    planned = plan_storage(s3_store, pod_credentials=False)
+    [warned] = storage_warnings(planned, deadline_s=3600, rented=True)
+    assert "127.0.0.1 is an address of this laptop" in warned.message
+    assert "storage.endpoint_url" in warned.hint
+    assert storage_warnings(planned, deadline_s=3600, rented=False) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("localhost", True), ("::1", True), ("192.168.1.7", True), ("10.0.0.2", True), ("nas.local", True),
+        ("s3.amazonaws.com", False), ("9.9.9.9", False), ("localhost.example.com", False), ("", False),
+    ],
+)  # fmt: skip
+def test_what_only_this_network_knows(host: str, local: bool) -> None:
+    assert is_local(host) == local
 
 
 @pytest.mark.parametrize("state", [State.TRAINING, State.RETRIEVING, State.SHIPPING, State.PROVISIONING])
