@@ -80,6 +80,7 @@ def detach(wiring: Wiring, run: str) -> int:
     home = wiring.home.run(run)
     # -P keeps a folder `orchestrator` in the user's current directory from shadowing ours.
     argv = [sys.executable, "-P", "-c", "from orchestrator.cli.main import main; main()", "attach", run]
+    home.root.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up
     with home.driver_log.open("ab") as log:
         child = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=dict(os.environ)

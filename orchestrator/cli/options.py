@@ -16,16 +16,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def run_argument(function: F) -> F:
     """RUN, the name of a known run, completed from the ledger; hints of errors are given that name."""
+    return _run_argument(function, required=True)
 
+
+def optional_run_argument(function: F) -> F:
+    """The same where None stands for something else."""
+    return _run_argument(function, required=False)
+
+
+def _run_argument(function: F, *, required: bool) -> F:
     @wraps(function)
-    def named(*args: Any, run: str, **kwargs: Any) -> Any:
+    def named(*args: Any, run: str | None, **kwargs: Any) -> Any:
         try:
             return function(*args, run=run, **kwargs)
         except CloudboothError as error:
-            error.hint = hint_for(run, error.hint)
+            error.hint = hint_for(run, error.hint) if run is not None else error.hint
             raise
 
-    return cast(F, click.argument("run", metavar="RUN", shell_complete=_complete_run)(named))
+    metavar = "RUN" if required else "[RUN]"
+    return cast(F, click.argument("run", metavar=metavar, required=required, shell_complete=_complete_run)(named))
 
 
 def from_store_options(function: F) -> F:

@@ -9,15 +9,15 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.cli.driving import drive_to_end
-from orchestrator.cli.options import json_option, plain_option, run_argument
+from orchestrator.cli.driving import detach, drive_to_end
+from orchestrator.cli.options import json_option, optional_run_argument, plain_option, run_argument
 from orchestrator.cli.render.events import describe
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.run_list import view_run
 from orchestrator.cli.render.runs import render_status, status_to_json, view_status
 from orchestrator.cli.render.summary import summarize, tell
 from orchestrator.driver_lock import is_driven
-from orchestrator.errors import RunConflict
+from orchestrator.errors import ExitCode, RunConflict, UsageError
 from orchestrator.hints import hint_for
 from orchestrator.lifecycle import State
 from orchestrator.mirror import EventReader
@@ -74,15 +74,23 @@ def logs(run: str, follow: bool, trainer: bool, as_json: bool) -> int:
 
 
 @click.command(epilog="Example: cloudbooth attach my-dog")
-@run_argument
+@optional_run_argument
+@click.option("--all", "every", is_flag=True, help="Carry on all runs that nobody does, in the background, and return.")
 @plain_option
 @json_option
-def attach(run: str, as_json: bool) -> int:
+def attach(run: str | None, every: bool, as_json: bool) -> int:
     """Watch a run; carry it on if its process has died.
 
-    While another process carries the run, Ctrl-C only ends the watching.
+    While another process carries the run, Ctrl-C only ends the watching. With --all, as after a reboot of this
+    laptop, every run that goes on and has no process gets one; nothing is watched.
     """
     wiring = wire_up()
+    if every:
+        if run is not None:
+            raise UsageError("--all stands for every run", f"`cloudbooth attach {run}`, or `cloudbooth attach --all`")
+        return _take_up_all(wiring, as_json)
+    if run is None:
+        raise UsageError("attach takes a run, or --all", "`cloudbooth ps` lists them")
     record = wiring.ledger.run(run)
     with reporter_for(as_json, lambda: wiring.cost_usd(run), lambda: board_of(wiring, run)) as reporter:
         while record.state is not State.ENDED:
@@ -99,6 +107,28 @@ def attach(run: str, as_json: bool) -> int:
             assert record.reason is not None
             summary = summarize(wiring, run, record.reason)
     return tell(summary, as_json)
+
+
+def _take_up_all(wiring: Wiring, as_json: bool) -> int:
+    """One that does not start is named, and keeps none of the others from it."""
+    taken, failed = [], []
+    for record in wiring.ledger.runs():
+        if record.state is State.ENDED or is_driven(wiring.home.run(record.name).driver_lock):
+            continue
+        try:
+            pid = detach(wiring, record.name)
+        except RunConflict as error:
+            failed.append(record.name)
+            click.echo(f"error: {error.message}\n\nhint: {error.hint}", err=True)
+            continue
+        taken.append(record.name)
+        if not as_json:
+            click.echo(f"{record.name} goes on in the background (process {pid})")
+    if as_json:
+        click.echo(json.dumps({"type": "summary", "taken_up": taken, "failed": failed}))
+    elif not taken and not failed:
+        click.echo("every run that goes on has its process")
+    return int(ExitCode.CONFLICT) if failed else 0
 
 
 def _watch(wiring: Wiring, run: str, reporter: Reporter) -> None:

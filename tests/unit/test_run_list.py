@@ -14,6 +14,7 @@ from rich.console import Console
 
 from orchestrator.cli.main import cli
 from orchestrator.cli.render.run_list import render_runs, view_runs
+from orchestrator.errors import ExitCode, UsageError
 from orchestrator.home import Home
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, State
@@ -94,3 +95,28 @@ def test_the_list_loads_neither_pydantic_nor_what_drives_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ---- after a reboot --------------------------------------------------------------------------------------------------
+
+
+def test_every_run_without_a_process_gets_one_and_what_cannot_start_is_named(home: Home) -> None:
+    recorded(home, FakeClock(), "over")
+    recorded(home, FakeClock(), "going-on", ended=False)  # its spec says nothing, so that its driver ends at once
+    done = CliRunner().invoke(cli, ["attach", "--all", "--json"], standalone_mode=False)
+    assert done.return_value == ExitCode.CONFLICT
+    assert json.loads(done.stdout.splitlines()[-1]) == {"type": "summary", "taken_up": [], "failed": ["going-on"]}
+    assert "driver.log" in done.stderr
+    assert "over" not in done.stderr
+
+
+def test_nothing_to_take_up_is_said(home: Home) -> None:
+    recorded(home, FakeClock(), "over")
+    done = CliRunner().invoke(cli, ["attach", "--all"], standalone_mode=False)
+    assert (done.return_value, done.stdout) == (0, "every run that goes on has its process\n")
+
+
+@pytest.mark.parametrize("argv", [["attach"], ["attach", "dog", "--all"]])
+def test_attach_takes_a_run_or_all(argv: list[str]) -> None:
+    done = CliRunner().invoke(cli, argv, standalone_mode=False)
+    assert isinstance(done.exception, UsageError)
