@@ -11,7 +11,7 @@ import click
 
 from orchestrator.at_stake import LostByDown, lost_by_down
 from orchestrator.cli.driving import NewLimits, detach, drive_to_end, take_up
-from orchestrator.cli.options import from_store_options, json_option, plain_option, run_argument
+from orchestrator.cli.options import from_store_options, json_option, notify_option, plain_option, run_argument
 from orchestrator.cli.render.files import artifacts_on_disk, pictures_folder
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.summary import summarize, tell
@@ -128,6 +128,7 @@ def _agreed(run: str, loss: LostByDown, as_json: bool) -> bool:
 @click.option("--max-cost", type=click.FloatRange(0), metavar="USD", help="From now on all attempts may cost so much.")
 @click.option("--max-hours", type=click.FloatRange(0, min_open=True), metavar="H", help="As for `launch`, from now on.")
 @click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
+@notify_option
 @plain_option
 @json_option
 def resume(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from orchestrator.cli.notifying import TellingOfTrouble, ended_notice, error_notice
 from orchestrator.cli.render.summary import Summary, summarize
 from orchestrator.driver import drive, drive_until
 from orchestrator.driver_lock import driver_lock, is_driven
@@ -20,6 +21,8 @@ from orchestrator.hints import hint_for
 from orchestrator.hosted.driver import drive_job
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, State, Wish
+from orchestrator.notify import VARIABLE as NOTIFY_VARIABLE
+from orchestrator.notify import Notifier, targets_of
 from orchestrator.reporter import Reporter
 from orchestrator.spec import spec_from_json, spec_to_json
 from orchestrator.wiring import Wiring, is_hosted
@@ -44,22 +47,29 @@ def drive_to_end(
     Ctrl-C asks for a checkpoint and the end; a second one ends everything now, without a checkpoint; a third leaves
     by KeyboardInterrupt, with the run as it is in the ledger: `cloudbooth ps` says what is still held.
     """
+    notifier = Notifier(targets_of(os.environ.get(NOTIFY_VARIABLE, "")), reporter.note)
+    telling = TellingOfTrouble(reporter, notifier, run, lambda: wiring.cost_usd(run))
     with driver_lock(wiring.home.run(run).driver_lock, run):
         epoch = wiring.ledger.become_driver(run)
         if resume:
             take_up(wiring, run, epoch, limits)
         try:
             with _obeying_ctrl_c(wiring, run, reporter):
-                reason = _drive_through_interrupts(wiring, run, epoch, reporter)
+                reason = _drive_through_interrupts(wiring, run, epoch, telling)
         except CloudboothError as error:
             error.hint = hint_for(run, error.hint)
+            notifier.tell(error_notice(run, error, wiring.cost_usd(run)))
+            notifier.close()
             raise
     record = wiring.ledger.run(run)
     if record.state is State.KEEPING:
         minutes = spec_from_json(record.spec_json).limits.keep_minutes
         reporter.note(f"the machine is kept for {minutes:g} min: `launch … --on {run}` uses it, `down {run}` ends it")
         detach(wiring, run)
-    return summarize(wiring, run, reason)
+    summary = summarize(wiring, run, reason)
+    notifier.tell(ended_notice(summary))
+    notifier.close()
+    return summary
 
 
 def take_up(wiring: Wiring, run: str, epoch: int, limits: NewLimits = NewLimits()) -> None:

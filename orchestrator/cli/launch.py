@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.driving import detach, drive_to_end
-from orchestrator.cli.options import json_option, plain_option
+from orchestrator.cli.options import json_option, notify_option, plain_option
 from orchestrator.cli.render.job_plan import render_job_plan
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.plan import render_plan
@@ -119,6 +119,7 @@ def plan(what: Path, as_json: bool, **options: Any) -> int:
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; the same as `plan`.")
 @click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
 @click.option("--yes", "-y", is_flag=True, help="Start without asking.")
+@notify_option
 @plain_option
 @json_option
 def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: bool, **options: Any) -> int:

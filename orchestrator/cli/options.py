@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -70,6 +71,26 @@ def plain_option(function: F) -> F:
         expose_value=False,
         callback=remember,
         help=f"Lines only, nothing drawn anew, no color: for screen readers. {PLAIN_VARIABLE}=1 does it always.",
+    )(function)
+
+
+def notify_option(function: F) -> F:
+    """`--notify`, also by its variable, which processes that are left in the background inherit."""
+
+    def remember(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+        from orchestrator.notify import VARIABLE, targets_of
+
+        targets_of(value or "")
+        if value:
+            os.environ[VARIABLE] = value
+
+    return click.option(
+        "--notify",
+        metavar="desktop|URL",
+        envvar="CLOUDBOOTH_NOTIFY",
+        expose_value=False,
+        callback=remember,
+        help="Tell when the run ends or needs you; several with commas between. CLOUDBOOTH_NOTIFY does it always.",
     )(function)
 
 

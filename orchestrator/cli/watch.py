@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.cli.driving import detach, drive_to_end
-from orchestrator.cli.options import json_option, optional_run_argument, plain_option, run_argument
+from orchestrator.cli.options import json_option, notify_option, optional_run_argument, plain_option, run_argument
 from orchestrator.cli.render.events import describe
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.run_list import view_run
@@ -76,6 +76,7 @@ def logs(run: str, follow: bool, trainer: bool, as_json: bool) -> int:
 @click.command(epilog="Example: cloudbooth attach my-dog")
 @optional_run_argument
 @click.option("--all", "every", is_flag=True, help="Carry on all runs that nobody does, in the background, and return.")
+@notify_option
 @plain_option
 @json_option
 def attach(run: str | None, every: bool, as_json: bool) -> int:
