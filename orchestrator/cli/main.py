@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "down": ("control", "Give the machine back now, without a checkpoint."),
     "resume": ("control", "Continue a run from its newest checkpoint."),
     "gpus": ("gpus", "Show what can be rented now, all providers side by side."),
+    "tokens": ("tokens", "List tokens that a base hardly knows, to name a subject with."),
     "gc": ("gc", "Find machines no run answers for, and give them back."),
     "doctor": ("doctor", "Check everything a run needs, and rent nothing."),
     "completion": ("completion", "Print the shell's completion script."),
