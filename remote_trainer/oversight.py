@@ -32,7 +32,7 @@ MONEY_SPENT = wire.Failed(
     "`cloudbooth resume RUN` continues from the newest checkpoint, under a higher `limits.max_cost_usd`",
 )
 RESERVE_MARGIN_S = 60.0
-"""Kept free beside what was measured: the step at work, a slow disk, the guard's own call."""
+"""Kept free beside what was measured: a slow disk, the guard's own call."""
 CONTACT_S = 300.0
 """A laptop that called this lately is about to give the machine back itself."""
 DISK_FULL = wire.Failed(
@@ -145,12 +145,14 @@ def worth_starting_again(exit_code: int, ending_was_asked_for: bool, fruitless_s
 
 @dataclass(frozen=True)
 class SeenTimes:
-    """The longest seen on this machine, seconds; None for what has not happened yet."""
+    """What was seen on this machine, seconds; None for what has not happened yet."""
 
     commit_s: Optional[float] = None
-    """From the evaluation before a checkpoint to its commit."""
+    """From the evaluation before a checkpoint to its commit, at the longest."""
     upload_s: Optional[float] = None
-    """From a commit until the checkpoint was verified in object storage."""
+    """From a commit until the checkpoint was verified in object storage, at the longest."""
+    step_s: Optional[float] = None
+    """A step of training, lately: whoever is asked to stop makes the one at work first."""
 
 
 def reserve_s(planned_s: float, seen: SeenTimes, uploads: bool) -> float:
@@ -158,10 +160,12 @@ def reserve_s(planned_s: float, seen: SeenTimes, uploads: bool) -> float:
 
     A run that is out of time ends with a checkpoint, which `uploads` sends away; the export is left to the run that
     resumes it. Both may take twice as long as they ever did. Until everything was seen once, the plan's word counts.
+    The step at work comes on top: it may last for minutes, and nothing is committed before it is done.
     """
+    step_s = seen.step_s or 0.0
     if seen.commit_s is None or (uploads and seen.upload_s is None):
-        return planned_s
-    return RESERVE_MARGIN_S + 2 * seen.commit_s + 2 * (seen.upload_s or 0.0)
+        return planned_s + step_s
+    return RESERVE_MARGIN_S + step_s + 2 * seen.commit_s + 2 * (seen.upload_s or 0.0)
 
 
 def differs_materially(before_s: float, after_s: float) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Optional
 
 from . import run_folder as folders
 from . import wire
-from .deadline import Allowance
+from .deadline import HERE, Allowance, Clocks
 from .hub_token import drop_token, token_file
 from .lease import GuardFiles
 from .oversight import DISK_FULL, Silence, StageView, Urge, ending_without_word, urge, worth_starting_again
@@ -110,8 +110,7 @@ class _Supervisor:
         if not self._previous_stage_is_gone():
             self._say(wire.Failed("internal", "an earlier trainer of this run does not end"))
             return
-        stages = (STORAGE_STAGE, *STAGES) if self._store_is_yet_unproven() else STAGES
-        for stage in stages:
+        for stage in stages_of(self._folder):
             if stage == STAGES[-1]:
                 tenancy.say_what_is_proven()
             exit_code = self._run_to_an_end(stage, job, tenancy)
@@ -119,11 +118,6 @@ class _Supervisor:
                 self._say(self._last_word(exit_code, tenancy))
             if self._ended is not None:
                 return
-
-    def _store_is_yet_unproven(self) -> bool:
-        """Before the first checkpoint a store out of reach is a setting to mend; later it is no reason to end a run."""
-        held = held_grant(self._folder)
-        return held is not None and held.left_s() > 0 and not folders.committed_checkpoints(self._folder)
 
     def _run_to_an_end(self, stage: str, job: wire.Job, tenancy: Tenancy) -> int:
         """Starts a stage that was killed again while that makes sense. The last exit code."""
@@ -270,6 +264,15 @@ class _Supervisor:
 
     def _on_sigterm(self, _number: int, _frame: object) -> None:
         self._stop_requested = True
+
+
+def stages_of(run_folder: Path, clocks: Clocks = HERE) -> tuple[str, ...]:
+    """What a supervisor works through. Before the first checkpoint a store out of reach is a setting to mend; later it
+    is no reason to end a run.
+    """
+    held = held_grant(run_folder, clocks)
+    lent = held is not None and held.left_s(clocks) > 0
+    return (STORAGE_STAGE, *STAGES) if lent and not folders.committed_checkpoints(run_folder) else STAGES
 
 
 def stage_environment(job: wire.Job, run_folder: Path) -> dict[str, str]:

@@ -39,6 +39,8 @@ class Tenancy:
         self._seen = oversight.SeenTimes()
         self._reserve_s = self._told_reserve_s = job.reserve_s
         self._commit_began_at: Optional[float] = None
+        self._last_step: Optional[tuple[int, float]] = None
+        """Its number and when it was told, in this stretch of training."""
         self._said: set[str] = set()
 
     # ---- time ------------------------------------------------------------------------------------------------------
@@ -93,7 +95,10 @@ class Tenancy:
 
     def heard(self, event: wire.Event) -> None:
         """Learns how long things take, and protects what was just committed."""
-        if isinstance(event, wire.PhaseStarted):
+        if isinstance(event, wire.StepDone):
+            self._learn_pace(event.step)
+        elif isinstance(event, wire.PhaseStarted):
+            self._last_step = None
             if event.name in ("evaluate", "checkpoint"):
                 self._commit_began_at = self._commit_began_at or self._clocks.monotonic()
             else:
@@ -125,6 +130,14 @@ class Tenancy:
         self._say(oversight.last_word(action, max(0.0, acts_s - now_s)))  # while there is still a machine to say it
         self._guard.end_lease(now_s + lease_s)
 
+    def _learn_pace(self, step: int) -> None:
+        now_s = self._clocks.monotonic()
+        if self._last_step is not None and step > self._last_step[0]:
+            before, told_s = self._last_step
+            self._seen = replace(self._seen, step_s=(now_s - told_s) / (step - before))
+            self._estimate_again()
+        self._last_step = (step, now_s)
+
     # ---- parts -----------------------------------------------------------------------------------------------------
 
     def _protect(self) -> None:
@@ -155,7 +168,8 @@ class Tenancy:
         if oversight.differs_materially(self._told_reserve_s, self._reserve_s):
             self._told_reserve_s = self._reserve_s
             what = f"stop {self._reserve_s:.0f} s before the money is gone"
-            self._say(wire.Decision(what, f"a checkpoint took {self._seen.commit_s or 0:.1f} s here, and its upload "
+            self._say(wire.Decision(what, f"a step takes {self._seen.step_s or 0:.1f} s here, a checkpoint took "
+                                          f"{self._seen.commit_s or 0:.1f} s, its upload "
                                           f"{self._seen.upload_s or 0:.0f} s"))  # fmt: skip
 
     def _start_guard_again(self, guard: GuardFiles) -> None:

@@ -28,7 +28,7 @@ DECIDING = (
 ELSEWHERE: tuple[str, ...] = tuple(
     f"tests/unit/test_{name}.py"
     for name in (
-        "keeping", "lease", "lifecycle", "orphans", "out_of_sight", "oversight", "recovery", "remote_run", "revival",
+        "hub_token", "keeping", "lease", "lifecycle", "orphans", "rental", "shipping", "supervisor", "out_of_sight", "oversight", "recovery", "remote_run", "revival",
         "spot_record", "storage_phases", "storage_plan", "tenancy", "measured", "volumes", "launch_flags",
     )
 )  # fmt: skip

@@ -55,6 +55,7 @@ class Computer:
         self.date = SkewedClock(clock)
         self.has_gpu, self.store = has_gpu, store
         self.step_s = slow * training.step_s
+        self.chunk_s = training.chunk_s
         self.lent: set[Path] = set()
         """The run folders that something was lent to, which is kept in memory and not on this disk."""
         self.alive = True

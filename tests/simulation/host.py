@@ -19,6 +19,7 @@ from orchestrator import remote_run
 from orchestrator.host import Completed, ConnectionLost, HostError, HostUnreachable
 from remote_trainer import __main__ as trainer_main
 from remote_trainer import agent, contact, files, only_copy, wire
+from remote_trainer.hub_token import hold_token
 from remote_trainer.upload_grant import hold_grant
 from tests.simulation.computer import Computer
 
@@ -143,6 +144,10 @@ class SimulatedHost:
                 hold_grant(folder, b"".join(chunks), self._computer.clocks)
                 self._computer.lent.add(folder)
                 return b""
+            case "token":
+                agent.claim(folder, call.epoch)
+                hold_token(folder, b"".join(chunks))
+                return b""
             case "saved":
                 contact.saved(folder, json.loads(call.manifests))
                 return b""
@@ -174,7 +179,7 @@ class SimulatedHost:
             for chunk in chunks:
                 for begin in range(0, len(chunk), 512):
                     self._passages.enter("chunk accept")
-                    self._wait(CHUNK_S / 10)
+                    self._wait(self._computer.chunk_s)
                     self._computer.write_or_fail()
                     yield chunk[begin : begin + 512]
 

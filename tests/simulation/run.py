@@ -21,6 +21,7 @@ from tests.simulation.schedule import draw
 from tests.simulation.world import Outcome, play
 
 BATCH = 25
+SAID_EVERY = 500
 COVERED_SHARE = 0.05
 COVERED_PAIRS = 20
 
@@ -40,22 +41,30 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for outcome in _play_all(range(call.first, call.first + call.seeds), call.processes, kinds, enabled):
             outcomes.append(outcome)
+            if outcome.violation:
+                _print_violation(outcome, " --all" if call.all else "")
+            if len(outcomes) % SAID_EVERY == 0:
+                print(f"{len(outcomes)} schedules in {time.perf_counter() - begin:.0f} s", flush=True)
     except KeyboardInterrupt:
         print(f"interrupted: {len(outcomes)} of {call.seeds} schedules")
     took_s = time.perf_counter() - begin
     _print_coverage(outcomes, kinds)
     days = sum(outcome.virtual_s for outcome in outcomes) / 86400
     drivers = sum(outcome.drivers for outcome in outcomes)
+    processors_s = sum(outcome.processor_s for outcome in outcomes)
     print(f"\n{len(outcomes)} schedules in {took_s:.0f} s: {len(outcomes) / took_s:.1f} schedules/s")
+    print(f"{processors_s / max(1, len(outcomes)):.3f} s of a core each")
     print(f"{drivers} drivers, {days:.0f} days of virtual time")
-    violations = [outcome for outcome in outcomes if outcome.violation]
-    for outcome in violations[:20]:
-        last_line = str(outcome.violation).strip().splitlines()[-1]
-        again = f"python -m tests.simulation.run --seed {outcome.seed} --verbose{' --all' if call.all else ''}"
-        print(f"\nVIOLATION with seed {outcome.seed}: {outcome.violation and outcome.violation.invariant.name}")
-        print(f"  {last_line}\n  {again}")
-    print(f"\n{len(violations)} violations")
+    violations = sum(outcome.violation is not None for outcome in outcomes)
+    print(f"\n{violations} violations")
     return 1 if violations else 0
+
+
+def _print_violation(outcome: Outcome, options: str) -> None:
+    assert outcome.violation is not None
+    last_line = str(outcome.violation).strip().splitlines()[-1]
+    print(f"\nVIOLATION with seed {outcome.seed}: {outcome.violation.invariant.name}\n  {last_line}")
+    print(f"  python -m tests.simulation.run --seed {outcome.seed} --verbose{options}\n", flush=True)
 
 
 def _play_all(

@@ -20,6 +20,7 @@ from tests.simulation.kinds import AT_STORE, NEEDS_STOP, TODAY, Kind, WorldFault
 MOST_FAULTS = 8
 STANDING_SHARE = 0.15
 SLOW_SHARE = 0.03
+SLOW_LINE_SHARE = 0.05
 DEADLINE_SHARE = 0.15
 KEEPING_SHARE = 0.12
 STORAGE_SHARE = 0.1
@@ -100,6 +101,8 @@ class Training:
     deadline_s: float | None
     commit_s: float = 0.5
     """What a checkpoint takes."""
+    chunk_s: float = 0.005
+    """What half a kilobyte takes on its way there."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
         checkpoint_every=random.randint(2, 4),
         deadline_s=random.uniform(20, 80) if not slow and random.random() < DEADLINE_SHARE else None,
         commit_s=random.choice((0.2, 0.5, 0.5, 1.0, 1.0, 45.0)),
+        chunk_s=random.choice((0.5, 2.0)) if random.random() < SLOW_LINE_SHARE else 0.005,
     )
     usable = [kind for kind in kinds if not (standing and kind in _RENTED_ONLY)]
     count = 0 if seed % UNDISTURBED_EVERY == 0 or not usable else random.randint(1, MOST_FAULTS)
@@ -158,7 +162,7 @@ def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
     chained = bool(chain) or random.random() < 0.5
     storage = not AT_STORE.isdisjoint(chosen) or random.random() < STORAGE_SHARE
     stops = not NEEDS_STOP.isdisjoint(chosen)
-    factor, slowness = random.choice((1.0, 1.0, 4.0, 12.0)), random.uniform(50, 90) if slow else 1.0
+    factor, slowness = random.choice((1.0, 1.0, 4.0, 12.0)), random.uniform(100, 200) if slow else 1.0
     return Schedule(
         seed,
         standing,
@@ -180,7 +184,7 @@ def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
 
 def _too_little_usd(training: Training, slowness: float, factor: float) -> float:
     """Pays for the steps that show the pace, and not for as many again."""
-    return 1.5 * 20 * training.step_s * slowness / 3600 * factor * SHELVES[0].spot_usd
+    return 1.75 * 20 * training.step_s * slowness / 3600 * factor * SHELVES[0].spot_usd
 
 
 def _abilities(random: Random, chosen: list[Kind]) -> Abilities:

@@ -14,8 +14,9 @@ from providers.testing.virtual_clock import Appointment
 from remote_trainer import oversight, supervisor, wire
 from remote_trainer import run_folder as folders
 from remote_trainer.deadline import Allowance
+from remote_trainer.hub_token import drop_token
 from remote_trainer.tenancy import Tenancy
-from remote_trainer.upload_grant import drop_grant, held_grant
+from remote_trainer.upload_grant import drop_grant
 from remote_trainer.uploads import Uploads
 from tests.simulation.schedule import Occasion
 from tests.simulation.trainer import Stage
@@ -99,10 +100,7 @@ class Supervisor:
             self._later(0.1, self._when_previous_stage_is_gone)
             return
         self._fruitless_starts = 0
-        held = held_grant(self.folder, self.computer.clocks)
-        lent = held is not None and held.left_s(self.computer.clocks) > 0
-        unproven = lent and not folders.committed_checkpoints(self.folder)
-        self._stages = (supervisor.STORAGE_STAGE, *supervisor.STAGES) if unproven else supervisor.STAGES
+        self._stages = supervisor.stages_of(self.folder, self.computer.clocks)
         self._begin_stage(self._stages[0])
 
     def stage_ended(self, name: str, exit_code: int) -> None:
@@ -147,6 +145,7 @@ class Supervisor:
             self._tenancy.end(self._ended)
         self._end()
         drop_grant(self.folder)
+        drop_token(self.folder)
 
     def _tell_of_uploads(self) -> None:
         for event in self.uploads.news():

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import shutil
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,8 @@ class Outcome:
     states: tuple[str, ...]
     """The ledger's moves."""
     trace: tuple[str, ...]
+    processor_s: float = 0.0
+    """What it took to play, of one core."""
 
     def without_trace(self) -> Outcome:
         """Small enough to be sent between processes by the thousand."""
@@ -123,6 +126,7 @@ class World:
     """
 
     guard_type = Guard
+    photos = 1
 
     def __init__(self, schedule: Schedule, *, enabled: frozenset[Invariant] = ENABLED, verbose: bool = False) -> None:
         self.schedule, self._verbose = schedule, verbose
@@ -348,10 +352,12 @@ class World:
 
     def _stage_job(self) -> None:
         home, numbers = self.home.run(RUN), self.schedule.training
-        image = home.staged / "data" / "instance" / "1.png"
-        image.parent.mkdir(parents=True)
-        image.write_bytes(PHOTO)
-        pictures = (wire.ImageSpec("1.png", hashlib.sha256(PHOTO).hexdigest(), 64, 64),)
+        folder = home.staged / "data" / "instance"
+        folder.mkdir(parents=True)
+        names = [f"{number}.png" for number in range(1, self.photos + 1)]
+        for name in names:
+            (folder / name).write_bytes(PHOTO)
+        pictures = tuple(wire.ImageSpec(name, hashlib.sha256(PHOTO).hexdigest(), 64, 64) for name in names)
         train = wire.TrainSpec(steps=numbers.steps, checkpoint_every=numbers.checkpoint_every)
         job = wire.Job(
             RUN, RUN, "builtin:tiny", train,
@@ -509,9 +515,10 @@ class World:
 
 def play(schedule: Schedule, *, enabled: frozenset[Invariant] = ENABLED, verbose: bool = False) -> Outcome:
     """One schedule in a world of its own."""
+    began_s = time.process_time()
     world = World(schedule, enabled=enabled, verbose=verbose)
     try:
-        return world.play()
+        return replace(world.play(), processor_s=time.process_time() - began_s)
     finally:
         world.close()
 

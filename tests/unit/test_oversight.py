@@ -128,6 +128,11 @@ def test_then_twice_what_was_seen_is_kept_free(planned: float) -> None:
     assert reserve_s(planned, SeenTimes(commit_s=5.0, upload_s=40.0), uploads=True) == RESERVE_MARGIN_S + 90.0
 
 
+def test_the_step_at_work_is_kept_free_on_top() -> None:
+    assert reserve_s(300.0, SeenTimes(step_s=150.0), uploads=False) == 450.0
+    assert reserve_s(300.0, SeenTimes(commit_s=5.0, step_s=150.0), uploads=False) == RESERVE_MARGIN_S + 160.0
+
+
 @pytest.mark.parametrize(
     ("before", "after", "material"),
     [(300, 320, False), (300, 380, True), (300, 70, True), (60, 85, False), (10, 41, True)],

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.boot_plan import boot_plan
+from orchestrator.budget import spent_usd
 from orchestrator.courier import Courier, Delivery, InlineCourier, checkpoint_home
 from orchestrator.driver import PHASES
 from orchestrator.host import Host
 from orchestrator.ledger import Ledger, RunRecord
-from orchestrator.lifecycle import EndReason, Facts, Phase, State
+from orchestrator.lifecycle import EndReason, Facts, Phase, State, Trouble
 from orchestrator.phases.context import RunContext
 from orchestrator.progress import Progress
 from orchestrator.spec import RunSpec
@@ -86,6 +87,20 @@ def test_a_laptop_that_slept_for_hours_asks_before_it_gives_the_machine_up() -> 
     world = _played(AtPassage(WorldFault.ASLEEP, "chunk follow:before", 6, 2 * 3600.0))
     assert WorldFault.ASLEEP in world.misfortune.fired
     assert len(world.cloud.rentals) == 1
+
+
+def test_a_machine_much_slower_than_quoted_is_left_for_another_before_the_ceiling_breaks() -> None:
+    seed = next(seed for seed in range(WITHIN_SEEDS) if draw(seed).slow > 1)
+    world = World(replace(draw(seed), faults=(), storage=False, keep_minutes=0.0))
+    try:
+        outcome = world.play()
+        assert (outcome.violation, world.raised) == (None, False)
+        slow, fast = world.ledger.machines(RUN)
+        assert (slow.trouble, fast.trouble) == (Trouble.TOO_SLOW, None)
+        assert slow.gpu != fast.gpu
+        assert spent_usd([slow, fast], world.clock.now()) < world.max_cost_usd
+    finally:
+        world.close()
 
 
 def test_a_machine_that_nobody_logs_into_runs_for_its_first_lease() -> None:
