@@ -28,8 +28,9 @@ DECIDING = (
 ELSEWHERE: tuple[str, ...] = tuple(
     f"tests/unit/test_{name}.py"
     for name in (
-        "hub_token", "keeping", "lease", "lifecycle", "orphans", "rental", "shipping", "supervisor", "out_of_sight", "oversight", "recovery", "remote_run", "revival",
-        "spot_record", "storage_phases", "storage_plan", "tenancy", "measured", "volumes", "launch_flags",
+        "hub_token", "keeping", "launch_flags", "lease", "lifecycle", "measured", "orphans", "out_of_sight",
+        "oversight", "recovery", "remote_run", "rental", "revival", "shipping", "spot_record", "storage_phases",
+        "storage_plan", "supervisor", "tenancy", "volumes",
     )
 )  # fmt: skip
 """Tests of what no schedule can: real locks and processes, bases in folders, volumes, providers without an ability."""
