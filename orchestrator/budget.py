@@ -44,7 +44,9 @@ def _billed_or_counted_usd(machine: MachineRecord, now: float) -> float:
 
 
 def _counted_usd(machine: MachineRecord, now: float) -> float:
-    return sum(span.seconds / 3600 * span.usd_per_hour for span in rate_spans(machine, now))
+    """Its traffic counts in full from the first second: nobody says how many bytes have gone so far."""
+    spans = rate_spans(machine, now)
+    return sum(span.seconds / 3600 * span.usd_per_hour for span in spans) + (machine.traffic_usd if spans else 0.0)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,8 @@ class Quote:
     """With interruptions, from `create` to the machine's release."""
     cost_usd: Range
     """Time at the offer's price, and its traffic."""
+    traffic_usd: float
+    """The part of `cost_usd` that is billed for bytes."""
     is_measured: bool
     """The speed was seen in an earlier run; otherwise it is an estimate."""
 
@@ -143,6 +145,7 @@ def quote(
         interruptions=rate.per_hour * duration.expected / 3600,
         duration_s=duration,
         cost_usd=duration * per_second + Range(traffic_usd, traffic_usd, traffic_usd),
+        traffic_usd=traffic_usd,
         is_measured=is_measured,
     )
 

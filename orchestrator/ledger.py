@@ -93,6 +93,8 @@ class MachineRecord:
     """The provider has said that `create` made nothing. An answer that was lost says no such thing."""
     gpu: str = ""
     """As the offer named it; empty for machines of versions that did not note it."""
+    traffic_usd: float = 0.0
+    """What its provider is expected to bill for bytes that come and go, beside its time."""
 
     @property
     def rate_usd(self) -> float:
@@ -308,17 +310,19 @@ class Ledger:
         offer: Offer,
         rescue_usd: float = 0.0,
         first_lease_s: float | None = None,
+        traffic_usd: float = 0.0,
     ) -> None:
         """Written before `create` is called: from here on a machine may exist."""
         with self._transaction():
             self._require_epoch(run.name, epoch)
             self._db.execute(
                 "INSERT INTO machines (tag, run, attempt, provider, offer_id, price_per_hour_usd, intent_at, market, "
-                "disk_per_day_usd, rescue_usd, first_lease_s, gpu) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "disk_per_day_usd, rescue_usd, first_lease_s, gpu, traffic_usd) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     tag, run.name, run.attempt, offer.provider, offer.id, offer.price_per_hour_usd, self._clock.now(),
                     offer.market.value, offer.stopped_disk_per_day_usd, rescue_usd,
-                    first_lease_s, offer.gpu,
+                    first_lease_s, offer.gpu, traffic_usd,
                 ),
             )  # fmt: skip
 
@@ -508,5 +512,5 @@ def _machine_record(row: sqlite3.Row, rates: tuple[Rate, ...]) -> MachineRecord:
         row["intent_at"], machine_id, row["created_at"], row["absent_at"], Market(row["market"]),
         row["disk_per_day_usd"], row["rescue_usd"], Trouble(row["trouble"]) if row["trouble"] else None,
         row["trouble_why"] or "", Keeps(row["keeps"] or ""), row["keeps_since"], rates, row["billed_usd"],
-        row["first_lease_s"], bool(row["refused"]), row["gpu"],
+        row["first_lease_s"], bool(row["refused"]), row["gpu"], row["traffic_usd"],
     )  # fmt: skip

@@ -54,5 +54,6 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     ("0005-which-gpu", "ALTER TABLE machines ADD COLUMN gpu TEXT NOT NULL DEFAULT ''"),
+    ("0006-what-the-way-costs", "ALTER TABLE machines ADD COLUMN traffic_usd REAL NOT NULL DEFAULT 0"),
 )
 """Applied in order, once each; never edited after a release."""

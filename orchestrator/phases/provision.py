@@ -76,7 +76,7 @@ def create(context: RunContext, facts: Facts) -> Facts:
         return _wait_for_capacity(context, facts, error)
     if choice.offer.id in facts.refused:
         return _wait_for_capacity(context, facts, NoCapacity(f"no {choice.offer.gpu} is left"))
-    left_s = _seconds_left(context, choice.offer, intents)
+    left_s = _seconds_left(context, choice, intents)
     if left_s < WORTH_RENTING_S:
         unaffordable = _unaffordable(context, choice.offer, intents)
         context.reporter.note(unaffordable)
@@ -115,8 +115,9 @@ def _wait_for_capacity(context: RunContext, facts: Facts, error: NoCapacity) -> 
     return replace(facts, refused=frozenset(), waited_s=facts.waited_s + pause_s)
 
 
-def _seconds_left(context: RunContext, offer: Offer, intents: list[MachineRecord]) -> float:
-    ceiling, kept_back_usd = context.spec.limits.max_cost_usd, _kept_back_usd(context, offer)
+def _seconds_left(context: RunContext, choice: Choice, intents: list[MachineRecord]) -> float:
+    offer, ceiling = choice.offer, context.spec.limits.max_cost_usd
+    kept_back_usd = _kept_back_usd(context, offer) + choice.quote.traffic_usd
     return seconds_left(ceiling, offer.price_per_hour_usd, intents, context.clock.now(), kept_back_usd)
 
 
@@ -152,7 +153,8 @@ def _rent(context: RunContext, facts: Facts, choice: Choice, number: int, lease_
         guard = guard_for(offer, calls, lease_s)
         if guard is not None:
             write_atomically(context.home.machine_keys / tag / GUARD_FILE, guard.encode())
-    context.ledger.record_intent(context.run, epoch, tag, offer, _kept_back_usd(context, offer), lease_s)
+    kept_back_usd, traffic_usd = _kept_back_usd(context, offer), choice.quote.traffic_usd
+    context.ledger.record_intent(context.run, epoch, tag, offer, kept_back_usd, lease_s, traffic_usd)
     try:
         machine_id = context.provider.create(offer, boot, tag)
     except NoCapacity as error:

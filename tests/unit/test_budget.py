@@ -47,6 +47,14 @@ def test_a_run_has_cost_what_was_billed_and_the_ceiling_goes_by_our_own_count() 
     assert spent_usd([billed], now=99 * HOUR_S) == pytest.approx(1.0)
 
 
+def test_what_bytes_cost_is_inside_the_ceiling_from_the_first_second() -> None:
+    dear = replace(machine(2.0), traffic_usd=0.8)
+    assert spent_usd([dear], now=99 * HOUR_S) == pytest.approx(1.8)
+    assert spent_usd([replace(dear, absent_at=None)], now=1.0) == pytest.approx(0.8, abs=0.001)
+    assert seconds_left(5.0, 0.5, [dear], now=99 * HOUR_S) == pytest.approx(3.2 / 0.5 * HOUR_S)
+    assert spent_usd([replace(dear, machine_id=None, refused=True)], now=99 * HOUR_S) == 0.0, "it never was"
+
+
 def test_a_machine_of_a_minute_is_billed_for_less_than_the_wait_until_it_was_gone() -> None:
     a_minute = dataclasses.replace(machine(1 / 60), billed_usd=0.002)
     assert cost_usd([a_minute], now=99 * HOUR_S) == pytest.approx(0.002)

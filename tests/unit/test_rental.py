@@ -154,6 +154,23 @@ def test_what_a_rescue_would_cost_is_recorded_with_the_intent(world: World) -> N
     assert machine.rescue_usd == pytest.approx(disk_usd + machine.price_per_hour_usd / 6)
 
 
+class _BillsBytes(SimulatedCloud):
+    """As hosts do that ask more for a gigabyte than for an hour."""
+
+    def offers(self, want: GpuRequest) -> Sequence[Offer]:
+        return [replace(offer, download_usd_per_gb=0.1, upload_usd_per_gb=0.1) for offer in super().offers(want)]
+
+
+def test_what_bytes_cost_is_kept_free_within_the_ceiling_and_counts_as_spent(tmp_path: Path) -> None:
+    for world in made(tmp_path, Limits(), cloud_of=_BillsBytes):
+        machine = world.rented()
+        assert machine.traffic_usd > 0.3, "the environment alone is several gigabytes"
+        assert spent_usd([machine], world.clock.now()) == pytest.approx(machine.traffic_usd, abs=0.01)
+    (tmp_path / "poor").mkdir()
+    for world in made(tmp_path / "poor", Limits(max_cost_usd=machine.traffic_usd), cloud_of=_BillsBytes):
+        assert "leaves too little" in provision.create(world.context, Facts()).no_machine
+
+
 def test_a_machine_that_the_ceiling_does_not_pay_for_is_not_rented(tmp_path: Path) -> None:
     for world in made(tmp_path, Limits(max_cost_usd=0.3)):
         facts = provision.create(world.context, Facts())

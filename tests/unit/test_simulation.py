@@ -312,6 +312,7 @@ class _ForgetsIntents(WatchedLedger):
         offer: Offer,
         rescue_usd: float = 0.0,
         first_lease_s: float | None = None,
+        traffic_usd: float = 0.0,
     ) -> None:
         return None
 
