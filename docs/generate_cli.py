@@ -56,6 +56,8 @@ MEANINGS = {
     "train.max_grad_norm": "Longer gradients are scaled down to this length.",
     "train.seed": "Every random number of a run follows from it.",
     "train.precision": "`auto` is decided on the machine, which says what and why.",
+    "train.text_encoder_learning_rate": "Stable Diffusion and SDXL: trains the text encoders too, at this rate; half "
+    "of `learning_rate` or less is usual. Omitted: they stay as they are, and prompts are encoded once.",
     "train.flow_density": "Bases that flow (SD3, Flux): how often each noise level is trained; `logit-normal` favors "
     "the middle.",
     "train.flow_shift": "Bases that flow: moves the noise levels towards noise. Omitted: as the base's scheduler does.",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import UsageError
-from remote_trainer.wire import ADAPTERS_ALONE, EVERY_FORMAT, ExportFormat, Method
+from remote_trainer.wire import ADAPTERS_ALONE, EVERY_FORMAT, ExportFormat, Method, TrainSpec
 
 FLOAT32, BFLOAT16 = 4, 2
 USUAL_GUIDANCE = 7.5
@@ -47,6 +47,9 @@ class Family:
     """In memory, for each weight of the denoiser: itself, and its copy of lower precision while it is computed with."""
     text_encoders_gb: float = 0.0
     """In memory on a GPU, where that may be more than what comes after them."""
+    text_parameters: float = 0.0
+    """Of the text encoders that can be trained, all together; 0 where none can."""
+    text_lora_parameters_per_rank: float = 0.0
     pixel_multiple: int = 8
     """What sides of buckets must be multiples of."""
     guidance: float = USUAL_GUIDANCE
@@ -60,9 +63,15 @@ class Family:
         return ADAPTERS_ALONE if self.adapters_alone else EVERY_FORMAT
 
 
-STABLE_DIFFUSION = Family("stable-diffusion", 859.5e6, 4.3, 0.803, 1.726, 2.407, 199_296, 1.117, 1.2)
+STABLE_DIFFUSION = Family(
+    "stable-diffusion", 859.5e6, 4.3, 0.803, 1.726, 2.407, 199_296, 1.117, 1.2,
+    text_parameters=123.1e6, text_lora_parameters_per_rank=73_728,
+)  # fmt: skip
 """Versions 1.x and 2.x, which differ by less than the estimates' doubt."""
-STABLE_DIFFUSION_XL = Family("stable-diffusion-xl", 2567.5e6, 13.9, 1.690, 3.547, 5.058, 1_451_520, 1.220, 1.0)
+STABLE_DIFFUSION_XL = Family(
+    "stable-diffusion-xl", 2567.5e6, 13.9, 1.690, 3.547, 5.058, 1_451_520, 1.220, 1.0,
+    text_parameters=817.7e6, text_lora_parameters_per_rank=401_408,
+)  # fmt: skip
 STABLE_DIFFUSION_3_MEDIUM = Family(
     "stable-diffusion-3", 2243.2e6, 16.4, 2.812, 6.597, 0.0, 586_752, 1.22, 0.4, adapters_alone=True,
     bytes_each=BFLOAT16, text_encoders_gb=11.2, pixel_multiple=16, guidance=7.0,
@@ -84,7 +93,9 @@ FLUX_2_KLEIN_9B = Family(
     "flux-2-klein-9b", 9078.6e6, 34.9, 18.879, 40.422, 0.0, 1_736_704, 1.22, 0.8, adapters_alone=True,
     bytes_each=BFLOAT16, text_encoders_gb=16.4, pixel_multiple=16, guidance=4.0,
 )  # fmt: skip
-BUILTIN = Family("builtin", 1e6, 0.0, 0.03, 0.06, 0.09, 2_000, 0.01, 0.1)
+BUILTIN = Family(
+    "builtin", 1e6, 0.0, 0.03, 0.06, 0.09, 2_000, 0.01, 0.1, text_parameters=0.1e6, text_lora_parameters_per_rank=1_024
+)
 """The small bases that come with the trainer."""
 
 _SIZES: Mapping[str, tuple[Family, ...]] = {
@@ -119,11 +130,13 @@ def family_of(base: str, pipeline: str = "") -> Family:
 
 
 def require_ways(
-    base: str, pipeline: str, method: Method, formats: Sequence[ExportFormat], buckets: Sequence[tuple[int, int]]
+    base: str, pipeline: str, train: TrainSpec, formats: Sequence[ExportFormat], buckets: Sequence[tuple[int, int]]
 ) -> None:
     """Raises UsageError for what the trainer would refuse on a machine that is paid for: a kind of base it does not
-    know, a method or format that the family lacks, sides of buckets (pixels) that its latents cannot have.
+    know, a method or format that the family lacks, text encoders that do not train, sides of buckets (pixels) that its
+    latents cannot have.
     """
+    method = train.method
     if pipeline and pipeline not in _SIZES and not base.startswith("builtin:"):
         known = ", ".join(sorted(_SIZES))
         raise UsageError(f"{base} is a {pipeline}, which cannot be trained yet", f"kinds that can: {known}")
@@ -136,6 +149,9 @@ def require_ways(
             known = ", ".join(family.formats[method])
             message = f"a {method} on a base of the family {family.name} cannot be exported as {chosen}"
             raise UsageError(message, f"set output.formats to what it can: {known}")
+    if train.text_encoder_learning_rate is not None and not family.text_parameters:
+        message = f"the text encoders of the family {family.name} cannot be trained"
+        raise UsageError(message, "leave train.text_encoder_learning_rate out")
     uneven = [side for bucket in buckets for side in bucket if side % family.pixel_multiple]
     if uneven:
         message = f"buckets of a base of the family {family.name} have sides that are multiples of "

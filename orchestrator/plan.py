@@ -187,7 +187,7 @@ def make_plan(
     )
     buckets = Counter(placement.bucket for placement in placements)
     require_ways(
-        spec.model.base, pipeline_name(base), spec.train.method, spec.output.formats,
+        spec.model.base, pipeline_name(base), spec.train, spec.output.formats,
         [(bucket.width, bucket.height) for bucket in buckets],
     )  # fmt: skip
     choice = choose(spec, offers, history, work, measured)

@@ -18,6 +18,12 @@ def settings_that_disagree(train: TrainSpec) -> RuleBroken | None:
             'train.optimizer = "adamw-bf16" keeps weights in bfloat16, which train.precision = "fp32" forbids',
             "--set train.precision=auto",
         )
+    if train.text_encoder_learning_rate is not None and train.method == "dora":
+        return RuleBroken(
+            'train.text_encoder_learning_rate does not go with train.method = "dora": nothing opens a DoRA of a text '
+            "encoder",
+            "--set train.method=lora",
+        )
     if train.lr_schedule == "sine" and train.lr_warmup_steps == 0:
         return RuleBroken(
             'train.lr_schedule = "sine" needs train.lr_warmup_steps: half a wave lasts so many steps',

@@ -60,9 +60,11 @@ class Workload:
 
     @property
     def trained_parameters(self) -> float:
+        family, texts = self.family, self.train.text_encoder_learning_rate is not None
         if self.train.method == "full":
-            return self.family.parameters
-        return self.family.lora_parameters_per_rank * self.train.lora_rank
+            return family.parameters + texts * family.text_parameters
+        per_rank = family.lora_parameters_per_rank + texts * family.text_lora_parameters_per_rank
+        return per_rank * self.train.lora_rank
 
     @property
     def step_tflop(self) -> float:
@@ -104,7 +106,8 @@ class Workload:
         What trains stays in float32, with a gradient and two Adam states. The text encoders have gone before the
         denoiser comes, so the larger of both counts.
         """
-        weights = self.family.parameters * self.family.bytes_each / GB
+        texts = 0.0 if self.train.text_encoder_learning_rate is None else self.family.text_parameters
+        weights = (self.family.parameters + texts) * self.family.bytes_each / GB
         training = self.trained_parameters * FLOAT32 * (1 + ADAM_STATES) / GB
         activations = self.family.activations_gb * self.area * self.pictures_per_batch
         most = max(weights + training + activations, self.family.text_encoders_gb)

@@ -1,7 +1,9 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685) on the attention projections of a denoiser, by peft."""
+"""What of the models trains; LoRA (Hu et al. 2021, arXiv 2106.09685) on their projections, by peft."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,26 +14,54 @@ from .families.api import Family
 from .wire import TrainSpec
 
 NAME = "default"
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+"""Ends of the names of the attention projections in a CLIP text model."""
 
 
-def make_trainable(spec: TrainSpec, family: Family, denoiser: nn.Module) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """The models of which something trains."""
+
+    denoiser: nn.Module
+    texts: Mapping[str, nn.Module]
+    """Text encoders by component; empty where they stay as the base has them."""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What trains, by name, in the order of the models; a text encoder's begin with its component."""
+        named = dict(trainable(self.denoiser))
+        for component, model in self.texts.items():
+            named |= {f"{component}.{name}": parameter for name, parameter in trainable(model).items()}
+        return named
+
+
+def make_trainable(spec: TrainSpec, family: Family, trained: Trained) -> None:
     """Lets train what the job's method trains: every weight, or an adapter that is added here."""
-    if spec.method == "full":
-        denoiser.requires_grad_(True)
-        return
-    alpha = spec.lora_alpha or spec.lora_rank
-    add_lora(denoiser, spec.lora_rank, alpha, family.lora_targets, spec.seed, decomposed=spec.method == "dora")
+    targets = family.lora_targets
+    for label, model in {"": trained.denoiser, **trained.texts}.items():
+        if spec.method == "full":
+            model.requires_grad_(True)
+            continue
+        alpha, decomposed = spec.lora_alpha or spec.lora_rank, spec.method == "dora"
+        layers = TEXT_TARGETS if label else targets
+        add_lora(model, spec.lora_rank, alpha, layers, spec.seed, decomposed=decomposed, label=label)
 
 
 def add_lora(
-    denoiser: nn.Module, rank: int, alpha: float, targets: tuple[str, ...], seed: int, *, decomposed: bool = False
+    denoiser: nn.Module,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...],
+    seed: int,
+    *,
+    decomposed: bool = False,
+    label: str = "",
 ) -> None:
     """Wraps each target layer W into W' = W + (alpha/rank)·B·A, A: (rank, in), B: (out, rank); only A and B train.
 
     `decomposed` is DoRA (Liu et al. 2024, arXiv 2402.09353): each output row of W' is rescaled to a length of its own,
     m: (out,), which trains too and begins as the length of W's row.
 
-    A is uniform in ±1/√in, as in peft, but drawn per layer from (seed, layer name); B is zero, so the wrapped
+    A is uniform in ±1/√in, as in peft, but drawn per layer from (seed, label, layer name); B is zero, so the wrapped
     denoiser answers exactly as the bare one does until the first step.
     """
     from peft import LoraConfig
@@ -48,7 +78,8 @@ def add_lora(
             parameter.data = parameter.data.float()
             if ".lora_A." in name:
                 bound = parameter.shape[1] ** -0.5
-                unit = torch.rand(parameter.shape, generator=generator("lora", seed, name))
+                key = (label, text_layer(name)) if label else (name,)
+                unit = torch.rand(parameter.shape, generator=generator("lora", seed, *key))
                 parameter.copy_((2.0 * unit - 1.0) * bound)
             elif ".lora_B." in name:
                 parameter.zero_()
@@ -77,11 +108,39 @@ def lora_tensors(denoiser: nn.Module, scale: float, adapter: str = NAME) -> dict
     }
 
 
-def fuse(denoiser: nn.Module) -> None:
-    """Adds the adapter to the weights and takes it off: what remains is a plain denoiser. Not reversible."""
-    model = _diffusers_model(denoiser)
+def text_lora_tensors(
+    texts: Mapping[str, nn.Module], scale: float, adapter: str = NAME
+) -> dict[str, dict[str, Tensor]]:
+    """As `lora_tensors`, by component, under the names that files have (`text_layer`)."""
+    return {
+        component: {text_layer(name): tensor for name, tensor in lora_tensors(model, scale, adapter).items()}
+        for component, model in texts.items()
+    }
+
+
+def text_layer(name: str) -> str:
+    """A name in a CLIP text model as files have it; in memory, transformers from 5.6 on leaves the wrapper's out."""
+    return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
+
+
+def fuse(trained: Trained) -> None:
+    """Adds the adapters to the weights and takes them off: what remains are plain models. Not reversible."""
+    model = _diffusers_model(trained.denoiser)
     model.fuse_lora(adapter_names=[NAME])
     model.unload_lora()
+    for text in trained.texts.values():
+        _fuse_text(text)
+
+
+def _fuse_text(model: Any) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge(adapter_names=[NAME])
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    model._hf_peft_config_loaded = False
 
 
 def _diffusers_model(denoiser: nn.Module) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .dataset.pictures import Framing, Picture, PictureSet, load_views
 from .dataset.views import View, views_of
 from .errors import TrainingFailed
-from .families.api import Family, TextEmbedding
+from .families.api import Family, TextEmbedding, TextEncoder
 from .stopping import ShouldStop, check
 from .wire import DatasetSpec, Warned
 
@@ -51,6 +51,24 @@ class Prompts:
         return TextEmbedding.cat([self.embeddings[text] for text in texts])
 
 
+@dataclass(frozen=True)
+class LivePrompts:
+    """Prompts embedded at every use, by encoders that train."""
+
+    encoder: TextEncoder
+    device: torch.device
+    precision: str
+    """As in `Denoising`."""
+
+    def batch(self, texts: Sequence[str]) -> TextEmbedding:
+        """A row for each text, with gradient."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.encoder.encode(texts)
+
+
+PromptSource = Prompts | LivePrompts
+
+
 def encode_prompts(
     family: Family, texts: Iterable[str], device: torch.device, warn: Callable[[Warned], None]
 ) -> Prompts:
@@ -60,12 +78,26 @@ def encode_prompts(
     """
     encoder = family.load_text_encoder(device)
     texts = list(dict.fromkeys(texts))
-    for text in texts:
+    _warn_of_cuts(encoder, texts, warn)
+    with torch.no_grad():
+        # One by one: the bits of an embedding must not depend on which other texts a run happens to need.
+        return Prompts({text: encoder.encode([text]) for text in texts})
+
+
+def live_prompts(
+    family: Family, texts: Iterable[str], device: torch.device, precision: str, warn: Callable[[Warned], None]
+) -> LivePrompts:
+    """Loads the text encoder, to be asked anew at every step. warn: as for `encode_prompts`, of `texts`."""
+    encoder = family.load_text_encoder(device)
+    _warn_of_cuts(encoder, texts, warn)
+    return LivePrompts(encoder, device, precision)
+
+
+def _warn_of_cuts(encoder: TextEncoder, texts: Iterable[str], warn: Callable[[Warned], None]) -> None:
+    for text in dict.fromkeys(texts):
         if surplus := encoder.cut_off(text):
             hint = "shorten the prompt or caption, or put what matters first"
             warn(Warned(f"the base does not see the last {surplus} tokens of {text!r}", hint))
-    # One by one: the bits of an embedding must not depend on which other texts a run happens to need.
-    return Prompts({text: encoder.encode([text]) for text in texts})
 
 
 def encode_sets(

@@ -14,7 +14,7 @@ from . import objective
 from .dataset.pictures import framing_rows
 from .denoising import Denoising
 from .draws import generator
-from .encoded import EncodedPicture, Prompts
+from .encoded import EncodedPicture, PromptSource
 from .wire import Evaluated
 
 TIMESTEPS_EACH = 4
@@ -24,7 +24,7 @@ MAX_PICTURES = 16
 
 @torch.no_grad()
 def evaluate(
-    denoising: Denoising, pictures: Sequence[EncodedPicture], prompts: Prompts, seed: int, step: int
+    denoising: Denoising, pictures: Sequence[EncodedPicture], prompts: PromptSource, seed: int, step: int
 ) -> Evaluated:
     """Mean unweighted loss over the first MAX_PICTURES pictures of the subject. Leaves no trace in training."""
     schedule = denoising.family.schedule.to(denoising.device)

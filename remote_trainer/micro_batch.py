@@ -15,7 +15,7 @@ from .dataset.pictures import framing_rows
 from .dataset.views import drawn_view
 from .denoising import Denoising
 from .draws import Draws, draw, is_dropped
-from .encoded import EncodedSet, Prompts
+from .encoded import EncodedSet, PromptSource
 from .families.api import TextEmbedding
 from .wire import DatasetSpec, TrainSpec
 
@@ -63,7 +63,9 @@ class MicroBatches:
     a class image weighs beside one of the subject is the product of how often it is drawn and λ.
     """
 
-    def __init__(self, spec: TrainSpec, denoising: Denoising, sets: Sequence[EncodedSet], prompts: Prompts) -> None:
+    def __init__(
+        self, spec: TrainSpec, denoising: Denoising, sets: Sequence[EncodedSet], prompts: PromptSource
+    ) -> None:
         self._spec, self._denoising, self._prompts = spec, denoising, prompts
         schedule = denoising.family.schedule
         self._density: objective.Density = "uniform"

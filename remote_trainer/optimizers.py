@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
 
 import torch
@@ -12,6 +12,9 @@ from torch import nn
 from .errors import TrainingFailed
 from .stochastic_adamw import StochasticAdamW
 from .wire import TrainSpec
+
+RATE_SHARE = "rate_share"
+"""Key of a parameter group: its rate as a multiple of the run's."""
 
 
 def learning_rate(step: int, spec: TrainSpec, peak: float) -> float:
@@ -39,7 +42,20 @@ def learning_rate(step: int, spec: TrainSpec, peak: float) -> float:
     assert_never(spec.lr_schedule)
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
+def groups(parameters: Mapping[str, nn.Parameter], texts: Iterable[str], spec: TrainSpec) -> list[dict[str, Any]]:
+    """One for the denoiser, and one for the text encoders, whose rate is a constant multiple of the denoiser's.
+
+    parameters: as of `adapters.Trained`; texts: components of the text encoders that train.
+    """
+    prefixes = tuple(f"{component}." for component in texts)
+    ours = [parameter for name, parameter in parameters.items() if not (prefixes and name.startswith(prefixes))]
+    theirs = [parameter for name, parameter in parameters.items() if prefixes and name.startswith(prefixes)]
+    share = (spec.text_encoder_learning_rate or 0.0) / (spec.learning_rate or 1.0)
+    found: list[dict[str, Any]] = [{"params": ours, RATE_SHARE: 1.0}]
+    return [*found, {"params": theirs, RATE_SHARE: share}] if theirs else found
+
+
+def build_optimizer(parameters: Iterable[Any], spec: TrainSpec) -> torch.optim.Optimizer:
     """With the rate 0: it is set before every step. Raises TrainingFailed("environment") without bitsandbytes."""
     if spec.optimizer == "adamw":  # Loshchilov & Hutter 2019, arXiv 1711.05101; one kernel, on CPUs and GPUs alike
         return torch.optim.AdamW(parameters, lr=0.0, weight_decay=spec.weight_decay, fused=True)
@@ -57,7 +73,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> torc
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(RATE_SHARE, 1.0)
 
 
 def _bitsandbytes() -> Any:

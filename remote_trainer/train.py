@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from . import adapters, checkpoint, class_images, decisions, validate, wire
+from .adapters import Trained
 from .checkpoint import Checkpoint, Frozen, RunState
 from .dataset.pictures import training_set
 from .denoising import Denoising
 from .descent import optimizer_step
 from .ema import Ema
-from .encoded import encode_prompts, encode_sets
+from .encoded import PromptSource, encode_prompts, encode_sets, live_prompts
 from .errors import TrainingFailed
 from .evaluation import evaluate
 from .export.output import finished, write_output
@@ -30,7 +31,7 @@ from .failures import named_failures
 from .families.api import Family
 from .families.detect import open_base, require_ways
 from .micro_batch import MicroBatches
-from .optimizers import build_optimizer, learning_rate
+from .optimizers import build_optimizer, groups, learning_rate
 from .progress import Progress
 from .stopping import ShouldStop, StopRequested
 from .wire import Decision, Job, PhaseStarted, TrainSpec
@@ -81,7 +82,7 @@ def _train(
     _repeat_bits()
     training_set(job, run_folder)  # refuses a job without a picture of the subject before anything is loaded
     family = open_base(base_folder)
-    require_ways(family, spec.method, job.formats)
+    require_ways(family, job)
     device = decisions.choose_device(job.allow_cpu, emit)
     frozen = _frozen(spec, family, device, resumed, emit)
 
@@ -100,17 +101,28 @@ def _train(
     pictures = training_set(job, run_folder)
 
     emit(PhaseStarted("encode", f"{len(pictures.instance)} of the subject, {len(pictures.class_)} of the class"))
-    emit(Decision("encode pictures and prompts once", "no crop or caption changes between steps"))
+    if spec.text_encoder_learning_rate is None:
+        emit(Decision("encode pictures and prompts once", "no crop or caption changes between steps"))
+    else:
+        emit(Decision("encode pictures once, prompts at every step", "the text encoders train"))
     sets = encode_sets(family, pictures.sets, spec.seed, device, should_stop)
     instance = [views[0] for each in sets if each.spec.role == "instance" for views in each.pictures]
     captions = [picture.caption for picture in (*pictures.instance, *pictures.class_)]
-    prompts = encode_prompts(family, [*captions, *spec.validation_prompts, ""], device, emit)
+    seen = [*captions, *spec.validation_prompts, ""]
+    prompts: PromptSource
+    texts: Mapping[str, nn.Module] = {}
+    if spec.text_encoder_learning_rate is None:
+        prompts = encode_prompts(family, seen, device, emit)
+    else:
+        prompts = live_prompts(family, seen, device, frozen.precision, emit)
+        texts = prompts.encoder.models
 
     emit(PhaseStarted("load", family.denoiser_folder))
     denoising = Denoising(family, family.load_denoiser(device, frozen.weights), device, frozen.precision)
-    adapters.make_trainable(spec, family, denoising.model)
-    parameters = adapters.trainable(denoising.model)
-    optimizer = build_optimizer(parameters.values(), spec)
+    trained = Trained(denoising.model, texts)
+    adapters.make_trainable(spec, family, trained)
+    parameters = trained.parameters()
+    optimizer = build_optimizer(groups(parameters, texts, spec), spec)
     batches = MicroBatches(spec, denoising, sets, prompts)
     if resumed is None:
         frozen = _fit_memory(frozen, denoising, batches, parameters, emit)
@@ -187,10 +199,11 @@ def _train(
     optimizer.state.clear()
     optimizer.zero_grad(set_to_none=True)
     if spec.optimizer == "adamw-bf16":
-        denoising.model.float()
+        for model in (denoising.model, *texts.values()):
+            model.float()
     if ema is not None:
         ema.adopt()
-    manifest = write_output(job, run_folder, family, denoising.model, state, emit)
+    manifest = write_output(job, run_folder, family, trained, state, emit)
     return Outcome(state.step, manifest.sha256)
 
 
@@ -212,7 +225,8 @@ def _identity(job: Job) -> str:
     adapter = "" if spec.method == "full" else f" rank={spec.lora_rank} alpha={spec.lora_alpha or spec.lora_rank:g}"
     kept = "" if spec.optimizer == "adamw" else f" optimizer={spec.optimizer}"
     kept += "" if spec.ema_decay is None else f" ema={spec.ema_decay:g}"
-    return f"base={job.base} method={spec.method}{adapter} seed={spec.seed}{kept}"
+    texts = "" if spec.text_encoder_learning_rate is None else " text-encoders"
+    return f"base={job.base} method={spec.method}{adapter}{texts} seed={spec.seed}{kept}"
 
 
 def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Checkpoint | None, emit: Emit) -> Frozen:

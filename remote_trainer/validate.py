@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import wire
 from .commit import file_entry
 from .denoising import Denoising
-from .encoded import Prompts
+from .encoded import PromptSource
 from .sampling import SamplerSettings, sample_latents, to_images, write_png
 from .stopping import ShouldStop, check
 from .wire import SampleMade, TrainSpec
@@ -37,12 +39,13 @@ def picture_files(run_folder: Path, step: int, spec: TrainSpec) -> list[Path]:
     return [folder / f"{index:02d}.png" for index in range(len(spec.validation_prompts))]
 
 
+@torch.no_grad()
 def make_pictures(
     run_folder: Path,
     step: int,
     spec: TrainSpec,
     denoising: Denoising,
-    prompts: Prompts,
+    prompts: PromptSource,
     emit: Callable[[wire.Event], None],
     should_stop: ShouldStop,
 ) -> None:

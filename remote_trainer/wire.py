@@ -135,6 +135,8 @@ class TrainSpec:
     prior_sampling: PriorSampling = "paired"
     """`paired` puts as many class images beside the subject's into every batch; `mixed` gives a batch to one set of
     pictures, drawn by probability, so that the batch does not double. What counts is probability times lambda."""
+    text_encoder_learning_rate: Optional[Annotated[float, Bounds(gt=0)]] = None
+    """Trains the text encoders too, by the same method, at this peak of the same schedule; None leaves them alone."""
     seed: Count = 42
     precision: Precision = "auto"
     lora_rank: Positive = 16

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..adapters import lora_tensors
+from ..adapters import lora_tensors, text_lora_tensors
 from ..errors import TrainingFailed
 from ..families.api import Architecture, SingleFileFamily, SingleFileLayout
 from . import ldm_names
@@ -49,15 +49,29 @@ class Origin:
     seed: int
 
 
+_NO_TEXTS: Mapping[str, Mapping[str, Any]] = {}
+
+
 def kohya_tensors(
-    tensors: Mapping[str, Tensor], alpha: float, layout: SingleFileLayout | None = None
+    tensors: Mapping[str, Tensor],
+    alpha: float,
+    layout: SingleFileLayout | None = None,
+    texts: Mapping[str, Mapping[str, Tensor]] = _NO_TEXTS,
 ) -> dict[str, Tensor]:
     """peft's names (`….to_q.lora_A.weight`) in kohya's spelling, and the true alpha of each layer beside its factors.
 
     tensors: unscaled factors, A (rank, in) and B (out, rank); a reader multiplies B·A by alpha/rank. layout: of the
     base; kohya's trainers name SDXL's layers by their places in a single file, others (and None) as diffusers does.
+    texts: the same of text encoders, by component, from `adapters.text_lora_tensors`.
     """
     renamed = {}
+    for component, text in texts.items():
+        number = "" if layout is None or len(layout.texts) == 1 else "2" if component.endswith("_2") else "1"
+        for name, tensor in text.items():
+            layer, _, factor = name.removesuffix(".weight").rpartition(".")
+            stem = f"lora_te{number}_{layer.replace('.', '_')}"
+            renamed[f"{stem}.{_FACTORS[factor]}.weight"] = tensor.contiguous()
+            renamed[f"{stem}.alpha"] = torch.tensor(alpha)
     for name, tensor in tensors.items():
         layer, _, factor = name.removesuffix(".weight").rpartition(".")
         if layout is not None and layout.architecture == "sdxl":
@@ -116,19 +130,27 @@ def write(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: Path) -
 
 
 def verify(
-    family: SingleFileFamily, written: Mapping[str, Digest], adapter: Mapping[str, Digest], scale: float, path: Path
+    family: SingleFileFamily,
+    written: Mapping[str, Digest],
+    adapter: Mapping[str, Digest],
+    scale: float,
+    path: Path,
+    texts: Mapping[str, Mapping[str, Digest]] = _NO_TEXTS,
 ) -> None:
     """Compares the file tensor by tensor, then loads it onto the base by diffusers and compares factors and scale.
 
-    adapter: digests of the unscaled factors under peft's names; scale: alpha/rank. Raises
+    adapter, texts: digests of the unscaled factors under peft's names; scale: alpha/rank. Raises
     TrainingFailed("export-mismatch").
     """
     require_equal(f"the LoRA file {path.name}", written, digests(load_file(path)))
-    pipeline: Any = family.load_denoiser_pipeline()
+    pipeline: Any = family.load_denoiser_pipeline(with_texts=bool(texts))
     pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=_ADAPTER)
     denoiser = pipeline.components[family.denoiser_folder]
     require_equal(f"{path.name} in diffusers", adapter, digests(lora_tensors(denoiser, 1.0, _ADAPTER)))
-    for name, module in denoiser.named_modules():
+    encoders = {component: pipeline.components[component] for component in texts}
+    for component, tensors in text_lora_tensors(encoders, 1.0, _ADAPTER).items():
+        require_equal(f"{path.name}'s {component} in diffusers", texts[component], digests(tensors))
+    for name, module in (each for model in (denoiser, *encoders.values()) for each in model.named_modules()):
         loaded = getattr(module, "scaling", {}).get(_ADAPTER, scale)
         if abs(loaded - scale) > 1e-6 * scale:
             raise TrainingFailed("export-mismatch", f"{path.name} loads with scale {loaded} at {name}, not {scale}")

@@ -11,9 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from .. import adapters, validate, wire
+from ..adapters import Trained
 from ..checkpoint import RunState
 from ..commit import commit_folder, preparing, read_committed
 from ..families.api import Family, SingleFileFamily
@@ -36,11 +35,11 @@ def write_output(
     job: Job,
     run_folder: Path,
     family: Family,
-    denoiser: nn.Module,
+    trained: Trained,
     state: RunState,
     emit: Callable[[wire.Event], None],
 ) -> Manifest:
-    """Exports, loads everything back, compares, commits. `denoiser` is consumed: its weights leave memory.
+    """Exports, loads everything back, compares, commits. `trained` is consumed: its weights leave memory.
 
     Nothing depends on times, paths or restarts, so runs that trained the same bits write the same manifest.
     Raises TrainingFailed("export-mismatch"); then nothing appears under `output/`.
@@ -48,7 +47,7 @@ def write_output(
     folder = run_folder / wire.OUTPUT_FOLDER
     with preparing(folder) as prepared:
         emit(PhaseStarted("export"))
-        verify = _write_models(job, family, denoiser, prepared)
+        verify = _write_models(job, family, trained, prepared)
         if job.train.validation_prompts:
             validate.before_after(run_folder, job.train, prepared / "before-after.png")
         record = _record(job, family, state)
@@ -60,49 +59,58 @@ def write_output(
         return commit_folder(prepared, folder, state.step)
 
 
-def _write_models(job: Job, family: Family, denoiser: nn.Module, prepared: Path) -> list[Callable[[], None]]:
+def _write_models(job: Job, family: Family, trained: Trained, prepared: Path) -> list[Callable[[], None]]:
     """Writes every model of the job and returns what verifies each; those hold digests and no weights."""
     verify = list[Callable[[], None]]()
     if job.train.method != "full":
-        verify += _write_adapter(job, family, denoiser, prepared)
+        verify += _write_adapter(job, family, trained, prepared)
     wholes = [format_ for format_ in job.formats if format_ not in wire.ADAPTER_FORMATS]
     if job.train.method != "full" and wholes:
-        adapters.fuse(denoiser)
+        adapters.fuse(trained)
     if "diffusers" in wholes:
-        diffusers_folder.write(family, denoiser, prepared / "diffusers")
-        verify.append(partial(diffusers_folder.verify, family, digests(denoiser.state_dict()), prepared / "diffusers"))
+        folder = prepared / "diffusers"
+        diffusers_folder.write(family, trained, folder)
+        texts = {component: digests(model.state_dict()) for component, model in trained.texts.items()}
+        verify.append(
+            partial(diffusers_folder.verify, family, digests(trained.denoiser.state_dict()), folder, texts=texts)
+        )
     suffixes = [suffix for format_, suffix in _SINGLE_FILE_SUFFIXES.items() if format_ in wholes]
     if suffixes and isinstance(family, SingleFileFamily):
-        verify += _write_single_files(job, family, denoiser, prepared, suffixes)
-    # Whoever still refers to the denoiser now holds shapes only.
-    denoiser.to("meta")
+        verify += _write_single_files(job, family, trained, prepared, suffixes)
+    # Whoever still refers to the models now holds shapes only.
+    for model in (trained.denoiser, *trained.texts.values()):
+        model.to("meta")
     return verify
 
 
-def _write_adapter(job: Job, family: Family, denoiser: nn.Module, prepared: Path) -> list[Callable[[], None]]:
+def _write_adapter(job: Job, family: Family, trained: Trained, prepared: Path) -> list[Callable[[], None]]:
     verify = list[Callable[[], None]]()
     rank, alpha = job.train.lora_rank, job.train.lora_alpha or float(job.train.lora_rank)
     if "lora" in job.formats:
         path = prepared / f"{job.name}.safetensors"
-        scaled = adapters.lora_tensors(denoiser, alpha / rank)
-        lora_file.write(family, scaled, path)
-        verify.append(partial(lora_file.verify, family, digests(scaled), path))
+        scaled = adapters.lora_tensors(trained.denoiser, alpha / rank)
+        texts = adapters.text_lora_tensors(trained.texts, alpha / rank)
+        lora_file.write(family, scaled, path, texts)
+        known = {component: digests(tensors) for component, tensors in texts.items()}
+        verify.append(partial(lora_file.verify, family, digests(scaled), path, known))
     if "kohya-lora" in job.formats and isinstance(family, SingleFileFamily):
         path = prepared / f"{job.name}-kohya.safetensors"
-        factors = adapters.lora_tensors(denoiser, 1.0)
-        renamed = kohya_lora.kohya_tensors(factors, alpha, family.single_file)
+        factors = adapters.lora_tensors(trained.denoiser, 1.0)
+        texts = adapters.text_lora_tensors(trained.texts, 1.0)
+        renamed = kohya_lora.kohya_tensors(factors, alpha, family.single_file, texts)
         about = kohya_lora.metadata(family, renamed, rank, alpha, _origin(job))
         kohya_lora.write(renamed, about, path)
-        verify.append(partial(kohya_lora.verify, family, digests(renamed), digests(factors), alpha / rank, path))
+        known = {component: digests(tensors) for component, tensors in texts.items()}
+        verify.append(partial(kohya_lora.verify, family, digests(renamed), digests(factors), alpha / rank, path, known))
     return verify
 
 
 def _write_single_files(
-    job: Job, family: SingleFileFamily, denoiser: nn.Module, prepared: Path, suffixes: list[str]
+    job: Job, family: SingleFileFamily, trained: Trained, prepared: Path, suffixes: list[str]
 ) -> list[Callable[[], None]]:
     """`NAME_STEPS.safetensors` and `.ckpt`, with one `.yaml` for both where the tensors do not tell everything."""
     stem = prepared / f"{job.name}_{job.train.steps}"
-    tensors = single_file.tensors_of(family, denoiser)
+    tensors = single_file.tensors_of(family, trained.denoiser, trained.texts)
     for suffix in suffixes:
         single_file.write(tensors, stem.with_name(stem.name + suffix), job.train.steps)
     if family.single_file.needs_config:

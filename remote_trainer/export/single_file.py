@@ -15,14 +15,22 @@ from . import ldm_names
 from .digests import Digest, digests, require_equal
 
 
-def tensors_of(family: SingleFileFamily, denoiser: nn.Module) -> dict[str, Tensor]:
+def tensors_of(
+    family: SingleFileFamily, denoiser: nn.Module, trained_texts: Mapping[str, nn.Module] | None = None
+) -> dict[str, Tensor]:
     """Every tensor of the model under its name in a single file, float32, on the CPU.
 
-    denoiser: plain, without adapter. Holds the autoencoder and the text encoders of the base in memory.
+    denoiser, trained_texts (by component): plain, without adapter. Holds the autoencoder and the text
+    encoders in memory.
     """
     unet = {name: tensor.detach().cpu() for name, tensor in denoiser.state_dict().items()}
     layout = family.single_file
-    texts = [family.frozen_tensors(part.component) for part in layout.texts]
+    texts = [
+        {name: tensor.detach().cpu() for name, tensor in trained_texts[part.component].state_dict().items()}
+        if trained_texts and part.component in trained_texts
+        else family.frozen_tensors(part.component)
+        for part in layout.texts
+    ]
     return _named(layout, unet, family.frozen_tensors("vae"), texts)
 
 

@@ -87,8 +87,11 @@ class Autoencoder(Protocol):
 
 
 class TextEncoder(Protocol):
+    models: Mapping[str, nn.Module]
+    """What of it can be trained, by its component in `model_index.json`; empty where nothing can."""
+
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
-        """A row for each prompt. One longer than the model's window is cut off."""
+        """A row for each prompt, with gradient where `models` train. One longer than the model's window is cut off."""
         ...
 
     def cut_off(self, prompt: str) -> int:
@@ -113,6 +116,8 @@ class Family(Protocol):
     """Name of the denoiser's component in `model_index.json`."""
     lora_targets: tuple[str, ...]
     """Ends of the names of the linear layers a LoRA adapts by itself."""
+    trainable_texts: tuple[str, ...]
+    """Components of text encoders that can be trained."""
     formats: Mapping[Method, tuple[ExportFormat, ...]]
     """The methods it is trained by, and what each can be exported to."""
 
@@ -158,9 +163,10 @@ class Family(Protocol):
         """The diffusers pipeline in `folder`, float32, on the CPU."""
         ...
 
-    def load_denoiser_pipeline(self) -> Any:
-        """The base's pipeline without anything but its denoiser and scheduler, to load a LoRA onto. What the denoiser's
-        own weights are is left open; their shapes are the base's.
+    def load_denoiser_pipeline(self, *, with_texts: bool = False) -> Any:
+        """The base's pipeline without anything but its denoiser and scheduler, and text encoders that can be trained
+        where asked for, to load a LoRA onto. What the denoiser's own weights are is left open; their shapes are the
+        base's.
         """
         ...
 

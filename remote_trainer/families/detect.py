@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingFailed
-from ..wire import ExportFormat, Method
+from ..wire import Job
 from .api import Family
 from .flux import Flux1
 from .flux2 import Flux2Klein
@@ -42,13 +42,19 @@ def open_base(base: str) -> Family:
     return _FAMILIES[kind](folder)
 
 
-def require_ways(family: Family, method: Method, formats: Sequence[ExportFormat]) -> None:
-    """Raises TrainingFailed("bad-job") for a method or a format that the family does not have."""
+def require_ways(family: Family, job: Job) -> None:
+    """Raises TrainingFailed("bad-job") for a method or a format that the family does not have, and for text encoders
+    that are to be trained and cannot.
+    """
+    method = job.train.method
     if method not in family.formats:
         known = ", ".join(family.formats)
         message = f"a {family.name} cannot be trained by the method {method}"
         raise TrainingFailed("bad-job", message, f"set train.method to one of: {known}")
-    for chosen in formats:
+    if job.train.text_encoder_learning_rate is not None and (method == "dora" or not family.trainable_texts):
+        message = f"the text encoders of a {family.name} cannot be trained by the method {method}"
+        raise TrainingFailed("bad-job", message, "leave train.text_encoder_learning_rate out")
+    for chosen in job.formats:
         if chosen not in family.formats[method]:
             known = ", ".join(family.formats[method])
             message = f"a {family.name} trained by {method} has no format {chosen}"

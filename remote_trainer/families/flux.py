@@ -47,6 +47,7 @@ class Flux1:
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip
+    trainable_texts: tuple[str, ...] = ()
     formats: Mapping[Method, tuple[ExportFormat, ...]] = ADAPTERS_ALONE
 
     def __init__(self, folder: Path) -> None:
@@ -120,7 +121,7 @@ class Flux1:
     def load_pipeline(self, folder: Path) -> Any:
         return self.pipeline_class().from_pretrained(folder, torch_dtype=torch.float32)
 
-    def load_denoiser_pipeline(self) -> Any:
+    def load_denoiser_pipeline(self, *, with_texts: bool = False) -> Any:
         from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
         absent = dict.fromkeys(("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
@@ -153,12 +154,12 @@ class _ClipAndT5:
     ) -> None:
         self._clip_window, self._clip, self._t5_window, self._t5 = clip_window, clip, t5_window, t5
         self._device = device
+        self.models: Mapping[str, nn.Module] = {}
 
     def cut_off(self, prompt: str) -> int:
         """What T5 does not see: its window is the longer one."""
         return self._t5_window.cut_off(prompt)
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         pooled = self._clip(self._clip_window.ids(prompts, self._device)).pooler_output
         tokens = self._t5(self._t5_window.ids(prompts, self._device))[0]

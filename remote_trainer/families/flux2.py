@@ -39,6 +39,7 @@ class Flux2Klein:
 
     name = "flux-2-klein"
     denoiser_folder = "transformer"
+    trainable_texts: tuple[str, ...] = ()
     formats: Mapping[Method, tuple[ExportFormat, ...]] = ADAPTERS_ALONE
 
     def __init__(self, folder: Path) -> None:
@@ -112,7 +113,7 @@ class Flux2Klein:
     def load_pipeline(self, folder: Path) -> Any:
         return self.pipeline_class().from_pretrained(folder, torch_dtype=torch.float32)
 
-    def load_denoiser_pipeline(self) -> Any:
+    def load_denoiser_pipeline(self, *, with_texts: bool = False) -> Any:
         from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 
         return self.pipeline_class()(
@@ -149,11 +150,11 @@ class _MiddleOfQwen:
 
     def __init__(self, tokenizer: Any, encoder: Any, device: torch.device) -> None:
         self._tokenizer, self._encoder, self._device = tokenizer, encoder, device
+        self.models: Mapping[str, nn.Module] = {}
 
     def cut_off(self, prompt: str) -> int:
         return max(0, len(self._tokenizer(self._question(prompt)).input_ids) - _TOKENS)
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         asked = self._tokenizer(
             [self._question(prompt) for prompt in prompts], padding="max_length", truncation=True, max_length=_TOKENS,

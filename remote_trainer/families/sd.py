@@ -35,6 +35,7 @@ class StableDiffusion:
     denoiser_folder = "unet"
     guidance: Guidance = "classifier-free"
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    trainable_texts: tuple[str, ...] = ("text_encoder",)
     formats: Mapping[Method, tuple[ExportFormat, ...]] = EVERY_FORMAT
 
     def __init__(self, folder: Path) -> None:
@@ -114,21 +115,21 @@ class StableDiffusion:
     def load_pipeline(self, folder: Path) -> Any:
         return self.pipeline_class().from_pretrained(folder, torch_dtype=torch.float32)
 
-    def load_denoiser_pipeline(self) -> Any:
-        absent = dict.fromkeys(("vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    def load_denoiser_pipeline(self, *, with_texts: bool = False) -> Any:
+        texts = () if with_texts else ("text_encoder", "tokenizer")
+        absent = dict.fromkeys(("vae", *texts, "safety_checker", "feature_extractor"))
         return self.pipeline_class().from_pretrained(self.folder, torch_dtype=torch.float32, **absent)
 
 
 class _ClipTextEncoder:
     def __init__(self, tokenizer: Any, encoder: Any, device: torch.device) -> None:
         self._tokenizer, self._encoder, self._device = tokenizer, encoder, device
-
+        self.models: Mapping[str, nn.Module] = {"text_encoder": encoder}
         self._window = int(min(tokenizer.model_max_length, encoder.config.max_position_embeddings))
 
     def cut_off(self, prompt: str) -> int:
         return max(0, len(self._tokenizer(prompt, truncation=False).input_ids) - self._window)
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         tokens = self._tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=self._window, return_tensors="pt"

@@ -40,6 +40,7 @@ class StableDiffusion3:
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
     )  # fmt: skip
+    trainable_texts: tuple[str, ...] = ()
     formats: Mapping[Method, tuple[ExportFormat, ...]] = ADAPTERS_ALONE
 
     def __init__(self, folder: Path) -> None:
@@ -118,7 +119,7 @@ class StableDiffusion3:
     def load_pipeline(self, folder: Path) -> Any:
         return self.pipeline_class().from_pretrained(folder, torch_dtype=torch.float32)
 
-    def load_denoiser_pipeline(self) -> Any:
+    def load_denoiser_pipeline(self, *, with_texts: bool = False) -> Any:
         from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
         absent = dict.fromkeys(
@@ -144,12 +145,12 @@ class _ClipsAndT5:
         device: torch.device,
     ) -> None:
         self._clips, self._t5, self._width, self._device = clips, t5, width, device
+        self.models: Mapping[str, nn.Module] = {}
 
     def cut_off(self, prompt: str) -> int:
         """What none of them sees: T5's window is the longest."""
         return (self._t5 or self._clips[0])[0].cut_off(prompt)
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         tokens, pooled = [], []
         for window, encoder in self._clips:

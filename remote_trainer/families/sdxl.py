@@ -39,6 +39,7 @@ class StableDiffusionXL:
     denoiser_folder = "unet"
     guidance: Guidance = "classifier-free"
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    trainable_texts: tuple[str, ...] = ("text_encoder", "text_encoder_2")
     formats: Mapping[Method, tuple[ExportFormat, ...]] = EVERY_FORMAT
 
     def __init__(self, folder: Path) -> None:
@@ -135,10 +136,9 @@ class StableDiffusionXL:
     def load_pipeline(self, folder: Path) -> Any:
         return self.pipeline_class().from_pretrained(folder, torch_dtype=torch.float32)
 
-    def load_denoiser_pipeline(self) -> Any:
-        absent = dict.fromkeys(
-            ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "image_encoder", "feature_extractor")
-        )
+    def load_denoiser_pipeline(self, *, with_texts: bool = False) -> Any:
+        texts = () if with_texts else ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+        absent = dict.fromkeys(("vae", *texts, "image_encoder", "feature_extractor"))
         return self.pipeline_class().from_pretrained(self.folder, torch_dtype=torch.float32, **absent)
 
 
@@ -150,6 +150,7 @@ class _ClipPair:
     ) -> None:
         self._tokenizers, self._encoders, self._device = tokenizers, encoders, device
         self._zeros_for_empty = zeros_for_empty
+        self.models: Mapping[str, nn.Module] = dict(zip(("text_encoder", "text_encoder_2"), encoders, strict=True))
         # One window for both: their tokens stand side by side.
         self._window = min(
             *(int(tokenizer.model_max_length) for tokenizer in tokenizers),
@@ -160,7 +161,6 @@ class _ClipPair:
         lengths = [len(tokenizer(prompt, truncation=False).input_ids) for tokenizer in self._tokenizers]
         return max(0, max(lengths) - self._window)
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         tokens, pooled = [], None
         for tokenizer, encoder in zip(self._tokenizers, self._encoders, strict=True):

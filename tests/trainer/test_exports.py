@@ -108,7 +108,7 @@ def test_a_lora_run_may_hand_over_the_lora_file_alone(epsilon_base, run_folder):
 def test_a_changed_tensor_in_the_folder_is_a_mismatch(epsilon_base, tmp_path, component):
     family, folder = open_base(str(epsilon_base)), tmp_path / "exported"
     denoiser = family.load_denoiser(CPU)
-    diffusers_folder.write(family, denoiser, folder)
+    diffusers_folder.write(family, adapters.Trained(denoiser, {}), folder)
     expected = digests(denoiser.state_dict())
     diffusers_folder.verify(family, expected, folder)
     file = next((folder / component).glob("*.safetensors"))
@@ -143,7 +143,7 @@ def test_only_one_set_of_weights_is_copied(epsilon_base, tmp_path):
     for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin", "old.ckpt"):
         shutil.copyfile(weights, base / "vae" / name)
     family = open_base(str(base))
-    diffusers_folder.write(family, family.load_denoiser(CPU), tmp_path / "exported")
+    diffusers_folder.write(family, adapters.Trained(family.load_denoiser(CPU), {}), tmp_path / "exported")
     copied = sorted(path.name for path in (tmp_path / "exported/vae").iterdir())
     assert copied == ["config.json", "diffusion_pytorch_model.safetensors"]
 

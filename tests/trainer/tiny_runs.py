@@ -157,8 +157,9 @@ def our_losses(job: wire.Job, run_folder: Path, base: Path) -> list[float]:
     captions = [picture.caption for each in sets for picture in each.pictures]
     prompts = encode_prompts(family, [*captions, ""], cpu, lambda _: None)
     denoising = Denoising(family, family.load_denoiser(cpu), cpu, "fp32")
-    adapters.make_trainable(spec, family, denoising.model)
-    parameters = adapters.trainable(denoising.model)
+    trained = adapters.Trained(denoising.model, {})
+    adapters.make_trainable(spec, family, trained)
+    parameters = trained.parameters()
     optimizer = build_optimizer(parameters.values(), spec)
     encoded = encode_sets(family, sets, spec.seed, cpu, lambda: False)
     batches = MicroBatches(spec, denoising, encoded, prompts)

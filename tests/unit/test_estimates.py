@@ -19,7 +19,7 @@ ON_DEMAND = Offer("cloud", "1", "NVIDIA GeForce RTX 4090", 1, 24.0, Market.ON_DE
 SPOT = dataclasses.replace(ON_DEMAND, market=Market.SPOT, price_per_hour_usd=0.25)
 
 
-def work(method: str = "lora", base: str = BASE, **train: int) -> Workload:
+def work(method: str = "lora", base: str = BASE, **train: float) -> Workload:
     return workload(base, TrainSpec(method=method, **train), ())  # type: ignore[arg-type]
 
 
@@ -112,7 +112,15 @@ def test_what_a_family_has_no_way_to_do_is_refused_before_anything_is_rented(
     base: str, pipeline: str, method: Method, formats: tuple[ExportFormat, ...], bucket: tuple[int, int], problem: str
 ) -> None:
     with pytest.raises(UsageError, match=problem):
-        require_ways(base, pipeline, method, formats, [bucket])
+        require_ways(base, pipeline, TrainSpec(method=method), formats, [bucket])
+
+
+def test_text_encoders_that_train_are_counted_where_they_can_and_refused_where_they_cannot() -> None:
+    alone, both = work("full"), work("full", text_encoder_learning_rate=1e-6)
+    assert both.trained_parameters - alone.trained_parameters == pytest.approx(123.1e6)
+    assert both.needed_vram_gb > alone.needed_vram_gb
+    with pytest.raises(UsageError, match="text encoders of the family flux-1 cannot be trained"):
+        require_ways("owner/flux", "FluxPipeline", TrainSpec(text_encoder_learning_rate=1e-6), (), [])
 
 
 def test_what_the_index_of_a_base_says_overrules_its_name() -> None:
