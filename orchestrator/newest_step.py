@@ -14,7 +14,7 @@ TAILS_BYTES = (4 << 10, 256 << 10)
 """What is read first, then, and at last everything: pictures and checkpoints say little, and steps are many."""
 
 
-def newest_step(home: RunHome) -> tuple[int, int, float] | None:
+def newest_step(home: RunHome) -> tuple[int, int, float | None] | None:
     """(step, of, loss) as the newest log that has any tells it, from its end: a list of runs need not read them whole.
 
     None before the first step. A line that cannot be read is passed over: `status` says what is wrong with it.
@@ -28,5 +28,6 @@ def newest_step(home: RunHome) -> tuple[int, int, float] | None:
                     if _STEP in line:
                         with suppress(ValueError, KeyError, TypeError):
                             told = json.loads(line)
-                            return int(told["step"]), int(told["of"]), float(told["loss"])
+                            loss = told["loss"]  # null where a hosted trainer does not say
+                            return int(told["step"]), int(told["of"]), None if loss is None else float(loss)
     return None

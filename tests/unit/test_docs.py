@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import tomllib
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_every_reason_for_an_end_is_on_the_page(reason: EndReason) -> None:
 @pytest.mark.parametrize("state", list(State), ids=lambda state: state.name)
 def test_every_state_is_explained(state: State) -> None:
     assert f"\n| `{state.value}` |" in (ROOT / "docs/architecture.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("code", typing.get_args(wire.FailureCode))
+def test_every_failure_code_comes_with_what_to_do(code: str) -> None:
+    [row] = [line for line in _troubles() if line.startswith(f"| `{code}` |")]
+    assert all(cell.strip() for cell in row.split("|")[1:4])
+
+
+@pytest.mark.parametrize("code", [code for code in ExitCode if code], ids=lambda code: code.name)
+def test_every_exit_code_comes_with_what_to_do(code: ExitCode) -> None:
+    assert any(str(code.value) in line.split("|")[1].replace(",", " ").split() for line in _troubles())
+
+
+def _troubles() -> list[str]:
+    return [
+        line for line in (ROOT / "docs/troubleshooting.md").read_text("utf-8").splitlines() if line.startswith("| ")
+    ]
 
 
 @pytest.mark.parametrize("verb", VERBS)
