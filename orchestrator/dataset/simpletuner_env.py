@@ -98,6 +98,8 @@ _NUMBERS: dict[str, tuple[str, Callable[[str], float]]] = {
     "TRAINING_SEED": ("seed", _whole),
     "LORA_RANK": ("lora_rank", _whole),
     "LORA_ALPHA": ("lora_alpha", float),
+    "CAPTION_DROPOUT_PROBABILITY": ("caption_dropout", float),
+    "NOISE_OFFSET": ("noise_offset", float),
 }
 _EXTRA_ARGUMENTS = {
     "--snr_gamma": "MIN_SNR_GAMMA",
@@ -105,6 +107,9 @@ _EXTRA_ARGUMENTS = {
     "--lora_alpha": "LORA_ALPHA",
     "--model_type": "MODEL_TYPE",
     "--gradient_accumulation_steps": "GRADIENT_ACCUMULATION_STEPS",
+    "--noise_offset": "NOISE_OFFSET",
+    "--ema_decay": "EMA_DECAY",
+    "--optimizer": "OPTIMIZER",
     "--learning_rate_end": "LEARNING_RATE_END",
     "--max_train_steps": "MAX_NUM_STEPS",
 }
@@ -113,9 +118,9 @@ _SCHEDULES = {
     "constant": ("constant", ""),
     "constant_with_warmup": ("constant", "LR_WARMUP_STEPS is the warm-up"),
     "linear": ("linear", ""),
-    "polynomial": ("linear", "a polynomial of the power 1"),
+    "polynomial": ("polynomial", ""),
     "cosine": ("cosine", ""),
-    "sine": ("cosine", "falls once, where SimpleTuner's sine rises and falls"),
+    "sine": ("sine", ""),
 }
 _IGNORED = {
     "NUM_EPOCHS": "MAX_NUM_STEPS says how long; the plan shows what that is in epochs",
@@ -132,15 +137,30 @@ _IGNORED = {
     "USE_XFORMERS": "torch's own attention is as fast",
 }
 _CHANGES_THE_MODEL = {
-    "VALIDATION_NEGATIVE_PROMPT", "CAPTION_DROPOUT_PROBABILITY", "USE_EMA", "EMA_DECAY", "INSTANCE_PROMPT",
-    "CONTROLNET", "TEXT_ENCODER_LIMIT", "TRAINER_EXTRA_ARGS",
+    "VALIDATION_NEGATIVE_PROMPT", "INSTANCE_PROMPT", "CONTROLNET", "TEXT_ENCODER_LIMIT",
 }  # fmt: skip
-_OPTIMIZERS = {"adamw-bf16", "adamw"}
+_OPTIMIZERS = {
+    "adamw": "adamw",
+    "adamw-bf16": "adamw-bf16",
+    "adam-bf16": "adamw-bf16",
+    "adamw-8bit": "adamw-8bit",
+    "adamw8bit": "adamw-8bit",
+    "adam8bit": "adamw-8bit",
+    "adafactor": "adafactor",
+}
+_UPSTREAM_EMA_DECAY = 0.995
+"""Where the file asks for a moving average and does not say how long it remembers."""
+_GO_WITH_OTHERS = {
+    "RESOLUTION": "of datasets that say nothing themselves",
+    "RESOLUTION_TYPE": "of datasets that say nothing themselves",
+    "USE_DORA": "goes with MODEL_TYPE",
+    "EMA_DECAY": "goes with USE_EMA",
+}
 _UPSTREAM_DEFAULTS = (
     ("MODEL_TYPE", "method", "lora"), ("LR_SCHEDULE", "lr_schedule", "sine"),
     ("LR_WARMUP_STEPS", "lr_warmup_steps", 1000), ("MIN_SNR_GAMMA", "min_snr_gamma", 5),
     ("GRADIENT_ACCUMULATION_STEPS", "gradient_accumulation", 4), ("CHECKPOINTING_STEPS", "checkpoint_every", 150),
-    ("CHECKPOINTING_LIMIT", "keep_checkpoints", 2),
+    ("CHECKPOINTING_LIMIT", "keep_checkpoints", 2), ("CAPTION_DROPOUT_PROBABILITY", "caption_dropout", 0.1),
     ("VALIDATION_NUM_INFERENCE_STEPS", "validation_inference_steps", 30),
 )  # fmt: skip
 """Name, our key, and what SimpleTuner's example file would have added: those people inherit without writing them."""
@@ -188,6 +208,8 @@ def _translate(name: str, value: str, values: Mapping[str, str], path: Path, res
             amount = number(value)
         except ValueError:
             raise UsageError(f"{path}: {name} is {shown(value)}, not a number") from None
+        if key == "caption_dropout" and amount > 1:
+            raise UsageError(f"{path}: {name} is {shown(value)}, not a share from 0 to 1")
         if name == "MAX_NUM_STEPS" and amount <= 0:
             result.ignore(where, name, value, "NUM_EPOCHS counts then")
         elif name == "MIN_SNR_GAMMA" and amount <= 0:
@@ -206,6 +228,8 @@ def _translate(name: str, value: str, values: Mapping[str, str], path: Path, res
         if value not in _SCHEDULES:
             raise UsageError(f"{path}: LR_SCHEDULE is {shown(value)}", f"known are {', '.join(_SCHEDULES)}")
         train["lr_schedule"], why = _SCHEDULES[value]
+        if value == "sine" and values.get("LR_WARMUP_STEPS", "0") in ("", "0"):
+            train["lr_schedule"], why = "cosine", "half a wave of a sine lasts LR_WARMUP_STEPS, which are not given"
         result.say(where, name, value, f'train.lr_schedule = "{train["lr_schedule"]}"', why)
     elif name == "MODEL_TYPE":
         method = "dora" if value == "lora" and values.get("USE_DORA", "").lower() == "true" else value
@@ -226,14 +250,15 @@ def _translate(name: str, value: str, values: Mapping[str, str], path: Path, res
         train["precision"] = {"bf16": "auto", "no": "fp32"}[value]
         result.say(where, name, value, f'train.precision = "{train["precision"]}"', "bf16 where the GPU has it")
     elif name == "OPTIMIZER" and value.replace("_", "-") in _OPTIMIZERS:
-        result.say(where, name, value, "AdamW", "weights stay in float32: nothing is lost to rounding")
-    elif name in ("RESOLUTION", "RESOLUTION_TYPE", "USE_DORA"):
-        result.say(
-            where,
-            name,
-            value,
-            "of datasets that say nothing themselves" if name != "USE_DORA" else "goes with MODEL_TYPE",
-        )
+        train["optimizer"] = _OPTIMIZERS[value.replace("_", "-")]
+        result.say(where, name, value, f'train.optimizer = "{train["optimizer"]}"')
+    elif name == "USE_EMA":
+        if value.lower() == "true":
+            train["ema_decay"] = float(values.get("EMA_DECAY") or _UPSTREAM_EMA_DECAY)
+        kept = f"train.ema_decay = {train['ema_decay']:g}" if "ema_decay" in train else "no moving average"
+        result.say(where, name, value, kept)
+    elif name in _GO_WITH_OTHERS:
+        result.say(where, name, value, _GO_WITH_OTHERS[name])
     else:
         why = _IGNORED.get(name, "this program has no such setting")
         result.ignore(where, name, value, why, warned=name in _CHANGES_THE_MODEL or name == "OPTIMIZER")

@@ -64,7 +64,7 @@ def test_the_env_file_is_accepted_as_it_stands_and_brings_the_dataloader_along()
     spec = load_spec(ENV)
     train = spec.train
     assert (train.steps, train.batch_size, train.learning_rate) == (1000, 1, 4e-6)
-    assert (train.lr_schedule, train.lr_end) == ("cosine", 4e-7)
+    assert (train.lr_schedule, train.lr_end, train.optimizer) == ("cosine", 4e-7, "adamw-bf16")
     assert (train.validate_every, train.validation_prompts) == (100, ("a photograph of subjectname",))
     assert [each.id for each in spec.data.sets] == ["subjectname-data", "regularisation-data"]
     assert (train.prior_sampling, train.prior_loss_weight, train.resolution) == ("mixed", 1.0, 768)
