@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "tokens": ("tokens", "List tokens that a base hardly knows, to name a subject with."),
     "gc": ("gc", "Find machines no run answers for, and give them back."),
     "doctor": ("doctor", "Check everything a run needs, and rent nothing."),
+    "schema": ("schema", "Print what the lines of --json look like, as JSON Schema."),
     "completion": ("completion", "Print the shell's completion script."),
 }
 """Verb → (module of `orchestrator.cli`, the line in the help)."""
