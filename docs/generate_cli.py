@@ -64,6 +64,10 @@ MEANINGS = {
     "train.prior_loss_weight": "Factor of the loss on class images; without them it does nothing.",
     "train.lora_alpha": "When omitted, equal to the rank, so that the update is not rescaled.",
     "train.lora_rank": 'Width of the added matrices. Not with `method = "full"`.',
+    "train.lora_targets": "Ends of the names of the linear layers that get an adapter, such as `to_q`. Empty: what is "
+    "usual for the base ([families](families.md)).",
+    "train.base_precision": "SD 3 and Flux: how frozen weights are kept beside an adapter. `auto`: bfloat16 on a GPU; "
+    "`int8` and `nf4` take half and a quarter of that, and a step takes longer.",
     "train.checkpoint_every": "Steps. When omitted: 100, or what suits the risk of losing the machine.",
     "train.validation_prompts": "What pictures are made of; when omitted, the instance and class prompts.",
     "train.validation_inference_steps": "Denoising steps of a validation picture.",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import UsageError
-from remote_trainer.wire import ADAPTERS_ALONE, EVERY_FORMAT, ExportFormat, Method, TrainSpec
+from remote_trainer.wire import ADAPTERS_ALONE, EVERY_FORMAT, BasePrecision, ExportFormat, Method, TrainSpec
 
 FLOAT32, BFLOAT16 = 4, 2
 USUAL_GUIDANCE = 7.5
@@ -116,6 +116,10 @@ _NAMES = (
 """A name with a syllable "XL" means SDXL (`…-xl-base-1.0`, `RealVisXL_V4.0`)."""
 
 
+KEPT_BYTES: Mapping[BasePrecision, float] = {"fp32": FLOAT32, "bf16": BFLOAT16, "int8": 1.05, "nf4": 0.62}
+"""For each weight of a frozen denoiser, the scales of quantized ones and the layers that stay in bfloat16 included."""
+
+
 def family_of(base: str, pipeline: str = "") -> Family:
     """By the diffusers class that the base's index names, where somebody has looked; else by `model.base` of a spec.
 
@@ -152,6 +156,11 @@ def require_ways(
     if train.text_encoder_learning_rate is not None and not family.text_parameters:
         message = f"the text encoders of the family {family.name} cannot be trained"
         raise UsageError(message, "leave train.text_encoder_learning_rate out")
+    if train.base_precision not in ("auto", "fp32") and not family.adapters_alone:
+        message = (
+            f"a base of the family {family.name} is small enough to be kept as it is, not in {train.base_precision}"
+        )
+        raise UsageError(message, "leave train.base_precision out")
     uneven = [side for bucket in buckets for side in bucket if side % family.pixel_multiple]
     if uneven:
         message = f"buckets of a base of the family {family.name} have sides that are multiples of "

@@ -18,6 +18,11 @@ def settings_that_disagree(train: TrainSpec) -> RuleBroken | None:
             'train.optimizer = "adamw-bf16" keeps weights in bfloat16, which train.precision = "fp32" forbids',
             "--set train.precision=auto",
         )
+    if train.method == "full" and (train.lora_targets or train.base_precision not in ("auto", "fp32")):
+        key = "lora_targets" if train.lora_targets else "base_precision"
+        return RuleBroken(
+            f'train.{key} is about adapters, and train.method = "full" trains every weight', "--set train.method=lora"
+        )
     if train.text_encoder_learning_rate is not None and train.method == "dora":
         return RuleBroken(
             'train.text_encoder_learning_rate does not go with train.method = "dora": nothing opens a DoRA of a text '

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.families import Family, family_of
+from orchestrator.families import KEPT_BYTES, Family, family_of
 from remote_trainer.wire import ADAPTER_FORMATS, EVERY_FORMAT, ExportFormat, TrainSpec
 
 GB = 1e9
@@ -107,7 +107,8 @@ class Workload:
         denoiser comes, so the larger of both counts.
         """
         texts = 0.0 if self.train.text_encoder_learning_rate is None else self.family.text_parameters
-        weights = (self.family.parameters + texts) * self.family.bytes_each / GB
+        each = KEPT_BYTES.get(self.train.base_precision, self.family.bytes_each)
+        weights = (self.family.parameters + texts) * each / GB
         training = self.trained_parameters * FLOAT32 * (1 + ADAM_STATES) / GB
         activations = self.family.activations_gb * self.area * self.pictures_per_batch
         most = max(weights + training + activations, self.family.text_encoders_gb)

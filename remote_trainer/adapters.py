@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .draws import generator
+from .errors import TrainingFailed
 from .families.api import Family
 from .wire import TrainSpec
 
@@ -36,7 +37,7 @@ class Trained:
 
 def make_trainable(spec: TrainSpec, family: Family, trained: Trained) -> None:
     """Lets train what the job's method trains: every weight, or an adapter that is added here."""
-    targets = family.lora_targets
+    targets = _checked_targets(spec.lora_targets, trained.denoiser) or family.lora_targets
     for label, model in {"": trained.denoiser, **trained.texts}.items():
         if spec.method == "full":
             model.requires_grad_(True)
@@ -44,6 +45,21 @@ def make_trainable(spec: TrainSpec, family: Family, trained: Trained) -> None:
         alpha, decomposed = spec.lora_alpha or spec.lora_rank, spec.method == "dora"
         layers = TEXT_TARGETS if label else targets
         add_lora(model, spec.lora_rank, alpha, layers, spec.seed, decomposed=decomposed, label=label)
+
+
+def _checked_targets(targets: tuple[str, ...], denoiser: nn.Module) -> tuple[str, ...]:
+    """Raises TrainingFailed("bad-job") for one that no linear layer's name ends in, or that means another kind too."""
+    layers = [(name, layer) for name, layer in denoiser.named_modules() if name]
+    for target in targets:
+        meant = [layer for name, layer in layers if name == target or name.endswith(f".{target}")]
+        if not meant or not all(isinstance(layer, nn.Linear) for layer in meant):
+            ends = sorted(
+                {name.rpartition(".")[2] for name, layer in layers if isinstance(layer, nn.Linear)} - {"0", "2"}
+            )
+            what = "other layers than linear ones" if meant else "no layer of the denoiser"
+            message = f'train.lora_targets: "{target}" means {what}'
+            raise TrainingFailed("bad-job", message, f"linear layers end in: {', '.join(ends[:20])}")
+    return targets
 
 
 def add_lora(

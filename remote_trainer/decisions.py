@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .errors import TrainingFailed
-from .wire import Decision, TrainSpec, Weights
+from .wire import BasePrecision, Decision, TrainSpec, Weights
 
 Say = Callable[[Decision], None]
 
@@ -51,8 +51,13 @@ def choose_precision(spec: TrainSpec, device: torch.device, say: Say) -> str:
     return "fp32"
 
 
-def choose_weights(precision: str, adapters_alone: bool, say: Say) -> Weights:
+def choose_weights(wished: BasePrecision, precision: str, adapters_alone: bool, say: Say) -> Weights:
     """How the weights that do not train are kept. adapters_alone: of families too large for float32 on one GPU."""
+    if wished == "bf16" and precision == "fp32":
+        say(Decision("frozen weights in fp32", "they are computed with in float32"))
+        return "fp32"
+    if wished != "auto":
+        return wished
     if precision != "bf16" or not adapters_alone:
         return "fp32"
     say(Decision("frozen weights in bf16", "half the memory, and they are computed with in bfloat16 anyway"))

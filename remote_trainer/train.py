@@ -225,8 +225,9 @@ def _identity(job: Job) -> str:
     adapter = "" if spec.method == "full" else f" rank={spec.lora_rank} alpha={spec.lora_alpha or spec.lora_rank:g}"
     kept = "" if spec.optimizer == "adamw" else f" optimizer={spec.optimizer}"
     kept += "" if spec.ema_decay is None else f" ema={spec.ema_decay:g}"
+    targets = f" targets={','.join(spec.lora_targets)}" if spec.lora_targets else ""
     texts = "" if spec.text_encoder_learning_rate is None else " text-encoders"
-    return f"base={job.base} method={spec.method}{adapter}{texts} seed={spec.seed}{kept}"
+    return f"base={job.base} method={spec.method}{adapter}{targets}{texts} seed={spec.seed}{kept}"
 
 
 def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Checkpoint | None, emit: Emit) -> Frozen:
@@ -244,7 +245,9 @@ def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Chec
         cpu_threads=threads,
         gradient_checkpointing=False,
         learning_rate=decisions.planned_learning_rate(spec),
-        weights="bf16" if pure else decisions.choose_weights(precision, "full" not in family.formats, emit),
+        weights="bf16"
+        if pure
+        else decisions.choose_weights(spec.base_precision, precision, "full" not in family.formats, emit),
     )
 
 

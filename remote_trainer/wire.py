@@ -72,8 +72,9 @@ OptimizerName = Literal["adamw", "adamw-8bit", "adamw-bf16", "adafactor"]
 Precision = Literal["auto", "fp32", "bf16"]
 PriorSampling = Literal["paired", "mixed"]
 Crop = Literal["center", "corner", "random"]
-Weights = Literal["fp32", "bf16"]
+Weights = Literal["fp32", "bf16", "int8", "nf4"]
 """How a denoiser's weights that do not train are kept in memory."""
+BasePrecision = Literal["auto", "fp32", "bf16", "int8", "nf4"]
 FlowDensity = Literal["uniform", "logit-normal"]
 ExportFormat = Literal["diffusers", "lora", "single-file", "ckpt", "kohya-lora"]
 ADAPTER_FORMATS: tuple[ExportFormat, ...] = ("lora", "kohya-lora")
@@ -140,6 +141,10 @@ class TrainSpec:
     seed: Count = 42
     precision: Precision = "auto"
     lora_rank: Positive = 16
+    lora_targets: tuple[str, ...] = ()
+    """Ends of the names of the denoiser's linear layers that get an adapter; empty: what is usual for the base."""
+    base_precision: BasePrecision = "auto"
+    """How frozen weights are kept in memory beside an adapter; int8 and nf4 for families of billions of parameters."""
     lora_alpha: Optional[Annotated[float, Bounds(gt=0)]] = None
     """None: equal to the rank, so that the update is not rescaled."""
     checkpoint_every: Optional[Positive] = None

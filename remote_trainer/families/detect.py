@@ -54,6 +54,9 @@ def require_ways(family: Family, job: Job) -> None:
     if job.train.text_encoder_learning_rate is not None and (method == "dora" or not family.trainable_texts):
         message = f"the text encoders of a {family.name} cannot be trained by the method {method}"
         raise TrainingFailed("bad-job", message, "leave train.text_encoder_learning_rate out")
+    if job.train.base_precision not in ("auto", "fp32") and "full" in family.formats:
+        message = f"the weights of a {family.name} cannot be kept in {job.train.base_precision}"
+        raise TrainingFailed("bad-job", message, "leave train.base_precision out: it is small enough")
     for chosen in job.formats:
         if chosen not in family.formats[method]:
             known = ", ".join(family.formats[method])

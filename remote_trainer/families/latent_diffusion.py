@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingFailed
 from ..objective import NoiseSchedule, diffusion_schedule
+from ..quantized import quantize_blocks
 from ..wire import Weights
 from .api import Autoencoder
 
@@ -65,9 +66,15 @@ def parameters_about(folder: Path) -> int:
 
 
 def load_denoiser(cls: Any, folder: Path, device: torch.device, weights: Weights) -> nn.Module:
-    """Frozen, in evaluation mode; cls: of diffusers. Raises as `load_component` does."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[weights]
-    denoiser: nn.Module = load_component(cls, folder, torch_dtype=dtype)
+    """Frozen, in evaluation mode; cls: of diffusers. Quantized layer by layer, so that the device never holds more than
+    the result and a layer. Raises as `load_component` does.
+    """
+    denoiser: nn.Module = load_component(
+        cls, folder, torch_dtype=torch.float32 if weights == "fp32" else torch.bfloat16
+    )
+    if weights == "int8" or weights == "nf4":
+        quantize_blocks(denoiser, weights, device)
+        denoiser.float()  # what is left is small, and need not be computed with in bfloat16
     return denoiser.to(device).requires_grad_(False).eval()
 
 

@@ -232,3 +232,14 @@ def test_a_checkpoint_has_the_time_to_leave_before_the_next() -> None:
     way_home_s = 10.314 * 8000 / 40
     assert priced.interval_reason == "a checkpoint of 10 GB takes 34 min to leave the machine"
     assert priced.checkpoint_every * priced.seconds_per_step.expected >= 0.95 * way_home_s
+
+
+def test_a_base_in_few_bits_needs_less_and_only_where_it_is_large() -> None:
+    flux = "black-forest-labs/FLUX.1-dev"
+    plain, eight, four = (
+        workload(flux, TrainSpec(resolution=1024, base_precision=kept), ()).needed_vram_gb  # type: ignore[arg-type]
+        for kept in ("auto", "int8", "nf4")
+    )
+    assert four < 16 < eight < 20 < plain
+    with pytest.raises(UsageError, match="small enough"):
+        require_ways(BASE, "StableDiffusionPipeline", TrainSpec(base_precision="nf4"), (), [])
