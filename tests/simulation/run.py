@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
+import signal
 import sys
 import time
 from collections import Counter
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             print("\n".join(outcome.trace))
         print(f"\nseed {call.seed}: {outcome.violation or 'all rules held'}")
         return 1 if outcome.violation else 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also in the background: what was played is told
     begin = time.perf_counter()
     outcomes: list[Outcome] = []
     try:
@@ -74,8 +76,14 @@ def _play_all(
     if processes == 1:
         yield from map(work, seeds)
         return
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
+    with multiprocessing.get_context("fork").Pool(processes, _end_silently) as pool:
         yield from pool.imap(work, seeds, chunksize=BATCH)
+
+
+def _end_silently() -> None:
+    """A process of the pool: what is played so far is told by the one that it belongs to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _play_one(seed: int, kinds: tuple[Kind, ...], enabled: frozenset[Invariant]) -> Outcome:
