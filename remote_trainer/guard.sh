@@ -3,7 +3,7 @@
 # dash and busybox ash run it too. What it decides is `guard_action` in lease.py, and one table tests both.
 #
 # Its settings are assigned in front of it by orchestrator/boot_script.py:
-#   CLOUDBOOTH_GUARD_STATE      folder on the volume: `on-lapse`, `log`, and `memory`, which names the folder below
+#   CLOUDBOOTH_GUARD_STATE      folder on the volume: `on-lapse`, `log`, `boot`, and `memory`, which names the folder below
 #   CLOUDBOOTH_GUARD_FIRST_S    seconds from its start until which the machine may run without anybody's renewal
 #   CLOUDBOOTH_GUARD_LEASE_S    seconds that a renewal is good for: for those who renew, in `lease-for`
 #   CLOUDBOOTH_GUARD_POLL_S     seconds between two looks
@@ -141,6 +141,19 @@ act() {
   esac
 }
 
+# A container that its provider starts again forgets its lease, on a host that has gone on: what was left of the limit is
+# left of it still, but for the five minutes that a rescue needs to log in.
+shorten_first() {
+  boot= was=
+  { read -r boot </proc/sys/kernel/random/boot_id; read -r was <"$state/boot"; } 2>/dev/null
+  if [ "$boot" ] && [ "$boot" = "$was" ] && number "$state/limit-at"; then
+    left=$((n - now))
+    [ "$left" -ge 300 ] || left=300
+    [ "$left" -ge "$first" ] || first=$left
+  fi
+  { echo "$boot" >"$state/boot"; } 2>/dev/null
+}
+
 mkdir -p "$state" 2>/dev/null
 # One guard at a time: the first that lives, and of two that begin at once the one that `pid` names in the end.
 number "$memory/pid" && [ "$n" -ne $$ ] && tr '\0' '\n' 2>/dev/null <"/proc/$n/cmdline" | grep -qxF "$0" && exit 0
@@ -149,16 +162,17 @@ put pid $$
 known=stop
 { [ -e "$state/on-lapse" ] || { echo terminate >"$state/on-lapse" && known=terminate; }; } 2>/dev/null
 clock
-limit= end= before=wait probes=8 probe_at=0
+limit= end= before=wait probes=8 probe_at=0 first=$CLOUDBOOTH_GUARD_FIRST_S
 if [ "${CLOUDBOOTH_GUARD_AGAIN-}" ]; then
   number "$memory/proof" && case $n in 2??) probes=0 ;; esac
 else
   rm -f "$memory/lease" "$memory/limit" "$memory/proof" "$memory/beat"
   # What the supervisor of an earlier boot had left of its limit: for a machine that cannot be stopped.
   number "$state/limit-left" && end=$((now + n))
+  shorten_first
 fi
-number "$memory/lease" || put lease $((now + CLOUDBOOTH_GUARD_FIRST_S))
-lease=$((now + CLOUDBOOTH_GUARD_FIRST_S))
+number "$memory/lease" || put lease $((now + first))
+lease=$((now + first))
 put lease-for "$CLOUDBOOTH_GUARD_LEASE_S"
 put can-stop "${CLOUDBOOTH_GUARD_STOP:+yes}"
 { echo "$memory" >"$state/memory"; } 2>/dev/null

@@ -162,11 +162,14 @@ class GuardFiles:
             self._put("lease", at_s if limit_s is None else min(at_s, limit_s))
 
     def set_limit(self, now_s: float, left_s: float) -> None:
-        """No renewal goes beyond `left_s` from now. What is left is noted on the volume too, for another boot."""
+        """No renewal goes beyond `left_s` from now. What is left is noted on the volume too, for another boot, and
+        when that is over, for another container on this one.
+        """
         with self._writing():
             self._put("limit", now_s + left_s)
         with contextlib.suppress(OSError):
             _replace(self._state / "limit-left", str(max(0, int(left_s))))
+            _replace(self._state / "limit-at", str(max(1, int(now_s + left_s))))
 
     def set_on_lapse(self, action: wire.LapseAction) -> None:
         """On the disk itself when it returns; raises OSError when that cannot be. Nothing is written without need.

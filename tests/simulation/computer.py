@@ -118,10 +118,12 @@ class Computer:
             process.kill(leash_s=0.0)
 
     def restart(self, pause_s: float) -> None:
-        """Every process dies, the disk stays, and what starts with the machine starts again."""
+        """Every process dies, the disk stays, and what starts with the machine starts again, on the host's old boot."""
         self.stop()
+        for run_folder in self.lent:
+            drop_grant(run_folder)
         self.unreachable_until_s = self.clock.monotonic() + pause_s
-        self.come_up()
+        self._begin_again()
 
     def stop(self) -> None:
         """As a provider stops it: the disk stays."""
@@ -132,9 +134,13 @@ class Computer:
         self.connections += 1
 
     def come_up(self) -> None:
-        self.up = True
         self.boot += 1
-        self._booted_s = self.cared_for_s = self.clock.monotonic()
+        self._booted_s = self.clock.monotonic()
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        self.up = True
+        self.cared_for_s = self.clock.monotonic()
         if self.guard is not None:
             self.guard.begin()
 

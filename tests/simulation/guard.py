@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 40.0
 """The longest pause between two looks: the real one looks every five seconds, and its beat is stale after 120."""
+FORGOTTEN_S = 300.0
+"""What a restarted container gets in any case."""
 PROBES = 8
 PROBE_EVERY_S = 15.0
 ANSWERED_WELL_S = 600.0
@@ -82,6 +84,7 @@ class Guard:
         self._end_s: float | None = None
         self._before, self._act_next_s, self._pause_s = GuardAction.WAIT, 0.0, self._program.retry_s
         self._probes, self._probe_at_s = PROBES, 0.0
+        first_s = self._program.first_s
         if again:
             self._probes = 0 if self.files.proven else PROBES
         else:
@@ -89,12 +92,23 @@ class Guard:
             self._memory.mkdir(parents=True)
             left = self._state / "limit-left"
             self._end_s = now_s + float(left.read_text()) if left.exists() else None
+            first_s = self._first_s(now_s)
         if self.files.lease_s is None:
-            self._put("lease", now_s + self._program.first_s)
+            self._put("lease", now_s + first_s)
         self._put("can-stop", "yes" if self._program.stop else "")
         self._state.mkdir(parents=True, exist_ok=True)
         (self._state / "memory").write_text(str(self._memory))
         self._look()
+
+    def _first_s(self, now_s: float) -> float:
+        """As `shorten_first` of the script."""
+        boot, end, now = self._state / "boot", self._state / "limit-at", self._computer.clocks.boot_id()
+        same = boot.exists() and boot.read_text() == now
+        self._state.mkdir(parents=True, exist_ok=True)
+        boot.write_text(now)
+        if not same or not end.exists():
+            return self._program.first_s
+        return min(self._program.first_s, max(FORGOTTEN_S, float(end.read_text()) - now_s))
 
     def kill(self) -> None:
         if self._next is not None:

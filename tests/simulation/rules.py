@@ -17,7 +17,7 @@ from remote_trainer import supervisor, wire
 from remote_trainer.lease import BEAT_STALE_S
 from tests.simulation import trainer
 from tests.simulation.computer import Computer
-from tests.simulation.guard import Guard
+from tests.simulation.guard import FORGOTTEN_S, Guard
 from tests.simulation.invariants import Invariant, Violation
 from tests.simulation.kinds import LEFT_TO_THE_PRODUCT, WorldFault
 
@@ -228,12 +228,11 @@ class Rules:
         cloud = self._world.cloud
         if self._world.standing is not None or not all(map(self._can_end_itself, cloud.rentals.values())):
             return
-        if self._world.misfortune.fired[WorldFault.CONTAINER_RESTARTED]:
-            return  # its guard begins with a first lease anew, and no supervisor is there to bound it: the docs say so
         dearest_usd = max((rental.price_per_hour_usd for rental in cloud.rentals.values()), default=0.0)
         unseen_usd = sum(cloud.spent_usd(rental.tag) for rental in cloud.rentals.values() if self._came_late(rental))
         spent_usd = cloud.spent_usd() - unseen_usd  # what no list showed for minutes is not counted: the docs say so
-        if spent_usd > self._world.max_cost_usd + TICK_S * dearest_usd / 3600:
+        forgiven_s = TICK_S + FORGOTTEN_S * self._world.misfortune.fired[WorldFault.CONTAINER_RESTARTED]
+        if spent_usd > self._world.max_cost_usd + forgiven_s * dearest_usd / 3600:
             self.violate(Invariant.CEILING, f"${spent_usd:.2f} of ${self._world.max_cost_usd:.2f}")
 
     def _can_end_itself(self, rental: Rental) -> bool:

@@ -312,14 +312,12 @@ class World:
         except CloudboothError as error:
             self.note(f"driver {driver.number} fails: {error}")
             return None, True
-        except OSError as error:
-            if not is_disk_full(error):
-                self.rules.violate(Invariant.NO_CRASH, traceback.format_exc())
-            self.note(f"driver {driver.number} fails: {error}")
-            return None, True
         except Exception as error:
             if self.run().driver_epoch != driver.epoch:
                 self.note(f"driver {driver.number}, which was overtaken, fails: {error!r}")
+                return None, True
+            if isinstance(error, OSError) and is_disk_full(error):
+                self.note(f"driver {driver.number} fails: {error}")
                 return None, True
             self.rules.violate(Invariant.NO_CRASH, traceback.format_exc())
             return None, True

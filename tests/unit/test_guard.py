@@ -105,6 +105,41 @@ def test_a_machine_that_nobody_logs_in_to_gives_itself_back(tmp_path: Path, serv
     assert (asked.method, asked.path, asked.authorization) == ("DELETE", "/machines/m/terminate", f"Bearer {KEY}")
 
 
+@pytest.mark.parametrize(
+    ("left_s", "lease_s"),
+    [(1200, 600), (400, 400), (-50, 300)],
+    ids=["plenty is left", "less than a first lease is left", "nothing is left but the time to log in"],
+)
+def test_a_restarted_container_on_the_same_host_has_no_more_than_was_left(
+    tmp_path: Path, service: SelfReleaseService, left_s: int, lease_s: int
+) -> None:
+    machine = Machine(tmp_path, service)
+    with machine.guard():
+        service.wait_for("probe")
+    machine.files.set_limit(boot_clock(), left_s)
+    for forgotten in ("lease", "limit", "proof", "beat", "pid"):
+        (machine.memory / forgotten).unlink(missing_ok=True)
+    with machine.guard():
+        eventually(lambda: machine.files.lease_s is not None, "a first lease")
+        lease = machine.files.lease_s
+    assert lease is not None
+    assert lease - boot_clock() == pytest.approx(lease_s, abs=5)
+
+
+def test_what_another_machine_left_on_a_network_volume_shortens_nothing(
+    tmp_path: Path, service: SelfReleaseService
+) -> None:
+    machine = Machine(tmp_path, service)
+    machine.files.set_limit(boot_clock(), 0)
+    (machine.memory / "limit").unlink()
+    (machine.state / "boot").write_text("of another host\n")
+    with machine.guard():
+        eventually(lambda: machine.files.lease_s is not None, "a first lease")
+        lease = machine.files.lease_s
+    assert lease is not None
+    assert lease - boot_clock() == pytest.approx(600, abs=5)
+
+
 SHELLS = [shell for shell in (("dash",), ("bash", "--posix"), ("busybox", "ash")) if shutil.which(shell[0])]
 
 
