@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from orchestrator.base_model import BuiltinBase
+from orchestrator.cli.main import cli
 from orchestrator.dataset.scan import Severity, require_usable
 from orchestrator.dataset.selection import scan_sets
 from orchestrator.dataset.simpletuner import translate_dataloader
@@ -126,6 +128,19 @@ class TestPlan:
     def test_the_resolved_sizes_are_those_of_today_s_formula(self, folders: Callable[..., Path]) -> None:
         made = self.planned(folders(subjectname=(5, (768, 1024)), regularisation=(3, (1024, 1024))))
         assert [{str(placed.bucket) for placed in each.placements} for each in made.sets] == [{"640×832"}, {"768×768"}]
+
+    def test_the_command_prints_what_became_of_each_key(
+        self, folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root = folders(subjectname=(5, (768, 1024)), regularisation=(3, (1024, 1024)))
+        monkeypatch.setenv("CLOUDBOOTH_HOME", str(root / "state"))
+        monkeypatch.setenv("COLUMNS", "200")
+        settings = [f"data.root={root}", "model.base=builtin:tiny", f"output.folder={root / 'models'}"]
+        argv = ["plan", str(ENV), *(word for setting in settings for word in ("--set", setting))]
+        done = CliRunner().invoke(cli, argv, standalone_mode=False)
+        assert done.exception is None, done.exception
+        for line in ("Translation", "train.steps = 1000 (exactly", "NUM_EPOCHS", "ignored", "50, of about 20 steps"):
+            assert line in done.stdout
 
     def test_class_images_of_512_pixels_are_refused_before_anything_starts(self, folders: Callable[..., Path]) -> None:
         """They pass the subject's 0.25 megapixels and not the 0.5 of their own dataset."""
