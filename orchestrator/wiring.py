@@ -80,6 +80,12 @@ class Wiring:
         """
         return load_provider(name, self.provider_context(name))
 
+    def local_access(self) -> Access:
+        """Of this machine, with the work folder that local runs have: environments and bases are shared with them."""
+        provider = self.provider_named("local")
+        assert isinstance(provider, HasStandingMachine)
+        return provider.access()
+
     def provider_of(self, run: RunRecord) -> Bills:
         """The run's own. Raises CloudboothError as `provider` does."""
         return self._bills(spec_from_json(run.spec_json))

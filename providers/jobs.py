@@ -185,3 +185,44 @@ class JobProvider(Protocol):
         `received` hears (bytes so far, total or None). Raises CloudboothError when the service does not have them.
         """
         ...
+
+
+@dataclass(frozen=True)
+class PredictionWish:
+    """One picture of a trained model. None leaves a value to the model."""
+
+    prompt: str
+    negative: str
+    seed: int
+    width: int | None
+    height: int | None
+    steps: int | None
+    guidance: float | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    id: str
+    status: JobStatus
+    status_text: str
+    pictures: tuple[str, ...] = field(default=(), repr=False)
+    """Addresses, which die within the hour."""
+    error: str = ""
+    web_url: str = ""
+
+
+@runtime_checkable
+class HasPredictions(Protocol):
+    """The service runs the models that it has trained. A prediction bills a few cents and ends by itself."""
+
+    name: str
+    price_hint: str
+    """What a picture costs about, as words."""
+
+    def predict(self, model: str, wish: PredictionWish) -> str:
+        """Asks once for a picture of `owner/name:version` and returns the prediction's id. Raises Indeterminate."""
+        ...
+
+    def prediction(self, prediction: str) -> Prediction: ...
+
+    def picture(self, url: str) -> bytes: ...

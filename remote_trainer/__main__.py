@@ -2,6 +2,7 @@
 
 The agent's verbs (start, status, stop, forget, follow, saved, guard) and those of `files` (read, digest, have, accept,
 finish) answer the laptop and print JSON or bytes; `supervise` and the stages `prepare` and `train` are started by them.
+`sample` makes pictures from a finished model: it starts `draw` in the right environment.
 """
 
 from __future__ import annotations
@@ -143,6 +144,24 @@ def _train(call: argparse.Namespace) -> int:
     return stage.run(call.events_fd, call.lock_fd, work, ends_itself=True)
 
 
+def _sample(call: argparse.Namespace) -> int:
+    """Finds or builds the environment, then runs itself there: what it prints are events."""
+    from . import sampling_process
+
+    return sampling_process.run(call.workdir, call.request, call.out)
+
+
+def _draw(call: argparse.Namespace) -> int:
+    from . import sampling_process
+
+    def work(emit: stage.Emit) -> None:
+        from .generate import generate
+
+        generate(wire.loads(wire.PictureJob, call.request.encode()), call.workdir, call.out, emit)
+
+    return sampling_process.tell(work)
+
+
 def _storage(call: argparse.Namespace) -> int:
     def work(emit: stage.Emit, _should_stop: stage.ShouldStop) -> None:
         from . import upload
@@ -180,8 +199,9 @@ VERBS = {
     "digest": _digest, "have": _have, "accept": _accept, "finish": _finish, "saved": _saved, "guard": _guard,
     "grant": _grant, "token": _token,
     "supervise": _supervise, "prepare": _prepare, "train": _train, "storage": _storage, "upload": _upload,
+    "sample": _sample, "draw": _draw,
 }  # fmt: skip
-FROM_THE_LAPTOP = frozenset(VERBS) - {"supervise", "prepare", "train", "storage", "upload"}
+FROM_THE_LAPTOP = frozenset(VERBS) - {"supervise", "prepare", "train", "storage", "upload", "draw"}
 
 _TAKES: dict[str, list[str]] = {
     "status": ["run"], "start": ["run", "epoch"], "stop": ["run", "epoch", "now"], "forget": ["run", "epoch"],
@@ -190,6 +210,7 @@ _TAKES: dict[str, list[str]] = {
     "saved": ["run", "manifests"], "guard": ["workdir"],
     "supervise": ["run", "epoch", "start"], "prepare": ["run", "fd"], "train": ["run", "fd"],
     "grant": ["run", "epoch"], "token": ["run", "epoch"], "storage": ["run", "fd"], "upload": ["run", "fd"],
+    "sample": ["workdir", "request"], "draw": ["workdir", "request"],
 }  # fmt: skip
 
 
@@ -218,6 +239,9 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--manifests", required=True, help="JSON: sha256 of each manifest")
         if "workdir" in takes:
             verb.add_argument("--workdir", type=_absolute, required=True)
+        if "request" in takes:
+            verb.add_argument("--request", required=True, help="a PictureJob as JSON")
+            verb.add_argument("--out", type=_absolute, required=True, help="folder for the pictures")
         if "fd" in takes:
             verb.add_argument("--events-fd", type=int, required=True)
             verb.add_argument("--lock-fd", type=int, required=True)

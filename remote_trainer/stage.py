@@ -30,7 +30,7 @@ def run(events_fd: int, lock_fd: int, work: Callable[[Emit, ShouldStop], None], 
     """
     for inherited in (events_fd, lock_fd):
         os.set_inheritable(inherited, False)
-    _hold_leash()
+    hold_leash()
     stop = threading.Event()
     if ends_itself:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -65,8 +65,10 @@ def _emitter(events_fd: int) -> Emit:
     return emit
 
 
-def _hold_leash() -> None:
-    """Watches stdin, whose other end only the supervisor holds, and ends everything at end-of-file."""
+def hold_leash() -> None:
+    """Watches stdin, whose other end only the supervisor (or who else asks) holds, and kills the process group at its
+    end.
+    """
 
     def watch() -> None:
         while os.read(0, 1024):

@@ -76,7 +76,7 @@ def before_after(run_folder: Path, spec: TrainSpec, path: Path) -> None:
 
 
 def grid(rows: list[list[Path]], columns: list[str]) -> Any:
-    """A PIL image of equally sized pictures with a caption over each column."""
+    """A PIL image of equally sized pictures with a caption over each column; a row may be shorter than the first."""
     from PIL import Image, ImageDraw
 
     pictures = [[Image.open(path).convert("RGB") for path in row] for row in rows]
@@ -88,5 +88,6 @@ def grid(rows: list[list[Path]], columns: list[str]) -> Any:
         left = _GAP + column * (width + _GAP)
         pen.text((left, 2), caption, fill="black")
         for row in range(len(rows)):
-            canvas.paste(pictures[row][column], (left, _CAPTION + _GAP + row * (height + _GAP)))
+            if column < len(rows[row]):
+                canvas.paste(pictures[row][column], (left, _CAPTION + _GAP + row * (height + _GAP)))
     return canvas

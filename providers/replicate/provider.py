@@ -11,10 +11,11 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from providers.errors import AuthRejected, CloudboothError, MachineGone
-from providers.jobs import Job, JobId, JobQuote, JobWish
+from providers.jobs import Job, JobId, JobQuote, JobWish, Prediction, PredictionWish, Value
 from providers.registry import ProviderContext
 from providers.replicate.client import BASE_URL, ReplicateClient
 from providers.replicate.mapping import choose_trainer, estimated_seconds, map_fields
@@ -151,6 +152,28 @@ class ReplicateProvider:
             if not error.hint:
                 error.hint = f"`cloudbooth attach RUN` tries again; the model is {job.result} at Replicate"
             raise
+
+    price_hint = "about $0.03 each"
+
+    def predict(self, model: str, wish: PredictionWish) -> str:
+        """Inputs go by the names that the trained models share; what is not stated is left to the model."""
+        name, _, version = model.partition(":")
+        named: dict[str, Value | None] = {
+            "prompt": wish.prompt, "negative_prompt": wish.negative or None, "seed": wish.seed, "width": wish.width,
+            "height": wish.height, "num_inference_steps": wish.steps, "guidance_scale": wish.guidance,
+            "num_outputs": 1, "output_format": "png",
+        }  # fmt: skip
+        inputs = {key: value for key, value in named.items() if value is not None}
+        return self._writer.predict(name, version or None, inputs)
+
+    def prediction(self, prediction: str) -> Prediction:
+        return self._client.prediction(prediction).as_prediction()
+
+    def picture(self, url: str) -> bytes:
+        with TemporaryDirectory() as folder:
+            target = Path(folder) / "picture"
+            self._client.download(url, target, lambda _done, _total: None)
+            return target.read_bytes()
 
     def _require_version(self, trainer: Trainer) -> tuple[str, ...]:
         """Warnings about it. Raises CloudboothError when the service does not have it."""

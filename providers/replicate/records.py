@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from providers import jobs
 from providers.jobs import Job, JobId, JobStatus
 
 _STATUS = {
@@ -103,9 +104,13 @@ class Prediction(BaseModel):
     logs: str | None = None
     metrics: Metrics | None = None
 
-    @property
-    def is_over(self) -> bool:
-        return _STATUS.get(self.status, JobStatus.UNKNOWN).is_over
+    def as_prediction(self) -> jobs.Prediction:
+        """An output is one address or several, or a text of some other model, which is no picture."""
+        listed = self.output if isinstance(self.output, list) else [self.output]
+        pictures = tuple(url for url in listed if isinstance(url, str) and url.startswith(("http://", "https://")))
+        error = "" if self.error is None else str(self.error)
+        status = _STATUS.get(self.status, JobStatus.UNKNOWN)
+        return jobs.Prediction(self.id, status, self.status, pictures, error, f"https://replicate.com/p/{self.id}")
 
 
 def _seconds(at: datetime | None) -> float | None:

@@ -1,0 +1,130 @@
+"""The model that a finished run has brought home: which of its files is what, and which base it belongs to."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import RunConflict, UsageError
+from orchestrator.ledger import Ledger
+from orchestrator.lifecycle import State
+from orchestrator.spec import RunSpec, spec_from_json
+from orchestrator.understanding import understood
+from remote_trainer import wire
+
+RECORD = "training.json"
+
+
+@dataclass(frozen=True)
+class FinishedModel:
+    name: str
+    folder: Path
+    base: str
+    """As a host can open it: a hub id, `builtin:NAME`, an absolute path, an address."""
+    base_config: str | None
+    kind: wire.ModelKind
+    path: Path
+    """Of the file or folder that shows the model best: the adapter alone where there is one."""
+    kohya: Path | None
+    single_files: tuple[Path, ...]
+    """`.safetensors` first."""
+    diffusers: Path | None
+    prompt: str
+    resolution: int | None
+    method: str
+    hosted: str
+    """What a service calls the same model (`owner/name:version`); empty when none has it."""
+
+    @property
+    def lora(self) -> Path | None:
+        return self.path if self.kind == "lora" else None
+
+
+def finished_model(ledger: Ledger, run_name: str) -> FinishedModel:
+    """Raises UsageError for an unknown run and RunConflict for one whose model is not here."""
+    run = ledger.run(run_name)
+    folders = [Path(artifact.folder) for artifact in ledger.artifacts(run_name) if artifact.kind == "output"]
+    if not folders:
+        follow = (
+            f"`cloudbooth attach {run_name}`" if run.state is not State.ENDED else f"`cloudbooth resume {run_name}`"
+        )
+        raise RunConflict(
+            f"run `{run_name}` has no model yet: it is {_standing(run.state, run.reason)}",
+            f"`cloudbooth {follow} {run_name}`",
+        )
+    if not folders[-1].is_dir():
+        raise RunConflict(
+            f"the model of run `{run_name}` is not in {folders[-1]} any more",
+            f"put it back, or fetch it again with `cloudbooth pull {run_name}` where object storage has it",
+        )
+    return model_in(folders[-1], spec_from_json(run.spec_json))
+
+
+def model_in(folder: Path, spec: RunSpec) -> FinishedModel:
+    """Raises UsageError for a folder that holds no model, and HostError for one of a later version."""
+    with understood(str(folder / wire.MANIFEST_NAME)):
+        manifest = wire.Manifest.from_bytes(_content(folder / wire.MANIFEST_NAME))
+    names = [entry.path for entry in manifest.files if "/" not in entry.path]
+    diffusers = folder / "diffusers" if any(e.path.startswith("diffusers/") for e in manifest.files) else None
+    kohya = next((folder / name for name in names if name.endswith("-kohya.safetensors")), None)
+    lora = next((folder / name for name in names if name == f"{spec.name}.safetensors"), None)
+    singles = [
+        folder / name
+        for name in sorted(names, key=lambda name: name.endswith(".ckpt"))
+        if name.startswith(f"{spec.name}_") and name.endswith((".safetensors", ".ckpt"))
+    ]
+    record = _record(folder)
+    kind: wire.ModelKind
+    if adapter := lora or kohya:
+        kind, path = "lora", adapter
+    elif diffusers is not None:
+        kind, path = "diffusers", diffusers
+    elif singles:
+        kind, path = "single-file", singles[0]
+    else:
+        raise UsageError(f"{folder} holds no model that can be opened", f"it holds {', '.join(names) or 'nothing'}")
+    hosted = str(record.get("job", {}).get("model", ""))
+    trained_elsewhere = bool(record.get("trainer"))
+    settings = record.get("settings", {})
+    return FinishedModel(
+        name=spec.name,
+        folder=folder,
+        base=str(record["base"]) if trained_elsewhere else _openable(spec, str(record.get("base", ""))),
+        base_config=None if trained_elsewhere else spec.model.config,
+        kind=kind,
+        path=path,
+        kohya=kohya,
+        single_files=tuple(singles),
+        diffusers=diffusers,
+        prompt=spec.subject.instance_prompt,
+        resolution=settings.get("resolution"),
+        method=str(settings.get("method", spec.train.method)),
+        hosted=hosted,
+    )
+
+
+def _openable(spec: RunSpec, recorded: str) -> str:
+    """The record pins a hub's commit, and says of what lies on a disk only what it was."""
+    return spec.model.base if not recorded or recorded.startswith(("folder:", "file:")) else recorded
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise UsageError(f"{path.parent} holds no finished model: {path.name} is missing") from None
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        record = json.loads((folder / RECORD).read_bytes())
+        if isinstance(record, dict):
+            return record
+    return {}
+
+
+def _standing(state: State, reason: object) -> str:
+    return state.value if reason is None else str(getattr(reason, "value", reason))

@@ -1,0 +1,80 @@
+"""Pictures from a model that a service has: asked for once, waited for, downloaded, put side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.errors import UsageError
+from orchestrator.finished_model import FinishedModel
+from orchestrator.spec import RunSpec
+from orchestrator.whole_file import write_atomically
+from orchestrator.wiring import Wiring
+from providers.errors import CloudboothError
+from providers.jobs import HasPredictions, JobStatus, PredictionWish
+from remote_trainer import wire
+
+POLL_S = 1.0
+PATIENCE_S = 900.0
+GAP = 4
+
+
+def predict_pictures(
+    wiring: Wiring, spec: RunSpec, model: FinishedModel, job: wire.PictureJob, folder: Path, told: Callable[[str], None]
+) -> list[wire.FileEntry]:
+    """One prediction for each seed, so that each picture can be had again. Each bills some cents, and is said before.
+
+    Raises UsageError for what the service cannot do, and CloudboothError when a prediction fails.
+    """
+    provider = wiring.job_provider(spec)
+    if not isinstance(provider, HasPredictions):
+        raise UsageError(f"{provider.name} makes no pictures", "--where here")
+    if job.compare or job.sampler is not None:
+        raise UsageError(f"{provider.name} has neither the base beside the model nor samplers", "--where here")
+    told(f"{job.count} pictures at {provider.name}, which bills their computing time: {provider.price_hint}")
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for seed in range(job.seed, job.seed + job.count):
+        wish = PredictionWish(job.prompt, job.negative, seed, job.width, job.height, job.steps, job.guidance)
+        content = _picture(wiring, provider, provider.predict(model.hosted, wish))
+        made.append(_save(folder / f"{seed}.png", content, folder))
+    made.append(_save(folder / "grid.png", _grid([folder / entry.path for entry in made]), folder))
+    return made
+
+
+def _picture(wiring: Wiring, provider: HasPredictions, prediction: str) -> bytes:
+    until = wiring.clock.monotonic() + PATIENCE_S
+    while True:
+        seen = provider.prediction(prediction)
+        if seen.status is JobStatus.SUCCEEDED and seen.pictures:
+            return provider.picture(seen.pictures[0])
+        if seen.status.is_over:
+            raise CloudboothError(f"{provider.name} made no picture: {seen.error or seen.status_text}", "--where here")
+        if wiring.clock.monotonic() >= until:
+            raise CloudboothError(
+                f"{provider.name} has not made the picture in {PATIENCE_S / 60:.0f} min", f"look at {seen.web_url}"
+            )
+        wiring.clock.sleep(POLL_S)
+
+
+def _save(path: Path, content: bytes, folder: Path) -> wire.FileEntry:
+    write_atomically(path, content)
+    return wire.FileEntry(path.relative_to(folder).as_posix(), len(content), hashlib.sha256(content).hexdigest())
+
+
+def _grid(paths: list[Path]) -> bytes:
+    from PIL import Image
+
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    wide = max(1, round(len(pictures) ** 0.5))
+    high = -(-len(pictures) // wide)
+    width, height = pictures[0].size
+    canvas = Image.new("RGB", ((width + GAP) * wide + GAP, (height + GAP) * high + GAP), "white")
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, wide)
+        canvas.paste(picture, (GAP + column * (width + GAP), GAP + row * (height + GAP)))
+    written = io.BytesIO()
+    canvas.save(written, "PNG")
+    return written.getvalue()

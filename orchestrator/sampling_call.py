@@ -1,0 +1,96 @@
+"""Asking a host for pictures: `sample` of the trainer package, its events, and the files that come of it.
+
+The host is this machine or one that a run keeps; torch is imported there and never here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.code_bundle import trainer_code
+from orchestrator.errors import UsageError
+from orchestrator.host import Host, HostError
+from orchestrator.remote_run import probe, unpack_code
+from orchestrator.understanding import understood
+from orchestrator.whole_file import write_atomically
+from providers.api import Access
+from remote_trainer import wire
+
+IDLE_TIMEOUT_S = 60.0
+"""The other side shows a sign of life every five seconds."""
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A host with our code on it, ready to make pictures."""
+
+    host: Host
+    python: str
+    workdir: str
+    code_id: str
+
+    @classmethod
+    def on(cls, host: Host, access: Access) -> Studio:
+        """Puts the code there if it is missing. Raises HostError."""
+        code = trainer_code()
+        facts = probe(host, access, code)
+        if not facts.has_code:
+            unpack_code(host, access, facts, code)
+        return cls(host, access.python, facts.workdir, code.id)
+
+    def make(self, job: wire.PictureJob, out: str, told: Callable[[wire.Event], None]) -> list[wire.FileEntry]:
+        """Blocks until every picture lies in `out` on the host; returns them, the grid last.
+
+        Raises HostError as the connection does, and UsageError with the host's own words when it cannot make them.
+        """
+        argv = [
+            *self._verb("sample"),
+            "--workdir",
+            self.workdir,
+            "--request",
+            json.dumps(wire.encode(job)),
+            "--out",
+            out,
+        ]
+        made, failed = list[wire.FileEntry](), None
+        try:
+            for event in self._events(argv):
+                told(event)
+                if isinstance(event, wire.SampleMade):
+                    made.append(event.file)
+                failed = event if isinstance(event, wire.Failed) else failed
+        except HostError:
+            if failed is None:
+                raise
+        if failed is not None:
+            raise UsageError(failed.message, failed.hint)
+        return made
+
+    def fetch(self, out: str, made: list[wire.FileEntry], target: Path) -> None:
+        """Brings them from `out` on the host into `target`, verified by size and hash. Raises HostError."""
+        import hashlib
+
+        target.mkdir(parents=True, exist_ok=True)
+        for entry in made:
+            argv = [*self._verb("read"), "--root", out, "--files", json.dumps([[entry.path, 0, None]])]
+            with self.host.receive(argv, idle_timeout_s=IDLE_TIMEOUT_S) as chunks:
+                content = b"".join(chunks)
+            if hashlib.sha256(content).hexdigest() != entry.sha256:
+                raise HostError(f"{entry.path} arrived damaged", "the same command again")
+            write_atomically(target / entry.path, content)
+
+    def _verb(self, verb: str) -> list[str]:
+        path = f"PYTHONPATH={self.workdir}/code/{self.code_id}"
+        return ["env", path, self.python, "-m", "remote_trainer", verb]
+
+    def _events(self, argv: list[str]) -> Iterator[wire.Event]:
+        pending = b""
+        with self.host.receive(argv, idle_timeout_s=IDLE_TIMEOUT_S) as chunks:
+            for chunk in chunks:
+                *lines, pending = (pending + chunk).split(b"\n")
+                for line in lines:
+                    with understood(f"the answer of {self.host.label}"):
+                        yield wire.decode_event(line).event
