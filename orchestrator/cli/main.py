@@ -20,6 +20,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "logs": ("watch", "Print a run's events or the trainer's output."),
     "report": ("report", "Write one run as a web page that stands alone."),
     "attach": ("watch", "Watch a run; carry it on if its process has died."),
+    "generate": ("generate", "Make pictures with a run's model."),
+    "publish": ("publish", "Take a run's model to a store, a hub, Replicate or a program."),
     "pull": ("control", "Fetch what a run has made so far."),
     "stop": ("control", "Checkpoint, bring it home, give the machine back."),
     "down": ("control", "Give the machine back now, without a checkpoint."),

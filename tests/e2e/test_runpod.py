@@ -78,6 +78,10 @@ def test_on_demand_with_the_answer_to_the_rental_lost_and_the_pod_kept_for_a_sec
     assert second.summary["cost_usd"] == 0, "the machine is the first run's"
     assert pod.gone_at is None
 
+    made = renting.run("generate", "first", "a photo of sks robot", "--count", "1", "--steps", "2", "--json").summary
+    assert (made["where"], [Path(file).name for file in made["files"]]) == ("machine", ["42.png", "grid.png"])
+    assert Path(made["files"][0]).read_bytes().startswith(b"\x89PNG")
+
     renting.run("down", "first", check=None)
     wait_until(lambda: pod.gone_at is not None, "the kept machine to be given back")
     wait_until(lambda: status_of(renting, "first")["state"] == "ended", "the run to end")

@@ -1,0 +1,124 @@
+"""Where a model goes and what is written there, decided without asking anybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.errors import UsageError
+from orchestrator.finished_model import FinishedModel
+from orchestrator.publishing.cog_folder import cog_yaml, describe
+from orchestrator.publishing.lora_url import official_model, prediction_command
+from orchestrator.publishing.targets import (
+    CogTarget,
+    HubTarget,
+    LoraUrlTarget,
+    ProgramTarget,
+    StoreTarget,
+    Target,
+    parse_target,
+)
+from orchestrator.publishing.to_hub import card_for_hub
+from orchestrator.publishing.to_programs import place, placements
+from orchestrator.ssh.host import SshHost
+from providers.api import SshAccess
+
+MODEL = FinishedModel(
+    name="bot", folder=Path("models/bot"), base="black-forest-labs/FLUX.1-dev", base_config=None, kind="lora",
+    path=Path("models/bot/bot.safetensors"), kohya=None, single_files=(), diffusers=None, prompt="a photo of sks robot",
+    resolution=None, method="lora", hosted="",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("s3://bucket/models", StoreTarget("s3://bucket/models")),
+        ("/mnt/models", StoreTarget("file:///mnt/models")),
+        ("hf", HubTarget("")),
+        ("hf:me/bot", HubTarget("me/bot")),
+        ("replicate:me/Bot", CogTarget("me/bot")),
+        ("replicate-lora", LoraUrlTarget()),
+        ("a1111:/opt/webui", ProgramTarget("a1111", None, "/opt/webui")),
+        ("comfyui:me@gpu-box:ComfyUI", ProgramTarget("comfyui", "me@gpu-box", "ComfyUI")),
+        ("comfyui:gpu-box:~/ComfyUI", ProgramTarget("comfyui", "gpu-box", "~/ComfyUI")),
+    ],
+)
+def test_a_target_is_what_its_first_word_says(text: str, target: Target) -> None:
+    assert parse_target(text) == target
+
+
+@pytest.mark.parametrize("text", ["hf:me", "a1111", "comfyui:", "s3://", "ftp:there", "bucket"])
+def test_a_target_that_cannot_be_understood_comes_with_the_forms_that_can(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_target(text)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("program", "root", "adapter", "folder"),
+    [
+        ("a1111", "/opt/webui", True, "/opt/webui/models/Lora"),
+        ("a1111", "/opt/webui/models/", False, "/opt/webui/models/Stable-diffusion"),
+        ("comfyui", "ComfyUI", True, "ComfyUI/models/loras"),
+        ("comfyui", "ComfyUI", False, "ComfyUI/models/checkpoints"),
+    ],
+)
+def test_each_program_has_its_own_subfolders(program: str, root: str, adapter: bool, folder: str) -> None:
+    target = ProgramTarget("a1111" if program == "a1111" else "comfyui", None, root)
+    assert target.folder(adapter=adapter) == folder
+
+
+def test_a_file_goes_over_ssh_whole_into_the_subfolder(ssh_access: SshAccess, tmp_path: Path) -> None:
+    lora, root = tmp_path / "bot.safetensors", tmp_path / "ComfyUI"
+    lora.write_bytes(b"weights" * 1000)
+    (root / "models").mkdir(parents=True)
+    model = FinishedModel(**{**vars(MODEL), "path": lora})
+    host = SshHost(ssh_access)
+    try:
+        [placed] = placements(model, ProgramTarget("comfyui", "gpu-box", str(root)))
+        there = place(host, "python3", placed)
+    finally:
+        host.close()
+    assert there == str(root / "models" / "loras" / "bot.safetensors")
+    assert Path(there).read_bytes() == lora.read_bytes()
+    assert [path.name for path in (root / "models" / "loras").iterdir()] == ["bot.safetensors"]
+
+
+def test_a_lora_of_a_hubs_base_is_served_with_that_base_fetched_while_the_image_is_built() -> None:
+    described = describe(FinishedModel(**{**vars(MODEL), "base": "me/base@abc123"}))
+    assert (described["kind"], described["base"], described["revision"]) == ("lora", "me/base", "abc123")
+    config = yaml.safe_load(cog_yaml(described, "me/bot"))
+    [run] = config["build"]["run"]
+    assert "DiffusionPipeline.download('me/base', revision='abc123'" in run
+    assert config["image"] == "r8.im/me/bot"
+
+
+def test_a_lora_of_a_base_that_is_nowhere_to_be_fetched_cannot_be_served_alone() -> None:
+    with pytest.raises(UsageError, match="is on no hub"):
+        describe(FinishedModel(**{**vars(MODEL), "base": "/home/me/base"}))
+
+
+def test_official_lora_models_are_named_for_the_bases_that_they_have() -> None:
+    assert official_model(MODEL) == "black-forest-labs/flux-dev-lora"
+    with pytest.raises(UsageError, match="run LoRAs of FLUX"):
+        official_model(FinishedModel(**{**vars(MODEL), "base": "stabilityai/sdxl"}))
+    command = prediction_command("black-forest-labs/flux-dev-lora", "https://s3/bot?sig=1&x='", MODEL)
+    assert "$REPLICATE_API_TOKEN" in command
+    assert "lora_weights" in command
+
+
+CARD = "---\nbase_model: {base}\ninstance_prompt: 'x'\n---\n\n# bot\n"
+
+
+def test_the_card_names_a_base_by_its_id_and_the_bases_license() -> None:
+    card = card_for_hub(CARD.format(base="me/base@abc"), "me/base@abc", "openrail")
+    assert card.splitlines()[:3] == ["---", "base_model: me/base", "license: openrail"]
+    assert "base_model" not in card_for_hub(CARD.format(base="builtin:tiny"), "builtin:tiny", "")
+
+
+def test_a_card_that_states_a_license_keeps_it() -> None:
+    given = "---\nbase_model: me/base\nlicense: mit\n---\nbody"
+    assert card_for_hub(given, "me/base", "openrail") == given
