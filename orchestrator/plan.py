@@ -71,6 +71,10 @@ BUILTIN_LEARNING_RATES: dict[Method, tuple[float, str]] = {
 }
 
 
+MOST_PROMPTS_SHOWN = 4
+"""Of several subjects, unless the spec says which: validation pictures take time."""
+
+
 @dataclass(frozen=True)
 class StandingMachine:
     """What a look at a machine that is there before the run has told."""
@@ -308,9 +312,12 @@ def _resolve_training(
     if train.method != "full" and train.lora_alpha is None:
         decide("equal to the rank, so that the update is not rescaled", lora_alpha=float(train.lora_rank))
     if not train.validation_prompts:
-        prompts = [spec.subject.instance_prompt]
+        shown = [each.prompt for each in spec.picture_sets if each.role == "instance" and each.prompt is not None]
+        prompts = list(dict.fromkeys([spec.subject.instance_prompt, *shown]))[:MOST_PROMPTS_SHOWN]
         why = "the prompt of the photos: shows whether the subject is learned"
-        if spec.subject.class_prompt and spec.subject.class_prompt != prompts[0]:
+        if len(prompts) > 1:
+            why = "the prompts of the photos: show whether each subject is learned"
+        elif spec.subject.class_prompt and spec.subject.class_prompt != prompts[0]:
             prompts.append(spec.subject.class_prompt)
             why = "the first shows whether the subject is learned, the second whether its kind is forgotten"
         decide(why, validation_prompts=tuple(prompts))

@@ -94,6 +94,9 @@ def require_known_source(text: str, key: str) -> None:
 # ---- the section ---------------------------------------------------------------------------------------------------
 
 
+_MOST = {"area": 4.0, "short-edge": 2048.0, "side": 2048.0}
+
+
 class PictureSet(Section):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     """Names the set in the plan and its folder on the machine."""
@@ -141,8 +144,14 @@ class PictureSet(Section):
             raise ValueError(f'"{self.pictures}" is no folder of photos of the subject')
         if (self.captions == "parquet") != (self.parquet is not None):
             raise ValueError('captions = "parquet" and the key parquet, its file, go together')
-        if self.resolution is None and self.resolution_type != "side":
-            raise ValueError("resolution_type without resolution means nothing")
+        if self.resolution is None:
+            if self.resolution_type != "side":
+                raise ValueError("resolution_type without resolution means nothing")
+        elif self.resolution_type == "side" and (self.resolution % 8 or not 64 <= self.resolution <= 2048):
+            raise ValueError(f"resolution is a multiple of 8 pixels from 64 to 2048, is {self.resolution:g}")
+        elif self.resolution > _MOST[self.resolution_type]:
+            most = f"{_MOST[self.resolution_type]:g} {'megapixels' if self.resolution_type == 'area' else 'pixels'}"
+            raise ValueError(f"resolution is at most {most}, is {self.resolution:g}")
         return self
 
     @property

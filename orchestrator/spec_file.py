@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.dataset.buckets import Sizing
 from orchestrator.errors import UsageError
 from orchestrator.spec import SCHEMA, RunSpec, slug
 from orchestrator.spec_data import GIT_URL, NO_FOLDER
@@ -137,6 +138,7 @@ def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source
     expand_files(raw)
     _absolutize_sets(raw, Path.cwd())
     _prompts_of_sets(raw)
+    _resolution_of_sets(raw)
     # Missing sections as empty ones: pydantic then names the missing key and not only its section.
     for section in ("subject", "data"):
         raw.setdefault(section, {})
@@ -220,6 +222,17 @@ def _prompts_of_sets(raw: dict[str, Any]) -> None:
         role = each.get("role", "instance")
         if isinstance(each.get("prompt"), str) and role in ("instance", "class"):
             subject.setdefault(f"{role}_prompt", each["prompt"])
+
+
+def _resolution_of_sets(raw: dict[str, Any]) -> None:
+    """Where the sets say at which size they are trained, the first of the subject says it for the run."""
+    train = raw.setdefault("train", {})
+    for each in _tables(_find(raw, "data.sets")):
+        value, unit = each.get("resolution"), each.get("resolution_type", "side")
+        if each.get("role", "instance") == "instance" and isinstance(train, dict):
+            if unit in ("side", "area", "short-edge") and isinstance(value, (int, float)) and 0 < value <= 2048:
+                train.setdefault("resolution", Sizing(unit, value, square=True).side)
+            return
 
 
 def _tables(value: object) -> list[dict[str, Any]]:

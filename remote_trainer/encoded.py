@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,12 @@ class EncodedSet:
 
     spec: DatasetSpec
     pictures: tuple[tuple[EncodedPicture, ...], ...]
+
+
+def subject_pictures(sets: Sequence[EncodedSet]) -> list[EncodedPicture]:
+    """Every picture of the subject in its first view, the sets taking turns: the first few show all of several."""
+    shown = [[views[0] for views in each.pictures] for each in sets if each.spec.role == "instance"]
+    return [picture for turn in itertools.zip_longest(*shown) for picture in turn if picture is not None]
 
 
 @dataclass(frozen=True)

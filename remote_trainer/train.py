@@ -23,7 +23,7 @@ from .dataset.pictures import training_set
 from .denoising import Denoising
 from .descent import optimizer_step
 from .ema import Ema
-from .encoded import PromptSource, encode_prompts, encode_sets, live_prompts
+from .encoded import PromptSource, encode_prompts, encode_sets, live_prompts, subject_pictures
 from .errors import TrainingFailed
 from .evaluation import evaluate
 from .export.output import finished, write_output
@@ -106,7 +106,7 @@ def _train(
     else:
         emit(Decision("encode pictures once, prompts at every step", "the text encoders train"))
     sets = encode_sets(family, pictures.sets, spec.seed, device, should_stop)
-    instance = [views[0] for each in sets if each.spec.role == "instance" for views in each.pictures]
+    instance = subject_pictures(sets)
     captions = [picture.caption for picture in (*pictures.instance, *pictures.class_)]
     seen = [*captions, *spec.validation_prompts, ""]
     prompts: PromptSource

@@ -88,9 +88,12 @@ def fitted(photo: Photo, bucket: Bucket, *, keep_transparency: bool = False) -> 
     height = max(bucket.height, math.ceil(photo.height * scale - 1e-6))
     try:
         with open_picture(content) as image:
-            return (decode_rgba if keep_transparency else decode_rgb)(image, (width, height))
+            made = (decode_rgba if keep_transparency else decode_rgb)(image, (width, height))
     except UnreadablePicture as error:
         raise UsageError(f"{photo.path} {error.message}", error.hint) from None
+    if keep_transparency and made.getchannel("A").getextrema()[1] == 0:
+        raise UsageError(f"{photo.path} is wholly transparent: as a mask, nothing of it counts", "move it out")
+    return made
 
 
 def as_scanned(photo: Photo) -> bytes:

@@ -97,9 +97,6 @@ def translate_dataloader(
         result.train["prior_sampling"] = "mixed"
         why = "as SimpleTuner does: each batch comes from one dataset, drawn by probability"
         result.say(path.name, "regularization", "", 'train.prior_sampling = "mixed"', why)
-    if "resolution" in subjects[0]:
-        unit, value = subjects[0].get("resolution_type", "side"), subjects[0]["resolution"]
-        result.train["resolution"] = Sizing(unit, value, square=True).side
     return result
 
 

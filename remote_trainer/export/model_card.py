@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..families.api import Family, SingleFileFamily
-from ..wire import Job
+from ..wire import DatasetSpec, Job
 
 _SHOWN = (
     "method", "steps", "resolution", "batch_size", "gradient_accumulation", "learning_rate", "lr_schedule",
@@ -32,7 +33,7 @@ def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
         "",
         f"# {job.name}",
         "",
-        f"A {family.name} model that learned one subject ({_method(job)}) from the base `{job.base}`.",
+        f"A {family.name} model that learned {_subjects(instance)} ({_method(job)}) from the base `{job.base}`.",
         "",
         "Prompts it was trained with: " + ", ".join(f"“{prompt}”" for prompt in prompts[:20]),
         "",
@@ -65,6 +66,11 @@ def license_of(base: Path) -> str:
     front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     found = re.search(r"^license:\s*(\S+)\s*$", front[1], re.MULTILINE) if front else None
     return found[1] if found else ""
+
+
+def _subjects(instance: Sequence[DatasetSpec]) -> str:
+    count = len({spec.prompt for spec in instance})
+    return "one subject" if count == 1 else f"{count} subjects"
 
 
 def _method(job: Job) -> str:

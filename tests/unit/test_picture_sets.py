@@ -94,6 +94,8 @@ def test_one_folder_is_a_set_by_itself(spec_of: Callable[..., RunSpec], tmp_path
         (("repeats = 2", "probability = 0"), "data.sets[1].probability: must be greater than 0"),
         (("repeats = 2", 'captions = "parquet"'), "the key parquet, its file, go together"),
         (("repeats = 2", 'resolution_type = "area"'), "resolution_type without resolution"),
+        (("repeats = 2", "resolution = 500"), "a multiple of 8 pixels from 64 to 2048, is 500"),
+        (("repeats = 2", 'resolution = 512\nresolution_type = "area"'), "at most 4 megapixels, is 512"),
     ],
 )
 def test_what_makes_no_sense_is_refused(spec_of: Callable[..., RunSpec], change: tuple[str, str], message: str) -> None:
@@ -170,3 +172,17 @@ class TestSelection:
     def test_the_area_counts_and_not_the_side(self, spec_of: Callable[..., RunSpec], tmp_path: Path) -> None:
         pictures(tmp_path / "dog", 6, (512, 512))
         assert self.scanned(spec_of(self.text + "min_size = 0.25\n"))[0] == 6
+
+
+def test_the_first_set_with_a_size_gives_it_to_the_run(spec_of: Callable[..., RunSpec]) -> None:
+    text = TWO_SUBJECTS.replace("repeats = 2", "resolution = 1024").replace(
+        'prompt = "a photo of zkv woman"', 'prompt = "a photo of zkv woman"\nresolution = 0.5\nresolution_type = "area"'
+    )
+    assert spec_of(text).train.resolution == 768
+    assert spec_of(text, "train.resolution=512").train.resolution == 512
+
+
+def test_pictures_in_between_show_every_subject(plan_of: Callable[..., Plan]) -> None:
+    assert plan_of(TWO_SUBJECTS, ann=2, rex=2, people=2).train.validation_prompts == (
+        "a photo of zkv woman", "a photo of xlt dog",
+    )  # fmt: skip

@@ -109,6 +109,12 @@ def test_a_masked_set_keeps_transparency_and_the_colors_behind_it(tmp_path: Path
     assert (behind, before) == ((10, 200, 30, 0), (200, 30, 40, 255))
 
 
+def test_a_mask_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
+    Image.new("RGBA", (64, 64), (1, 2, 3, 0)).save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="wholly transparent"):
+        prepare_photo(scanned(tmp_path / "a.png"), SQUARE, tmp_path / "out.png", masked=True)
+
+
 def test_an_opaque_photo_of_a_masked_set_is_plain(tmp_path: Path) -> None:
     spec = prepare_photo(scanned(save_photo(tmp_path / "a.jpg")), SQUARE, tmp_path / "out.png", masked=True)
     assert (spec.masked, Image.open(tmp_path / "out.png").mode) == (False, "RGB")
