@@ -39,8 +39,8 @@ MEANINGS = {
     "data.regularization": "Class images: `none`, a folder, `generate:N`, which lets the base make N of them, or a "
     "public git repository, `https://…#FOLDER`, from which the machine fetches them.",
     "data.ship_originals": "Photos travel with their own pixels, without metadata, and the machine scales them.",
-    "model.base": "`builtin:tiny`, a hub id with optional `@revision`, a diffusers folder, a single file, or "
-    "`https://…/model.safetensors#sha256=…`.",
+    "model.base": "`builtin:toybox` or `builtin:tiny`, a hub id with optional `@revision`, a diffusers folder, a "
+    "single file, or `https://…/model.safetensors#sha256=…`.",
     "model.config": "Hub id of the model that a single file has the shape of. When omitted, diffusers chooses by its "
     "tensors.",
     "train.method": "`full` trains every weight of the denoiser, `lora` matrices beside them, `dora` lengths too.",

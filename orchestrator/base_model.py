@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, assert_never
 from urllib.parse import quote
@@ -24,7 +25,10 @@ from orchestrator.checksum import sha256_of
 from orchestrator.errors import UsageError
 from orchestrator.single_file_base import SUFFIXES, LinkedFile, LocalFile, is_link, linked_file, local_file
 
-BUILTIN_BASES = ("tiny",)
+WRITTEN_BASES = ("tiny",)
+"""Builtin bases whose weights the trainer makes by itself."""
+SHIPPED_BASES = ("toybox",)
+"""Builtin bases that are files of this program. Only a machine that needs one gets it, like any folder from here."""
 WELL_KNOWN_BASES = (
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "CompVis/stable-diffusion-v1-4",
@@ -46,7 +50,7 @@ _INDEX = "model_index.json"
 
 @dataclass(frozen=True)
 class BuiltinBase:
-    """A small base that comes with the trainer."""
+    """A small base that the trainer writes by itself."""
 
     name: str
 
@@ -82,6 +86,8 @@ class LocalFolder:
     """By path; hidden files left out."""
     pipeline: str = ""
     """The diffusers class that its index names; empty when it names none."""
+    builtin: str = ""
+    """Its name, where it is one of `SHIPPED_BASES`."""
 
     @property
     def total_bytes(self) -> int:
@@ -100,6 +106,11 @@ BaseSource = BuiltinBase | HubModel | LocalFolder | LocalFile | LinkedFile
 def upload_bytes(base: BaseSource) -> int | None:
     """What travels from the laptop; None for a base that the machine has or fetches by itself."""
     return base.total_bytes if isinstance(base, LocalFolder | LocalFile) else None
+
+
+def is_builtin(base: BaseSource) -> bool:
+    """Whether it comes with this program, and so is one of the small ones that a CPU can train."""
+    return isinstance(base, BuiltinBase) or (isinstance(base, LocalFolder) and bool(base.builtin))
 
 
 def pipeline_name(base: BaseSource) -> str:
@@ -168,11 +179,25 @@ def inspect_base(
 # ---- on this machine -----------------------------------------------------------------------------------------------
 
 
-def _builtin(name: str) -> BuiltinBase:
-    if name not in BUILTIN_BASES:
-        known = ", ".join(f"builtin:{known}" for known in BUILTIN_BASES)
-        raise UsageError(f'there is no builtin base "{name}"', f"known are: {known}")
-    return BuiltinBase(name)
+def _builtin(name: str) -> BuiltinBase | LocalFolder:
+    if name in WRITTEN_BASES:
+        return BuiltinBase(name)
+    if name in SHIPPED_BASES:
+        return _shipped(name)
+    known = ", ".join(f"builtin:{known}" for known in (*WRITTEN_BASES, *SHIPPED_BASES))
+    raise UsageError(f'there is no builtin base "{name}"', f"known are: {known}")
+
+
+def _shipped(name: str) -> LocalFolder:
+    weights = Path(str(resources.files("remote_trainer"))) / "bases" / "weights"
+    try:
+        folder = replace(_folder(weights / name), builtin=name)
+        whole = folder.content_sha256 == (weights / f"{name}.sha256").read_text().strip()
+    except (UsageError, OSError):
+        whole = False
+    if not whole:
+        raise UsageError(f"builtin:{name} below {weights} is not what was released", "install cloudbooth anew")
+    return folder
 
 
 def _folder(path: Path) -> LocalFolder:

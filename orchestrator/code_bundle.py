@@ -1,7 +1,8 @@
 """The trainer's code as one deterministic tar, built from the installed package.
 
 Content-addressed, so that a host unpacks each version once; plain files, so that a traceback on the host names
-something that can be opened there.
+something that can be opened there. The weights of builtin bases stay here: few runs need them, and those bring them as
+they bring any base that lies on the laptop.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
+
+_LEFT_HERE = "remote_trainer/bases/weights"
 
 
 @dataclass(frozen=True)
@@ -42,5 +45,7 @@ def _files(folder: Traversable, path: str) -> list[tuple[str, bytes]]:
         if entry.name == "__pycache__" or entry.name.endswith(".pyc"):
             continue
         name = f"{path}/{entry.name}"
+        if name == _LEFT_HERE:
+            continue
         found += _files(entry, name) if entry.is_dir() else [(name, entry.read_bytes())]
     return found

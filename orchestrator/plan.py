@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, job_base, pipeline_name, upload_bytes
+from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, is_builtin, job_base, pipeline_name, upload_bytes
 from orchestrator.budget import training_deadline_s
 from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.placement import Placement
@@ -68,6 +68,11 @@ BUILTIN_LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "full": (4e-3, "a builtin base begins with random weights, which bear a thousand times the usual rate"),
     "lora": (2e-2, "a builtin base begins with random weights, which bear far more than the usual rate"),
     "dora": (2e-2, "as for a LoRA: a builtin base begins with random weights"),
+}
+SHIPPED_LEARNING_RATES: dict[Method, tuple[float, str]] = {
+    "full": (2e-4, "a network of 4.5 M weights bears a hundred times the usual rate, see docs/experiments.md"),
+    "lora": (2e-3, "a network of 4.5 M weights bears twenty times the usual rate, see docs/experiments.md"),
+    "dora": (2e-3, "as for a LoRA on this base"),
 }
 
 
@@ -306,7 +311,8 @@ def _resolve_training(
         decisions.append(Decision(shown, why))
 
     if train.learning_rate is None:
-        rates = BUILTIN_LEARNING_RATES if isinstance(base, BuiltinBase) else LEARNING_RATES
+        shipped = SHIPPED_LEARNING_RATES if is_builtin(base) else LEARNING_RATES
+        rates = BUILTIN_LEARNING_RATES if isinstance(base, BuiltinBase) else shipped
         rate, why = rates[train.method]
         decide(why, learning_rate=rate)
     if train.method != "full" and train.lora_alpha is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.base_model import BaseSource, BuiltinBase, HubModel
+from orchestrator.base_model import BaseSource, HubModel, is_builtin
 from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.translation import Translated
 from orchestrator.families import STABLE_DIFFUSION_XL, Family, family_of
@@ -34,7 +34,7 @@ def machine_warnings(spec: RunSpec, base: BaseSource, offer: Offer, has_gpu: boo
         warnings.append(
             Warned(f"{', '.join(unheard)}: no choice on {offer.provider}, the machine is what it is", "leave them out")
         )
-    if has_gpu is False and not isinstance(base, BuiltinBase):
+    if has_gpu is False and not is_builtin(base):
         warnings.append(
             Warned(
                 "the machine shows no NVIDIA GPU: training a base of full size takes hours or days on a CPU",
@@ -146,10 +146,10 @@ def training_warnings(
         warnings.append(
             Warned(f"{base.warning}: whether it is there shows only on the machine", "check the network and try again")
         )
-    if isinstance(base, BuiltinBase) and train.resolution > 2 * BUILTIN_RESOLUTION:
+    if is_builtin(base) and train.resolution > 2 * BUILTIN_RESOLUTION:
         warnings.append(
             Warned(
-                f"builtin:{base.name} is made for {BUILTIN_RESOLUTION} pixels, not for {train.resolution}: "
+                f"{spec.model.base} is made for {BUILTIN_RESOLUTION} pixels, not for {train.resolution}: "
                 "training is slow and learns little",
                 f"`--set train.resolution={BUILTIN_RESOLUTION}`",
             )

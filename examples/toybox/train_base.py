@@ -2,7 +2,8 @@
 
     python train_base.py WORK_FOLDER
 
-About two hours on one CPU core. SIGTERM or Ctrl-C stops it at the next step; the same command goes on from there.
+About an hour and a quarter on one CPU core. SIGTERM or Ctrl-C stops it at the next step; the same command goes on
+from there.
 `WORK_FOLDER/base` is then a diffusers folder in float16, as `builtin:toybox` ships it.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import copy
 import dataclasses
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import captions
 import denoiser
 import resumable
 import world
+from remote_trainer.bases import shipped
 
 STAGES = ("autoencoder", "text-encoder", "denoiser", "base")
 
@@ -33,9 +36,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="states of the stages, latents, and at the end the base itself")
     parser.add_argument("--only", choices=STAGES, help="this stage alone; the first two do not need each other")
-    parser.add_argument("--autoencoder-steps", type=int, default=5200)
+    parser.add_argument("--autoencoder-steps", type=int, default=6000)
     parser.add_argument("--text-encoder-steps", type=int, default=600)
-    parser.add_argument("--denoiser-steps", type=int, default=8000)
+    parser.add_argument("--denoiser-steps", type=int, default=3500)
+    parser.add_argument(
+        "--release", action="store_true", help="at the end, make it the `builtin:toybox` of this package"
+    )
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +56,8 @@ def main() -> None:
             train_denoiser(folder, arguments.denoiser_steps)
         if "base" in wanted:
             write_base(folder)
+        if arguments.release:
+            release(folder)
     except resumable.Stopped as stopped:
         sys.exit(str(stopped))
 
@@ -135,6 +143,27 @@ def write_base(folder: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).to(torch.float16).save_pretrained(folder / "base")
+    _name_as_everybody_does(folder / "base" / "text_encoder" / "model.safetensors")
+    captions.make_tokenizer(folder / "base" / "tokenizer")  # vocab.json and merges.txt, which newer versions leave out
+    shutil.copyfile(Path(__file__).with_name("model-card.md"), folder / "base" / "README.md")
+
+
+def _name_as_everybody_does(text_encoder: Path) -> None:
+    """transformers 5.6 and later leave out the outermost name, which older versions and other programs expect."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = {
+        f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(text_encoder).items()
+    }
+    save_file(tensors, text_encoder, metadata={"format": "pt"})
+
+
+def release(folder: Path) -> None:
+    """Puts `folder/base` into the package, in place of what is there, and pins its hash."""
+    target = shipped.WEIGHTS / "toybox"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder / "base", target)
+    (shipped.WEIGHTS / "toybox.sha256").write_text(shipped.content_sha256(target) + "\n")
 
 
 def _pixels(indices: range) -> Tensor:

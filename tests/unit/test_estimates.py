@@ -74,6 +74,7 @@ def test_an_unknown_gpu_has_the_widest_range() -> None:
         ("black-forest-labs/FLUX.2-klein-base-9B", "flux-2-klein-9b"),
         ("owner/fluxus-sd-15", "flux-1"),
         ("owner/not-sd-30", "stable-diffusion"),
+        ("builtin:toybox", "toybox"),
     ],
 )
 def test_a_family_is_guessed_by_the_name_of_the_base(base: str, family: str) -> None:

@@ -26,6 +26,7 @@ from remote_trainer.wire import Job as WireJob
 
 COMMIT = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 HUB = HubModel("owner/base", COMMIT, pinned=True)
+SHIPPED = LocalFolder(Path("/base"), (BaseFile("a", 10, "00"),), builtin="toybox")
 OWN = Offer("local", "here", "", 0, 0.0, Market.ON_DEMAND, 0.0)
 BARE = StandingMachine("me@gpu-box", "/home/me/cloudbooth", has_gpu=False)
 RENTED = Offer("runpod", "1", "NVIDIA GeForce RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.5, "EU-RO-1")
@@ -87,6 +88,8 @@ def test_epochs_count_how_often_a_photo_is_seen() -> None:
         ("lora", HUB, 1e-4),
         ("full", BuiltinBase("tiny"), 4e-3),
         ("lora", BuiltinBase("tiny"), 2e-2),
+        ("full", SHIPPED, 2e-4),
+        ("lora", SHIPPED, 2e-3),
     ],
 )
 def test_the_learning_rate_follows_method_and_base(method: str, base: BaseSource, rate: float) -> None:
@@ -197,6 +200,7 @@ def test_a_base_that_could_not_be_checked_is_a_warning() -> None:
 
 def test_a_builtin_base_at_a_large_resolution_is_a_warning() -> None:
     assert "made for 64 pixels" in warned(plan(base=BuiltinBase("tiny")))
+    assert "made for 64 pixels" in warned(plan(base=SHIPPED))
     assert warned(plan("train.resolution=64", base=BuiltinBase("tiny"))) == ""
 
 

@@ -103,6 +103,8 @@ def _base(base: BaseSource) -> str:
         case LinkedFile(url):
             size = "" if base.bytes is None else f", {_size(base.bytes)}"
             return f"{url}{size}, fetched by the machine"
+        case LocalFolder(builtin=name) if name:
+            return f"builtin:{name}, comes with this program, {_size(base.total_bytes)} to upload"
         case LocalFolder(path) | LocalFile(path):
             return f"{path}, {_size(base.total_bytes)} to upload"
         case _:
