@@ -136,8 +136,12 @@ def _drive_to_its_model(wiring: Wiring, run: str, epoch: int, reporter: Reporter
 def _obeying_ctrl_c(wiring: Wiring, run: str, reporter: Reporter) -> Iterator[None]:
     """The first Ctrl-C becomes a wish in the ledger, later ones KeyboardInterrupt.
 
-    A thread with a connection of its own writes the wish: the handler may run in the middle of a transaction.
+    A thread with a connection of its own writes the wish: the handler may run in the middle of a transaction. Only the
+    main thread hears of a Ctrl-C; a driver in another one is asked through the ledger alone.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     asked = threading.Event()
     presses = 0
 

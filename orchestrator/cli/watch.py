@@ -9,13 +9,14 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.cli.driving import detach, drive_to_end
+from orchestrator.cli.driving import drive_to_end
 from orchestrator.cli.options import json_option, notify_option, optional_run_argument, plain_option, run_argument
 from orchestrator.cli.render.events import describe
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.run_list import view_run
 from orchestrator.cli.render.runs import render_status, status_to_json, view_status
 from orchestrator.cli.render.summary import summarize, tell
+from orchestrator.cli.together import carry_in_background
 from orchestrator.driver_lock import is_driven
 from orchestrator.errors import ExitCode, RunConflict, UsageError
 from orchestrator.hints import hint_for
@@ -112,23 +113,23 @@ def attach(run: str | None, every: bool, as_json: bool) -> int:
 
 def _take_up_all(wiring: Wiring, as_json: bool) -> int:
     """One that does not start is named, and keeps none of the others from it."""
-    taken, failed = [], []
-    for record in wiring.ledger.runs():
-        if record.state is State.ENDED or is_driven(wiring.home.run(record.name).driver_lock):
-            continue
-        try:
-            pid = detach(wiring, record.name)
-        except RunConflict as error:
-            failed.append(record.name)
-            click.echo(f"error: {error.message}\n\nhint: {error.hint}", err=True)
-            continue
-        taken.append(record.name)
-        if not as_json:
-            click.echo(f"{record.name} goes on in the background (process {pid})")
+    wanted = [
+        record.name
+        for record in wiring.ledger.runs()
+        if record.state is not State.ENDED and not is_driven(wiring.home.run(record.name).driver_lock)
+    ]
+    failed = carry_in_background(wiring, wanted)
+    taken = [run for run in wanted if run not in failed]
     if as_json:
         click.echo(json.dumps({"type": "summary", "taken_up": taken, "failed": failed}))
-    elif not taken and not failed:
-        click.echo("every run that goes on has its process")
+    else:
+        for run in taken:
+            click.echo(f"{run} goes on in the background")
+        for run in failed:
+            hint = f"`cloudbooth attach {run}` says why"
+            click.echo(f"error: the driver of `{run}` did not start\n\nhint: {hint}", err=True)
+        if not wanted:
+            click.echo("every run that goes on has its process")
     return int(ExitCode.CONFLICT) if failed else 0
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from orchestrator.cli.main import cli
 from orchestrator.cli.render.run_list import render_runs, view_runs
+from orchestrator.cli.together import carry
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.home import Home
 from orchestrator.ledger import Ledger
@@ -107,6 +109,16 @@ def test_every_run_that_goes_on_and_has_no_process_is_given_one(home: Home) -> N
     told = json.loads(done.stdout.splitlines()[-1])
     assert sorted(told["taken_up"] + told["failed"]) == ["going-on"]
     assert done.return_value == (ExitCode.CONFLICT if told["failed"] else ExitCode.OK)
+
+
+def test_what_goes_wrong_with_one_of_many_is_in_its_own_log(home: Home) -> None:
+    recorded(home, FakeClock(), "going-on", ended=False)
+    thread = threading.Thread(target=carry, args=("going-on",))
+    thread.start()
+    thread.join(30)
+    log = home.run("going-on").driver_log.read_text()
+    assert log.startswith("error: the recorded spec")
+    assert "hint: " in log
 
 
 def test_nothing_to_take_up_is_said(home: Home) -> None:
