@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import UsageError
-from remote_trainer.wire import ADAPTERS_ALONE, EVERY_FORMAT, BasePrecision, ExportFormat, Method, TrainSpec
+from remote_trainer.wire import (
+    ADAPTERS_ALONE,
+    ADAPTERS_AND_KOHYA,
+    EVERY_FORMAT,
+    BasePrecision,
+    ExportFormat,
+    Method,
+    TrainSpec,
+)
 
 FLOAT32, BFLOAT16 = 4, 2
 USUAL_GUIDANCE = 7.5
@@ -43,6 +51,8 @@ class Family:
     """Of one picture with gradient checkpointing: an estimate."""
     adapters_alone: bool = False
     """Too large to be trained whole."""
+    has_kohya_names: bool = False
+    """Beside those that are not too large, which all have."""
     bytes_each: int = FLOAT32 + BFLOAT16
     """In memory, for each weight of the denoiser: itself, and its copy of lower precision while it is computed with."""
     text_encoders_gb: float = 0.0
@@ -60,7 +70,9 @@ class Family:
     @property
     def formats(self) -> Mapping[Method, tuple[ExportFormat, ...]]:
         """The methods it is trained by, and what each can be exported to, the default first."""
-        return ADAPTERS_ALONE if self.adapters_alone else EVERY_FORMAT
+        if not self.adapters_alone:
+            return EVERY_FORMAT
+        return ADAPTERS_AND_KOHYA if self.has_kohya_names else ADAPTERS_ALONE
 
 
 STABLE_DIFFUSION = Family(
@@ -82,7 +94,7 @@ STABLE_DIFFUSION_3_LARGE = Family(
     bytes_each=BFLOAT16, text_encoders_gb=11.2, pixel_multiple=16, guidance=7.0,
 )  # fmt: skip
 FLUX_1 = Family(
-    "flux-1", 11_901.4e6, 33.7, 18.596, 40.852, 0.0, 2_801_664, 1.22, 0.9, adapters_alone=True,
+    "flux-1", 11_901.4e6, 33.7, 18.596, 40.852, 0.0, 2_801_664, 1.22, 0.9, adapters_alone=True, has_kohya_names=True,
     bytes_each=BFLOAT16, text_encoders_gb=9.8, pixel_multiple=16, guidance=3.5, passes_each=1,
 )  # fmt: skip
 FLUX_2_KLEIN_4B = Family(

@@ -26,7 +26,7 @@ from .ema import Ema
 from .encoded import PromptSource, encode_prompts, encode_sets, live_prompts, subject_pictures
 from .errors import TrainingFailed
 from .evaluation import evaluate
-from .export.output import finished, write_output
+from .export.output import finished, rehearse, write_output
 from .failures import named_failures
 from .families.api import Family
 from .families.detect import open_base, require_ways
@@ -125,6 +125,7 @@ def _train(
     optimizer = build_optimizer(groups(parameters, texts, spec), spec)
     batches = MicroBatches(spec, denoising, sets, prompts)
     if resumed is None:
+        rehearse(job, family, trained)
         frozen = _fit_memory(frozen, denoising, batches, parameters, emit)
     _apply_gradient_checkpointing(frozen, denoising.model)
     ema = None if spec.ema_decay is None else Ema(parameters, spec.ema_decay)

@@ -88,6 +88,8 @@ EVERY_FORMAT: dict[Method, tuple[ExportFormat, ...]] = {
 kohya's files disagree on DoRA, so nobody could check one."""
 ADAPTERS_ALONE: dict[Method, tuple[ExportFormat, ...]] = {"lora": ("lora",), "dora": ("lora",)}
 """Of families with billions of parameters: diffusers and ComfyUI open the one file."""
+ADAPTERS_AND_KOHYA: dict[Method, tuple[ExportFormat, ...]] = {"lora": ("lora", "kohya-lora"), "dora": ("lora",)}
+"""Of such families that kohya's trainers have names for."""
 
 
 @dataclass(frozen=True)

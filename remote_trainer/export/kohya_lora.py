@@ -85,20 +85,28 @@ def kohya_tensors(
 def metadata(
     family: SingleFileFamily, tensors: Mapping[str, Tensor], rank: int, alpha: float, origin: Origin
 ) -> dict[str, str]:
-    """All values are text. Nothing depends on the time: equal weights make equal files.
-
-    `sshs_model_hash` is kohya's: the sha256 of the file behind its header.
-    """
+    """All values are text. Nothing depends on the time: equal weights make equal files."""
     architecture = family.single_file.architecture
     velocity = family.schedule.prediction == "v_prediction"
+    return described(tensors, rank, alpha, origin) | {
+        "ss_network_module": "networks.lora",
+        "ss_base_model_version": _BASE_VERSION[architecture],
+        "ss_v2": str(architecture == "sd-2"),
+        "modelspec.architecture": f"{_MODELSPEC[architecture]}/lora",
+        "modelspec.implementation": _IMPLEMENTATION[architecture],
+        "modelspec.prediction_type": "v" if velocity else "epsilon",
+    }
+
+
+def described(tensors: Mapping[str, Tensor], rank: int, alpha: float, origin: Origin) -> dict[str, str]:
+    """What the metadata says whatever the family. `sshs_model_hash` is kohya's: the sha256 of the file behind its
+    header.
+    """
     body = save(dict(tensors))
     behind_header = body[8 + struct.unpack("<Q", body[:8])[0] :]
     return {
-        "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
-        "ss_base_model_version": _BASE_VERSION[architecture],
-        "ss_v2": str(architecture == "sd-2"),
         "ss_output_name": origin.name,
         "ss_steps": str(origin.steps),
         "ss_learning_rate": f"{origin.learning_rate:g}",
@@ -107,12 +115,9 @@ def metadata(
         "ss_tag_frequency": json.dumps({origin.name: dict(origin.captions)}),
         "sshs_model_hash": hashlib.sha256(behind_header).hexdigest(),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{_MODELSPEC[architecture]}/lora",
-        "modelspec.implementation": _IMPLEMENTATION[architecture],
         "modelspec.title": origin.name,
         "modelspec.trigger_phrase": origin.trigger,
         "modelspec.resolution": f"{origin.resolution}x{origin.resolution}",
-        "modelspec.prediction_type": "v" if velocity else "epsilon",
     }
 
 

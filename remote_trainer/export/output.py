@@ -9,15 +9,17 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import adapters, validate, wire
 from ..adapters import Trained
 from ..checkpoint import RunState
 from ..commit import commit_folder, preparing, read_committed
+from ..errors import TrainingFailed
 from ..families.api import Family, SingleFileFamily
 from ..wire import Job, Manifest, PhaseStarted
-from . import diffusers_folder, kohya_lora, lora_file, single_file
+from . import diffusers_folder, kohya_flux, kohya_lora, lora_file, single_file
 from .digests import digests
 from .model_card import model_card
 
@@ -57,6 +59,21 @@ def write_output(
         for load_and_compare in verify:
             load_and_compare()
         return commit_folder(prepared, folder, state.step)
+
+
+def rehearse(job: Job, family: Family, trained: Trained) -> None:
+    """Writes the untrained adapter, loads it back and lets it go, where the job names the layers itself: whether every
+    format has a place for them must not show after hours of training. Raises TrainingFailed("bad-job").
+    """
+    if not job.train.lora_targets:
+        return
+    with TemporaryDirectory() as folder:
+        try:
+            for load_and_compare in _write_adapter(job, family, trained, Path(folder)):
+                load_and_compare()
+        except (TrainingFailed, ValueError) as error:
+            message = f"an adapter on the layers of train.lora_targets cannot be exported: {error}"
+            raise TrainingFailed("bad-job", message, "name other layers, or leave the format out") from error
 
 
 def _write_models(job: Job, family: Family, trained: Trained, prepared: Path) -> list[Callable[[], None]]:
@@ -102,6 +119,12 @@ def _write_adapter(job: Job, family: Family, trained: Trained, prepared: Path) -
         kohya_lora.write(renamed, about, path)
         known = {component: digests(tensors) for component, tensors in texts.items()}
         verify.append(partial(kohya_lora.verify, family, digests(renamed), digests(factors), alpha / rank, path, known))
+    if "kohya-lora" in job.formats and not isinstance(family, SingleFileFamily):
+        path = prepared / f"{job.name}-kohya.safetensors"
+        factors = adapters.lora_tensors(trained.denoiser, 1.0)
+        renamed = kohya_flux.kohya_tensors(factors, alpha)
+        kohya_lora.write(renamed, kohya_flux.metadata(renamed, rank, alpha, _origin(job)), path)
+        verify.append(partial(kohya_flux.verify, family, digests(renamed), factors, alpha / rank, path))
     return verify
 
 

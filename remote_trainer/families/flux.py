@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..wire import ADAPTERS_ALONE, ExportFormat, Method, Weights
+from ..wire import ADAPTERS_AND_KOHYA, ExportFormat, Method, Weights
 from .api import Autoencoder, Guidance, TextEmbedding, TextEncoder
 from .flow_matching import (
     TokenWindow,
@@ -48,7 +48,7 @@ class Flux1:
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip
     trainable_texts: tuple[str, ...] = ()
-    formats: Mapping[Method, tuple[ExportFormat, ...]] = ADAPTERS_ALONE
+    formats: Mapping[Method, tuple[ExportFormat, ...]] = ADAPTERS_AND_KOHYA
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
