@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from orchestrator import doctor as checks
 from orchestrator.base_model import DEFAULT_ENDPOINT
-from orchestrator.cli.options import json_option
+from orchestrator.cli.options import json_option, of_profile, profile_option
 from orchestrator.cli.render.live import reporter_for
 from orchestrator.doctor import Finding, Verdict
 from orchestrator.driver_lock import driver_lock
@@ -45,8 +45,11 @@ _STYLES = {Verdict.GOOD: "green", Verdict.DOUBTFUL: "yellow", Verdict.BAD: "bold
     "--max-cost", type=float, default=0.5, show_default=True, metavar="USD", help="The most a drill may cost."
 )
 @click.option("--yes", "-y", is_flag=True, help="Start the drill without asking.")
+@profile_option
 @json_option
-def doctor(spec_file: Path | None, drilled: str | None, max_cost: float, yes: bool, as_json: bool) -> int:
+def doctor(
+    spec_file: Path | None, drilled: str | None, max_cost: float, yes: bool, profile: str | None, as_json: bool
+) -> int:
     """Check everything a run needs, and rent nothing.
 
     Looks at this installation, the clock, the hub's token and every installed provider; with a SPEC only at
@@ -59,7 +62,7 @@ def doctor(spec_file: Path | None, drilled: str | None, max_cost: float, yes: bo
     """
     if drilled is not None:
         return _drill(wire_up(), drilled, max_cost, yes, as_json)
-    spec = None if spec_file is None else load_spec(spec_file)
+    spec = None if spec_file is None else load_spec(spec_file, of_profile(profile))
     console = Console()
     bad = 0
     for finding in _findings(wire_up(), spec):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import json_option
+from orchestrator.cli.options import json_option, of_profile, profile_option
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.market import Listing, Refusal, ask_all, side_by_side
 from orchestrator.measured import measured_speeds
@@ -31,6 +31,7 @@ USUAL_DISK_GB = 40.0
 @click.option("--provider", "names", multiple=True, metavar="NAME", help="Ask this provider; as often as you like.")
 @click.option("--spot", "market", flag_value="spot", help="Only machines that may be taken away.")
 @click.option("--on-demand", "market", flag_value="on-demand", help="Only machines that stay.")
+@profile_option
 @json_option
 def gpus(
     what: Path | None,
@@ -39,6 +40,7 @@ def gpus(
     min_vram: float | None,
     names: tuple[str, ...],
     market: str | None,
+    profile: str | None,
     as_json: bool,
 ) -> int:
     """Show what can be rented now, and for how much.
@@ -50,7 +52,7 @@ def gpus(
     wiring = wire_up()
     spec = None
     if what is not None:
-        overrides = [f"compute.gpu={json.dumps(gpus)}"] if gpus else []
+        overrides = [*of_profile(profile), *([f"compute.gpu={json.dumps(gpus)}"] if gpus else [])]
         spec = spec_from_photos(what, subject, overrides) if subject else load_spec(what, overrides)
     want = GpuRequest(gpus, disk_gb=USUAL_DISK_GB) if spec is None else gpu_requests(spec)[0]
     if min_vram is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.driving import detach, drive_to_end
-from orchestrator.cli.options import json_option, notify_option, plain_option
+from orchestrator.cli.options import json_option, notify_option, of_profile, plain_option, profile_option
 from orchestrator.cli.render.job_plan import render_job_plan
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.plan import render_plan
@@ -43,6 +43,7 @@ def _spec_options(function: Any) -> Any:
                 help='What the photos in a folder show: a rare word, then the kind of thing, "sks dog".',
             ),
             click.option("--name", metavar="NAME", help="Name of the run and of the model."),
+            profile_option,
             click.option("--provider", metavar="NAME", help="Where to train: local, ssh, one that rents, or any."),
             click.option(
                 "--host", metavar="[USER@]HOST", help="Train there, over SSH; an alias of ~/.ssh/config will do."
@@ -174,8 +175,9 @@ def _spec(
     ship_originals: bool,
     pod_credentials: bool,
     overrides: tuple[str, ...],
+    profile: str | None,
 ) -> RunSpec:
-    """Flags are `--set` in other words; a `--set` of the same key wins."""
+    """Flags are `--set` in other words; a `--set` of the same key wins. Both win over the profile's."""
     if host and provider not in (None, "ssh"):
         raise UsageError(f"--host is for the provider ssh, not for {provider}", "leave out one of the two")
     on_provider, machine = _standing(standing, provider, host)
@@ -195,7 +197,7 @@ def _spec(
         "train.steps": steps,
     }
     flags = [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
-    all_overrides = (*flags, *overrides)
+    all_overrides = (*of_profile(profile), *flags, *overrides)
     return spec_from_photos(what, subject, all_overrides) if subject else load_spec(what, all_overrides)
 
 

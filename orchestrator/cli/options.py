@@ -74,6 +74,26 @@ def plain_option(function: F) -> F:
     )(function)
 
 
+def profile_option(function: F) -> F:
+    """`--profile`, for verbs that read a spec; see `of_profile`."""
+    return click.option(
+        "--profile",
+        metavar="NAME",
+        envvar="CLOUDBOOTH_PROFILE",
+        help="Settings of that name in config.toml, as if they were flags. CLOUDBOOTH_PROFILE does it always.",
+    )(function)
+
+
+def of_profile(name: str | None) -> tuple[str, ...]:
+    """The profile as `--set` values; none without a name."""
+    if not name:
+        return ()
+    from orchestrator.home import Home
+    from orchestrator.user_config import profile_overrides
+
+    return profile_overrides(Home.of_environment().config_file, name)
+
+
 def notify_option(function: F) -> F:
     """`--notify`, also by its variable, which processes that are left in the background inherit."""
 
