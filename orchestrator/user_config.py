@@ -1,4 +1,4 @@
-"""The user's own file for all runs, `config.toml` in the state folder: what providers are told, and settings under a name.
+"""The user's own file for all runs, `config.toml` in the state folder: what providers are told, and profiles.
 
 [providers.replicate.trainers.my-flux]
 owner = "me"
