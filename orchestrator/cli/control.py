@@ -142,7 +142,8 @@ def resume(
 ) -> int:
     """Continue a failed, stopped or interrupted run from its newest checkpoint.
 
-    What all attempts may cost together stays what it was, unless --max-cost says otherwise.
+    What all attempts may cost together stays what it was, unless --max-cost says otherwise; a machine that is at work
+    now keeps the limit that came with its job.
     With --from, a run that another laptop began continues here as RUN, from what its object storage holds.
     """
     wiring = wire_up()

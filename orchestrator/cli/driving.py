@@ -18,17 +18,22 @@ from orchestrator.driver import drive, drive_until
 from orchestrator.driver_lock import driver_lock, is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.hints import hint_for
+from orchestrator.home import RunHome
 from orchestrator.hosted.driver import drive_job
 from orchestrator.ledger import Ledger
-from orchestrator.lifecycle import EndReason, State, Wish
+from orchestrator.lifecycle import EndReason, Standing, State, Wish
 from orchestrator.notify import VARIABLE as NOTIFY_VARIABLE
 from orchestrator.notify import Notifier, targets_of
+from orchestrator.phases.loss import was_shipped_to
 from orchestrator.reporter import Reporter
 from orchestrator.spec import spec_from_json, spec_to_json
 from orchestrator.wiring import Wiring, is_hosted
 from providers.errors import CloudboothError
 
 DETACH_TIMEOUT_S = 15.0
+KEEPS_ITS_LIMIT = (
+    "the machine at work keeps the limit that came with its job; what --max-cost adds counts from the next machine on"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ def drive_to_end(
         epoch = wiring.ledger.become_driver(run)
         if resume:
             take_up(wiring, run, epoch, limits)
+            if limits.max_cost_usd is not None and has_its_limit(wiring.ledger, wiring.home.run(run)):
+                reporter.note(KEEPS_ITS_LIMIT)
         try:
             with _obeying_ctrl_c(wiring, run, reporter):
                 reason = _drive_through_interrupts(wiring, run, epoch, telling)
@@ -83,6 +90,15 @@ def take_up(wiring: Wiring, run: str, epoch: int, limits: NewLimits = NewLimits(
         wiring.ledger.start_attempt(run, epoch)
     else:
         wiring.ledger.withdraw_wish(run, epoch)
+
+
+def has_its_limit(ledger: Ledger, home: RunHome) -> bool:
+    """Whether a machine is at work for the run that was told, with its job, until when it is paid for."""
+    run = ledger.run(home.root.name)
+    machine = ledger.machine(run.name, run.attempt)
+    if machine is None or machine.standing is not Standing.HELD or machine.price_per_hour_usd <= 0:
+        return False
+    return was_shipped_to(home, machine)
 
 
 def detach(wiring: Wiring, run: str) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.driving import has_its_limit
 from orchestrator.driver import drive
 from orchestrator.errors import StaleDriver, WishChanged
 from orchestrator.host import Host, HostUnreachable
@@ -278,3 +279,11 @@ def test_a_machine_is_given_back_through_an_outage_although_its_end_was_asked_fo
     world.cloud.arm(Mishap(CloudFault.OUTAGE, amount=5 * MINUTE_S))
     assert drive(replace(world.context, provider=provider)) is EndReason.CANCELED
     assert not world.cloud.living()
+
+
+def test_only_a_machine_that_was_sent_its_job_keeps_the_limit_that_came_with_it(world: World) -> None:
+    assert not has_its_limit(world.ledger, world.context.home)
+    trains(world)
+    assert has_its_limit(world.ledger, world.context.home)
+    world.context.settle_absent(world.machine().tag)
+    assert not has_its_limit(world.ledger, world.context.home), "the next one gets what --max-cost says"
