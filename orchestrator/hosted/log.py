@@ -14,7 +14,7 @@ _BAR = re.compile(
 _LOSS = re.compile(r"\bloss[=:]\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.IGNORECASE)
 _RATE = re.compile(r"\blr[=:]\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.IGNORECASE)
 OVERLAP_CHARACTERS = 400
-"""Of a log whose beginning the service has dropped: by so much of our end it is joined again."""
+"""Of a log whose beginning the service has dropped: by so much of what is left it is joined to ours again."""
 
 
 def fresh_part(known: str, whole: str) -> str:
@@ -23,11 +23,15 @@ def fresh_part(known: str, whole: str) -> str:
         return ""
     if whole.startswith(known):
         return whole[len(known) :]
-    end = known[-OVERLAP_CHARACTERS:]
-    at = whole.rfind(end) if end else -1
-    if at >= 0:
-        return whole[at + len(end) :]
-    return "" if known.startswith(whole) or whole in known else whole
+    if whole in known:
+        return ""
+    at = known.find(whole[:OVERLAP_CHARACTERS])
+    while at >= 0 and not whole.startswith(known[at:]):
+        at = known.find(whole[:OVERLAP_CHARACTERS], at + 1)
+    if at < 0:  # the overlap is shorter than that
+        overlaps = range(min(len(known), len(whole), OVERLAP_CHARACTERS), 0, -1)
+        at = len(known) - next((length for length in overlaps if known.endswith(whole[:length])), 0)
+    return whole[len(known) - at :]
 
 
 def steps_in(text: str, of: int, after: int) -> Iterator[wire.StepDone]:

@@ -15,11 +15,16 @@ from orchestrator.dataset.scan import Finding, Scan, Severity, require_usable
 from orchestrator.errors import RunConflict, UsageError
 from orchestrator.plan_json import plain
 from orchestrator.ranges import Range, duration, usd
-from orchestrator.spec import DEFAULT_BASE, RunSpec
+from orchestrator.spec import DEFAULT_BASE, Compute, Limits, RunSpec
 from providers.jobs import JobQuote, JobWish, Value
 from remote_trainer.wire import Decision, ExportFormat, TrainSpec, Warned
 
 NOT_MADE = "a hosted job returns its LoRA alone, and the base is not here"
+_MACHINE_KEYS = (
+    "compute.gpu", "compute.market", "compute.min_vram_gb", "compute.max_price_per_hour", "compute.disk_gb",
+    "compute.trust", "compute.allow_cpu", "compute.machine", "compute.volume", "limits.rescue_hours",
+    "limits.keep_minutes", "limits.wait_for_laptop_minutes",
+)  # fmt: skip
 FEW_PHOTOS = 10
 """What the authors of the hosted trainers advise at least."""
 
@@ -60,6 +65,14 @@ def job_wish(spec: RunSpec) -> JobWish:
     if spec.data.regularization != "none":
         settings["data.regularization"] = spec.data.regularization
         stated.add("data.regularization")
+    usual_compute, usual_limits = Compute(), Limits()
+    for key in _MACHINE_KEYS:
+        section, _, name = key.partition(".")
+        given, default = (spec.compute, usual_compute) if section == "compute" else (spec.limits, usual_limits)
+        value = getattr(given, name)
+        if value != getattr(default, name):
+            settings[key] = ", ".join(value) if isinstance(value, tuple) else str(value)
+            stated.add(key)
     base = None if spec.model.base == DEFAULT_BASE else spec.model.base
     return JobWish(spec.name, settings, frozenset(stated), base)
 

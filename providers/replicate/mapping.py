@@ -29,6 +29,7 @@ REASONS: Mapping[str, str] = {
     "subject.class_prompt": "the trainer takes no class images",
     "model.base": "the trainer brings its base along",
 }
+NO_MACHINE = "no machine is rented"
 NO_SUCH_INPUT = "the trainer has no such input"
 NEEDED = frozenset({"train.method"})
 """Keys that are no matter of inputs."""
@@ -80,7 +81,8 @@ def map_fields(trainer: Trainer, wish: JobWish) -> tuple[dict[str, Value], tuple
         inputs[name] = value
         fields.append(MappedField(key, _shown(value), name))
     for key in sorted(wish.stated - trainer.inputs.keys() - NEEDED):
-        fields.append(MappedField(key, _shown(wish.settings.get(key, "")), "", REASONS.get(key, NO_SUCH_INPUT)))
+        usual = NO_MACHINE if key.startswith(("compute.", "limits.")) else NO_SUCH_INPUT
+        fields.append(MappedField(key, _shown(wish.settings.get(key, "")), "", REASONS.get(key, usual)))
     return inputs, tuple(fields)
 
 

@@ -105,9 +105,18 @@ class ReplicateProvider:
             tag, time.time(), quote.trainer, quote.version, quote.destination, dataset_input, dataset_url
         )
         self._submitted.write(submitted)
-        job_id = self._writer.train(
-            quote.trainer, quote.version, quote.destination, quote.inputs, {dataset_input: dataset_url}
-        )
+        try:
+            job_id = self._writer.train(
+                quote.trainer, quote.version, quote.destination, quote.inputs, {dataset_input: dataset_url}
+            )
+        except CloudboothError as error:
+            if type(error) is CloudboothError:  # in the service's own words, which may mean the version
+                page = f"https://replicate.com/{quote.trainer}/train"
+                error.hint = (
+                    f"not every version of a trainer takes trainings: one that {page} shows can be pinned as `version` "
+                    "in the config file (docs/replicate.md)"
+                )
+            raise
         self._submitted.answered(submitted, job_id)
         return JobId(job_id)
 

@@ -267,7 +267,8 @@ def test_a_refused_version_ends_the_run_in_the_services_words(run: HostedRun, fa
         (status, {"title": "Invalid version or not permitted", "detail": "no trainings", "status": status}, {})
     ]
     assert run.drive() is EndReason.NO_MACHINE
-    assert any("Invalid version or not permitted" in note for note in run.told.notes)
+    [said] = [note for note in run.told.notes if "Invalid version or not permitted" in note]
+    assert "replicate.com/ostris/flux-dev-lora-trainer/train" in said, "where another version can be found"
 
 
 def test_weights_that_come_broken_off_are_fetched_again(run: HostedRun, fake: FakeReplicate) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from orchestrator.hosted.output import as_diffusers_names
+from orchestrator.hosted.safetensors_file import copy_renamed
 from remote_trainer import wire
 from remote_trainer.errors import TrainingFailed
 from remote_trainer.generate import generate
@@ -79,6 +81,16 @@ def test_a_picture_carries_its_settings_as_automatic1111_reads_them(job: Picture
 def test_a_whole_model_is_opened_by_itself(job: PictureJob, tmp_path: Path) -> None:
     whole = build_base(tmp_path / "whole", "epsilon")
     assert drawn(replace(job, kind="diffusers", model=str(whole), count=1), tmp_path) == ["42.png", "grid.png"]
+
+
+def test_a_lora_that_a_hosted_trainer_named_the_older_way_is_opened(job: PictureJob, tmp_path: Path) -> None:
+    given, renamed = tmp_path / "given.safetensors", tmp_path / "renamed.safetensors"
+    processor = "mid_block.attentions.0.transformer_blocks.0.attn1.processor"
+    shapes = {f"{processor}.to_{what}_lora.down.weight": (2, 32) for what in ("q", "out")}
+    given.write_bytes(safetensors_bytes(shapes | {name.replace("down", "up"): (32, 2) for name in shapes}))
+    copy_renamed(given, renamed, as_diffusers_names)
+    drawn(replace(job, compare=True, count=1, model=str(renamed)), tmp_path)
+    assert pixels(tmp_path / "out/42.png") != pixels(tmp_path / "out/42-base.png")
 
 
 def test_a_lora_of_another_base_is_an_error_that_says_so(job: PictureJob, tmp_path: Path) -> None:
