@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from orchestrator.base_model import BaseSource, HubModel, is_builtin
@@ -15,6 +16,9 @@ from orchestrator.workload import ENVIRONMENT_GB, Workload
 from providers.api import Offer
 from remote_trainer.wire import TrainSpec, Warned
 
+_DISTILLED = re.compile(
+    r"schnell|turbo|lightning|hyper-?sd|(?<![a-z])lcm(?![a-z])|flux[._-]?2-klein-(?!base)", re.IGNORECASE
+)
 BUILTIN_RESOLUTION = 64
 """Pixels: what builtin bases are made for."""
 LEAST_XL_RESOLUTION = 768
@@ -160,6 +164,14 @@ def training_warnings(
                 f"SDXL draws at 1024 pixels: trained at {train.resolution}, it forgets how, and the subject comes out "
                 "small or cut off",
                 "`--set train.resolution=1024`",
+            )
+        )
+    if _DISTILLED.search(spec.model.base):
+        warnings.append(
+            Warned(
+                f"{spec.model.base} was distilled to draw in few steps, which training undoes little by little",
+                "train the base that it was distilled from, and draw with either; its name often ends in `-dev` or has "
+                "`-base-`",
             )
         )
     small = [placed for placed in placements if placed.enlargement > NOTABLE_ENLARGEMENT]

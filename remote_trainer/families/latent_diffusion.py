@@ -60,8 +60,13 @@ def sampling_scheduler(folder: Path) -> Any:
 
 
 def parameters_about(folder: Path) -> int:
-    """Of the component in `folder`, from the size of its largest file."""
+    """Of the component in `folder`, from the size of its largest file, or of its parts where it comes in parts; half as
+    many as there are, where they are published in half precision.
+    """
     files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+    parts = [path for path in files if "-of-" in path.name and "." not in path.stem]
+    if parts:
+        return sum(path.stat().st_size for path in parts) // _BYTES_PER_PARAMETER
     return max((path.stat().st_size for path in files), default=0) // _BYTES_PER_PARAMETER
 
 

@@ -344,6 +344,30 @@ def test_sdxl_far_below_its_resolution_is_warned_about_however_it_is_known() -> 
     assert "SDXL" not in warned(plan("train.resolution=768", base=large)) + warned(plan())
 
 
+@pytest.mark.parametrize(
+    ("base", "is_distilled"),
+    [
+        ("black-forest-labs/FLUX.1-schnell", True),
+        ("black-forest-labs/FLUX.2-klein-4B", True),
+        ("stabilityai/sdxl-turbo", True),
+        ("black-forest-labs/FLUX.1-dev", False),
+        ("black-forest-labs/FLUX.2-klein-base-4B", False),
+    ],
+)
+def test_a_base_distilled_to_few_steps_is_warned_about(base: str, is_distilled: bool) -> None:
+    assert (
+        "was distilled" in warned(plan(f"model.base={base}", base=HubModel(base, None, pinned=False)))
+    ) is is_distilled
+
+
+def test_a_large_family_is_drawn_with_the_guidance_that_is_usual_for_it() -> None:
+    base = "black-forest-labs/FLUX.1-dev"
+    made = plan(f"model.base={base}", base=HubModel(base, None, pinned=False, pipeline="FluxPipeline"))
+    assert made.train.validation_guidance_scale == 3.5
+    assert any("usual for flux-1" in decision.why for decision in made.decisions)
+    assert plan().train.validation_guidance_scale == 7.5
+
+
 def test_a_machine_asked_for_by_a_name_that_does_not_tell_the_family_is_warned_about() -> None:
     large = dataclasses.replace(HUB, pipeline="StableDiffusionXLPipeline")
     [hint] = [each.hint for each in plan(base=large, offer=RENTED).warnings if "does not tell" in each.message]
