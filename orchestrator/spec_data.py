@@ -102,6 +102,8 @@ class PictureSet(Section):
     """Names the set in the plan and its folder on the machine."""
     pictures: Annotated[str, Field(pattern=r"\S")]
     """Folder; for class images also what `data.regularization` takes."""
+    subfolders: bool = False
+    """Take the pictures of folders within the folder, too."""
     role: Role = "instance"
     """`instance` shows the subject, `class` others of its kind: their loss counts `train.prior_loss_weight`."""
     prompt: Prompt | None = None

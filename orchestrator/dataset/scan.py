@@ -118,6 +118,23 @@ def scan_folder(folder: Path) -> Scan:
     return Scan(folder, tuple(photos), tuple(findings))
 
 
+def scan_tree(folder: Path) -> Scan:
+    """As `scan_folder`, with the photos of all folders below, hidden ones left out; by folder, then by name."""
+    inside = [Path(root) for root, _, _ in itertools.islice(os.walk(folder), MOST_SUBFOLDERS)]
+    visible = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if len(visible) < 2:
+        return scan_folder(folder)
+    scans = [scan_folder(path) for path in sorted(visible)]
+    photos = [photo for scan in scans for photo in scan.photos]
+    about_folders = set(visible)
+    findings = [finding for scan in scans for finding in scan.findings if finding.path not in about_folders]
+    findings += [finding for finding in _duplicates(photos) if finding not in findings]
+    findings += _count(folder, photos, findings)
+    order = list(Severity)
+    findings.sort(key=lambda finding: order.index(finding.severity))
+    return Scan(folder, tuple(photos), tuple(findings))
+
+
 def scan_photo(path: Path) -> tuple[Photo | None, list[Finding]]:
     """One file, decoded to the end: the photo when it is usable, and what there is to say about it."""
     findings: list[Finding] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.dataset.buckets import Sizing
 from orchestrator.dataset.captions import captioned
 from orchestrator.dataset.placement import sizing_of
-from orchestrator.dataset.scan import Finding, Photo, Scan, Severity, scan_folder
+from orchestrator.dataset.scan import Finding, Photo, Scan, Severity, scan_folder, scan_tree
 from orchestrator.spec import RunSpec
 from orchestrator.spec_data import PictureFolder, PictureSet
 
@@ -20,16 +20,17 @@ Scans = Mapping[str, Scan]
 def scan_sets(spec: RunSpec) -> dict[str, Scan]:
     """Every folder of the spec, each read once however many sets share it. Raises UsageError for a caption file that
     cannot be read; what is wrong with pictures is a finding."""
-    folders: dict[Path, Scan] = {}
+    folders: dict[tuple[Path, bool], Scan] = {}
     scans = {}
     for pictures in spec.picture_sets:
         if isinstance(pictures.source, PictureFolder):
             folder = pictures.source.folder
-            if folder not in folders:
-                folders[folder] = scan_folder(folder)
+            key = folder, pictures.subfolders
+            if key not in folders:
+                folders[key] = scan_tree(folder) if pictures.subfolders else scan_folder(folder)
                 if spec.data.dataloader is not None and not folder.exists():
-                    folders[folder] = _elsewhere(folders[folder])
-            scan = captioned(folders[folder], pictures, spec.prompt_of(pictures))
+                    folders[key] = _elsewhere(folders[key])
+            scan = captioned(folders[key], pictures, spec.prompt_of(pictures))
             scans[pictures.id] = without_small(
                 scan, pictures, sizing_of(pictures, spec.train), keep=spec.data.keep_small
             )

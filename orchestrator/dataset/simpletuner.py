@@ -183,7 +183,7 @@ class _Reader:
         folder = Path(given).expanduser()
         if folder.is_absolute() and self._root is not None:
             folder = self._root / folder.relative_to(folder.anchor)
-        self._set["pictures"] = os.path.normpath(self._path.parent / folder)
+        self._set |= {"pictures": os.path.normpath(self._path.parent / folder), "subfolders": True}
         self._say("instance_data_dir", given, "", f"pictures = {self._set['pictures']}")
 
     def _take_captions(self) -> None:

@@ -186,3 +186,13 @@ def test_pictures_in_between_show_every_subject(plan_of: Callable[..., Plan]) ->
     assert plan_of(TWO_SUBJECTS, ann=2, rex=2, people=2).train.validation_prompts == (
         "a photo of zkv woman", "a photo of xlt dog",
     )  # fmt: skip
+
+
+def test_folders_within_the_folder_count_where_the_set_says_so(spec_of: Callable[..., RunSpec], tmp_path: Path) -> None:
+    text = '[[data.sets]]\nid = "dog"\nprompt = "sks dog"\npictures = "dog"\n'
+    for name in ("dog/a", "dog/b/c", "dog/.hidden"):
+        pictures(tmp_path / name, 3)
+    assert scan_sets(spec_of(text))["dog"].photos == ()
+    scan = scan_sets(spec_of(text + "subfolders = true\n"))["dog"]
+    assert [photo.path.parent.name for photo in scan.photos] == ["a"] * 3 + ["c"] * 3
+    assert scan.errors == ()
