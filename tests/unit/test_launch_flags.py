@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from orchestrator.cli.driving import NewLimits, take_up
-from orchestrator.cli.main import run
+from orchestrator.cli.main import cli, run
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.home import RunHome
 from orchestrator.lifecycle import EndReason, State
@@ -97,3 +98,10 @@ def test_an_endpoint_without_its_scheme_comes_with_the_address_it_meant() -> Non
         )
     assert "storage.endpoint_url" in caught.value.message
     assert "--set storage.endpoint_url=https://s3.example.com" in caught.value.message + caught.value.hint
+
+
+def test_every_option_has_a_variable(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDBOOTH_PLAN_STEPS", "33")
+    done = CliRunner().invoke(cli, ["plan", str(spec), "--json"], standalone_mode=False)
+    assert done.exception is None, done.exception
+    assert json.loads(done.stdout.splitlines()[0])["train"]["steps"] == 33
