@@ -55,7 +55,14 @@ def ask_all(
             for market in markets:
                 if market in provider.markets:
                     offers += provider.offers(
-                        GpuRequest(want.gpus, want.min_vram_gb, want.disk_gb, market, secure_only=want.secure_only)
+                        GpuRequest(
+                            want.gpus,
+                            want.min_vram_gb,
+                            want.disk_gb,
+                            market,
+                            secure_only=want.secure_only,
+                            gpu_count=want.gpu_count,
+                        )
                     )
         except CloudboothError as error:
             refusals.append(Refusal(name, error.message, error.hint, configured=True))

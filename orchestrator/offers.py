@@ -77,6 +77,7 @@ def gpu_requests(spec: RunSpec, markets: Sequence[Market] = (), *, capped: bool 
             market=market,
             max_price_per_hour_usd=compute.max_price_per_hour if capped and market is Market.SPOT else None,
             secure_only=compute.trust == "secure",
+            gpu_count=compute.gpu_count,
             volume=compute.volume,
         )
         for market in markets or markets_of(spec)

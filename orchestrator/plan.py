@@ -145,6 +145,8 @@ class Plan:
     """Whose configuration a base that is a single file has."""
     translation: tuple[Translated, ...] = ()
     """What became of each key of SimpleTuner's files."""
+    gpu_count: int = 1
+    """How many train together."""
 
     @property
     def instance(self) -> tuple[Placement, ...]:
@@ -229,7 +231,8 @@ def make_plan(
         now=0.0,
         kept_back_usd=0.0 if rental is None else rental.rescue_usd,
     )
-    visits = expected_visits(sets, train)
+    together = dataclasses.replace(train, batch_size=train.batch_size * spec.compute.gpu_count)
+    visits = expected_visits(sets, together)
     seen = sum(visit.each * each.count for visit, each in zip(visits, sets, strict=True) if each.role == "instance")
     return Plan(
         name=spec.name,
@@ -241,7 +244,7 @@ def make_plan(
         output_folder=spec.output.folder,
         sets=sets,
         visits=visits,
-        steps_per_epoch=steps_per_epoch(sets, train),
+        steps_per_epoch=steps_per_epoch(sets, together),
         buckets=tuple(
             BucketCount(bucket, count) for bucket, count in sorted(buckets.items(), key=lambda b: (-b[1], b[0]))
         ),
@@ -267,6 +270,7 @@ def make_plan(
         ship_originals=spec.data.ship_originals,
         base_config=spec.model.config,
         translation=translation,
+        gpu_count=spec.compute.gpu_count,
     )
 
 
@@ -285,6 +289,7 @@ def build_job(plan: Plan, run_id: str, images: Mapping[str, tuple[ImageSpec, ...
         allow_cpu=plan.allow_cpu,
         closed_base=isinstance(plan.base, HubModel) and plan.base.closed,
         base_config=plan.base_config,
+        processes=plan.gpu_count,
     )
 
 

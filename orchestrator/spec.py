@@ -93,6 +93,8 @@ class Compute(Section):
     market: Literal["on-demand", "spot", "spot-then-on-demand"] = "on-demand"
     gpu: tuple[str, ...] = ()
     """In order of preference; empty: anything with `min_vram_gb`."""
+    gpu_count: Annotated[int, Field(ge=1, le=8)] = 1
+    """GPUs of one machine that train together; each takes `train.batch_size` pictures at a time."""
     min_vram_gb: Annotated[float, Field(ge=0)] = 0.0
     max_price_per_hour: Annotated[float, Field(ge=0)] | None = None
     """USD."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -125,9 +126,13 @@ def _prepare(call: argparse.Namespace) -> int:
 def _train(call: argparse.Namespace) -> int:
     def work(emit: stage.Emit, should_stop: stage.ShouldStop) -> None:
         emit(wire.PhaseStarted("load"))
+        from . import quick_imports, ranks
         from .bases.resolve import resolve_base
-        from .train import train
 
+        with quick_imports.uncollected():
+            from .train import train
+
+            quick_imports.import_models()
         job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
 
         def say(line: str) -> None:
@@ -135,7 +140,13 @@ def _train(call: argparse.Namespace) -> int:
 
         base = resolve_base(job.base_path or job.base, _workdir(call.run_folder) / "bases", job.base_config, say)
         shelf = _workdir(call.run_folder) / "class-images"
-        outcome = train(job, call.run_folder, base, emit, should_stop, shelf)
+
+        def died(rank: int, exit_code: int) -> None:
+            message = f"training process {rank} of {job.processes} ended with exit code {exit_code}"
+            emit(wire.Failed("trainer-killed", message, "`cloudbooth logs RUN --trainer` shows why"))
+
+        with ranks.others(job.processes, call.run_folder, died):
+            outcome = train(job, call.run_folder, base, emit, should_stop, shelf)
         if outcome.manifest_sha256 is None:
             emit(wire.Stopped(outcome.step))
         else:
@@ -160,6 +171,25 @@ def _draw(call: argparse.Namespace) -> int:
         generate(wire.loads(wire.PictureJob, call.request.encode()), call.workdir, call.out, emit)
 
     return sampling_process.tell(work)
+
+
+def _rank(call: argparse.Namespace) -> int:
+    """One of the other processes of `train`: says nothing, and ends when the first does."""
+    from .bases.resolve import resolve_base
+    from .errors import TrainingFailed
+    from .train import train
+
+    stage.hold_leash()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a stop is agreed on, and the first one hears of it
+    job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
+    bases = _workdir(call.run_folder) / "bases"
+    try:
+        base = resolve_base(job.base_path or job.base, bases, job.base_config, lambda _: None)
+        train(job, call.run_folder, base, lambda _: None, lambda: False)
+    except TrainingFailed as failure:
+        print(f"{failure.message}\n\nhint: {failure.hint}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _storage(call: argparse.Namespace) -> int:
@@ -198,10 +228,10 @@ VERBS = {
     "status": _status, "start": _start, "stop": _stop, "forget": _forget, "follow": _follow, "read": _read,
     "digest": _digest, "have": _have, "accept": _accept, "finish": _finish, "saved": _saved, "guard": _guard,
     "grant": _grant, "token": _token,
-    "supervise": _supervise, "prepare": _prepare, "train": _train, "storage": _storage, "upload": _upload,
-    "sample": _sample, "draw": _draw,
+    "supervise": _supervise, "prepare": _prepare, "train": _train, "rank": _rank,
+    "storage": _storage, "upload": _upload, "sample": _sample, "draw": _draw,
 }  # fmt: skip
-FROM_THE_LAPTOP = frozenset(VERBS) - {"supervise", "prepare", "train", "storage", "upload", "draw"}
+FROM_THE_LAPTOP = frozenset(VERBS) - {"supervise", "prepare", "train", "rank", "storage", "upload"}
 
 _TAKES: dict[str, list[str]] = {
     "status": ["run"], "start": ["run", "epoch"], "stop": ["run", "epoch", "now"], "forget": ["run", "epoch"],
@@ -209,7 +239,8 @@ _TAKES: dict[str, list[str]] = {
     "accept": ["root", "run", "epoch", "needed"], "finish": ["root", "entries"],
     "saved": ["run", "manifests"], "guard": ["workdir"],
     "supervise": ["run", "epoch", "start"], "prepare": ["run", "fd"], "train": ["run", "fd"],
-    "grant": ["run", "epoch"], "token": ["run", "epoch"], "storage": ["run", "fd"], "upload": ["run", "fd"],
+    "grant": ["run", "epoch"], "token": ["run", "epoch"], "rank": ["run"],
+    "storage": ["run", "fd"], "upload": ["run", "fd"],
     "sample": ["workdir", "request"], "draw": ["workdir", "request"],
 }  # fmt: skip
 

@@ -34,6 +34,12 @@ class Trained:
             named |= {f"{component}.{name}": parameter for name, parameter in trainable(model).items()}
         return named
 
+    def on_host(self) -> Trained:
+        """The same models, moved to the host's memory."""
+        for model in (self.denoiser, *self.texts.values()):
+            model.cpu()
+        return self
+
 
 def make_trainable(spec: TrainSpec, family: Family, trained: Trained) -> None:
     """Lets train what the job's method trains: every weight, or an adapter that is added here."""

@@ -36,6 +36,9 @@ class Frozen:
     learning_rate: float
     weights: wire.Weights = "fp32"
     """How weights that do not train are kept in memory."""
+    parts: int = 1
+    offload: bool = False
+    """These two and `gradient_checkpointing` are a `Thrift`."""
 
 
 @dataclass(frozen=True)

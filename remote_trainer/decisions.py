@@ -117,20 +117,3 @@ def planned_checkpoint_interval(spec: TrainSpec) -> int:
             "bad-job", "the job states no checkpoint interval", "launch it with `--set train.checkpoint_every=100`"
         )
     return spec.checkpoint_every
-
-
-def choose_gradient_checkpointing(device: torch.device, probe: Callable[[], None], say: Say) -> bool:
-    """Whether to recompute activations in the backward pass instead of keeping them.
-
-    probe: one forward and backward pass over the largest batch; run on a GPU only, where it is cheap.
-    """
-    if device.type == "cpu":
-        return False
-    try:
-        probe()
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        say(Decision("gradient checkpointing on", "a step at the largest bucket does not fit into the GPU's memory"))
-        return True
-    say(Decision("gradient checkpointing off", "a step at the largest bucket fits into the GPU's memory"))
-    return False

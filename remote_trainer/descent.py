@@ -1,34 +1,105 @@
-"""One optimizer step: losses of its micro-batches, gradient, clipping, update."""
+"""One optimizer step after another: losses of micro-batches, gradient, clipping, update, average."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .denoising import Denoising
+from .ema import Ema
+from .failures import is_out_of_memory
 from .micro_batch import MicroBatches
 from .optimizers import set_learning_rate
-from .wire import TrainSpec
+from .thrift import Thrift, free_memory, next_rung
+from .wire import Decision, TrainSpec
+from .world import GradientExchange, World
+
+Say = Callable[[Decision], None]
 
 
-def optimizer_step(
-    spec: TrainSpec,
-    batches: MicroBatches,
-    step: int,
-    rate: float,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-) -> tuple[Tensor, Tensor]:
-    """The step's mean loss over its micro-batches and the norm of its gradient before clipping, both scalars on the
-    device: nothing here waits for it."""
-    optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for micro_step in range(spec.gradient_accumulation):
-        loss = batches.loss(step, micro_step) / spec.gradient_accumulation
+class Descent:
+    """Moves `parameters` against the gradient of `batches`. Nothing in it waits for the GPU."""
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        denoising: Denoising,
+        batches: MicroBatches,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        ema: Ema | None = None,
+        world: World | None = None,
+    ) -> None:
+        self._spec, self._denoising, self._batches = spec, denoising, batches
+        self._parameters, self._optimizer, self._ema = parameters, optimizer, ema
+        self._world = world or World()
+        self._exchange = GradientExchange(parameters.values(), self._world)
+        self._has_adapted = False
+        self.thrift = Thrift()
+
+    def economize(self, thrift: Thrift) -> None:
+        """Every later step is done this way."""
+        if thrift.gradient_checkpointing and not self.thrift.gradient_checkpointing:
+            denoiser: Any = self._denoising.model
+            denoiser.enable_gradient_checkpointing()
+        self.thrift = thrift
+
+    def step(self, step: int, rate: float, say: Say = lambda _: None) -> tuple[Tensor, Tensor]:
+        """The step's mean loss over its micro-batches and the norm of its gradient before clipping, both scalars.
+
+        A gradient that runs out of memory is computed once more the next thriftier way, of which `say` is told, once in
+        a run; the error passes when that does not help either, and where several processes would have to agree.
+        """
+        loss: Tensor | None = None
+        try:
+            loss = self._gradient(step)
+        except Exception as error:
+            thriftier = next_rung(self.thrift, self._spec.batch_size)
+            if not is_out_of_memory(error) or self._has_adapted or thriftier is None or self._world.size > 1:
+                raise
+            self._has_adapted = True
+            say(Decision(str(thriftier), f"memory ran out at step {step}, which is done again this way"))
+            self.economize(thriftier)
+        if loss is None:  # outside `except`, whose traceback would keep the failed pass's tensors alive
+            self._optimizer.zero_grad(set_to_none=True)
+            free_memory()
+            loss = self._gradient(step)
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._spec.max_grad_norm)
+        set_learning_rate(self._optimizer, rate)
+        self._optimizer.step()
+        if self._ema is not None:
+            self._ema.update(step)
+        return loss, norm
+
+    def probe(self, thrift: Thrift) -> None:
+        """One pass over the largest micro-batch, beside as much memory as the optimizer's states will take."""
+        moments = [torch.empty_like(parameter) for parameter in self._parameters.values() for _ in range(2)]
+        previous = self.thrift
+        try:
+            self.economize(thrift)
+            self._pass(1, self._batches.largest(), part=0)
+        finally:
+            self.thrift = replace(previous, gradient_checkpointing=self.thrift.gradient_checkpointing)
+            self._optimizer.zero_grad(set_to_none=True)
+            del moments
+
+    def _gradient(self, step: int) -> Tensor:
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = []
+        passes = [(k, part) for k in range(self._spec.gradient_accumulation) for part in range(self.thrift.parts)]
+        for micro_step, part in passes:
+            if (micro_step, part) == passes[-1]:
+                self._exchange.expect()
+            losses.append(self._pass(step, micro_step, part))
+        return self._exchange.finish(torch.stack(losses).sum())
+
+    def _pass(self, step: int, micro_step: int, part: int) -> Tensor:
+        with self.thrift.saving(self._denoising.device):
+            loss = self._batches.loss(step, micro_step, part, self.thrift.parts)
+        loss = loss / (self._spec.gradient_accumulation * self.thrift.parts)
         torch.autograd.backward(loss)
-        losses.append(loss.detach())
-    gradient_norm = nn.utils.clip_grad_norm_(parameters.values(), spec.max_grad_norm)
-    set_learning_rate(optimizer, rate)
-    optimizer.step()
-    return torch.stack(losses).sum(), gradient_norm
+        return loss.detach()

@@ -24,9 +24,18 @@ MAX_PICTURES = 16
 
 @torch.no_grad()
 def evaluate(
-    denoising: Denoising, pictures: Sequence[EncodedPicture], prompts: PromptSource, seed: int, step: int
+    denoising: Denoising,
+    pictures: Sequence[EncodedPicture],
+    prompts: PromptSource,
+    seed: int,
+    step: int,
+    *,
+    one_by_one: bool = False,
 ) -> Evaluated:
-    """Mean unweighted loss over the first MAX_PICTURES pictures of the subject. Leaves no trace in training."""
+    """Mean unweighted loss over the first MAX_PICTURES pictures of the subject. Leaves no trace in training.
+
+    one_by_one: takes the memory of a single sample, and more time.
+    """
     schedule = denoising.family.schedule.to(denoising.device)
     middles = [int((k + 0.5) / TIMESTEPS_EACH * len(schedule)) for k in range(TIMESTEPS_EACH)]
     timesteps = torch.tensor(middles, device=denoising.device)
@@ -38,7 +47,14 @@ def evaluate(
         noisy = objective.add_noise(clean, noise, timesteps, schedule)
         text = prompts.batch([picture.caption] * TIMESTEPS_EACH)
         framing = framing_rows([picture.framing] * TIMESTEPS_EACH, denoising.device)
-        predicted = denoising.predict(noisy, schedule.told[timesteps], text, framing)
+        told, rows = schedule.told[timesteps], range(TIMESTEPS_EACH)
+        if one_by_one:
+            single = [
+                denoising.predict(noisy[k : k + 1], told[k : k + 1], text.row(k), framing[k : k + 1]) for k in rows
+            ]
+            predicted = torch.cat(single)
+        else:
+            predicted = denoising.predict(noisy, told, text, framing)
         wanted = objective.target(clean, noise, timesteps, schedule)
         mask = None if picture.mask is None else picture.mask.expand(TIMESTEPS_EACH, -1, -1, -1)
         losses.append(objective.sample_losses(predicted, wanted, None, mask))

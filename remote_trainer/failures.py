@@ -29,9 +29,9 @@ def named_failures(spec: TrainSpec) -> Iterator[None]:
             message = "the host's disk is full"
             hint = "free some space or lower `train.keep_checkpoints`, then resume: committed checkpoints are whole"
             raise TrainingFailed("disk-full", message, hint) from error
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             message = f"memory ran out: {str(error).splitlines()[0]}" if str(error) else "memory ran out"
-            raise TrainingFailed("out-of-memory", message, _memory_hint(spec)) from error
+            raise TrainingFailed("out-of-memory", message, memory_hint(spec)) from error
         raise
 
 
@@ -41,13 +41,14 @@ def _is_disk_full(error: Exception) -> bool:
     return type(error).__name__ == "SafetensorError" and f"os error {errno.ENOSPC}" in str(error)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Of a GPU or of the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _ALLOCATION_PHRASES)
 
 
-def _memory_hint(spec: TrainSpec) -> str:
+def memory_hint(spec: TrainSpec) -> str:
     """The setting that saves most without changing what is learned, first."""
     if spec.batch_size > 1:
         more = spec.gradient_accumulation * spec.batch_size

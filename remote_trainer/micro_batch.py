@@ -18,6 +18,7 @@ from .draws import Draws, draw, is_dropped
 from .encoded import EncodedSet, PromptSource
 from .families.api import TextEmbedding
 from .wire import DatasetSpec, TrainSpec
+from .world import World
 
 _ROUNDS_LOOKED_AT = 4000
 """Micro-batches among which the largest is looked for."""
@@ -64,9 +65,18 @@ class MicroBatches:
     """
 
     def __init__(
-        self, spec: TrainSpec, denoising: Denoising, sets: Sequence[EncodedSet], prompts: PromptSource
+        self,
+        spec: TrainSpec,
+        denoising: Denoising,
+        sets: Sequence[EncodedSet],
+        prompts: PromptSource,
+        world: World | None = None,
     ) -> None:
+        """With several processes, a batch is that of all of them, and each takes its share: the same pictures, noise
+        and timesteps as of one process with so many times the batch."""
         self._spec, self._denoising, self._prompts = spec, denoising, prompts
+        self._world = world or World()
+        self._together = spec.batch_size * self._world.size
         schedule = denoising.family.schedule
         self._density: objective.Density = "uniform"
         if schedule.prediction == "flow":
@@ -76,30 +86,38 @@ class MicroBatches:
         self._schedule = schedule.to(denoising.device)
         roles = {each.spec.role for each in sets}
         if spec.prior_sampling == "mixed" or len(roles) == 1:
-            self._pools = [_pool(sets, spec, "mixed" if len(roles) > 1 else "instance")]
+            self._pools = [_pool(sets, spec, self._together, "mixed" if len(roles) > 1 else "instance")]
         else:
             by_role = ([each for each in sets if each.spec.role == role] for role in ("instance", "class"))
-            self._pools = [_pool(each, spec, each[0].spec.role) for each in by_role]
+            self._pools = [_pool(each, spec, self._together, each[0].spec.role) for each in by_role]
         self.pictures_each = spec.batch_size * len(self._pools)
+        """Of this process."""
 
-    def loss(self, step: int, micro_step: int) -> Tensor:
-        """Scalar loss with gradient. step: 1 … steps; micro_step: 0 … gradient_accumulation - 1."""
+    def loss(self, step: int, micro_step: int, part: int = 0, parts: int = 1) -> Tensor:
+        """Scalar loss with gradient. step: 1 … steps; micro_step: 0 … gradient_accumulation - 1.
+
+        parts: into how many equal shares the batch is divided, of which `part` is taken; the mean over all of them is
+        the loss of the whole batch.
+        """
+        rows = self._spec.batch_size // parts
+        first = self._world.rank * self._spec.batch_size + part * rows
+        places = range(first, first + rows)
         position = (step - 1) * self._spec.gradient_accumulation + micro_step
         weight = self._spec.prior_loss_weight
         if len(self._pools) == 1:
-            chosen, samples = self._noised(self._pools[0], position, step, micro_step, first_index=0)
+            chosen, samples = self._noised(self._pools[0], position, step, micro_step, places, 0)
             mean = objective.batch_loss(self._losses(samples), None, 0.0)
             return mean if chosen.role == "instance" else weight * mean
         (_, instance), (_, class_) = (
-            self._noised(pool, position, step, micro_step, first_index=number * self._spec.batch_size)
+            self._noised(pool, position, step, micro_step, places, number * self._together)
             for number, pool in enumerate(self._pools)
         )
         if instance.clean.shape == class_.clean.shape:
             both = self._losses(_joined(instance, class_))
-            parts = (both[: self._spec.batch_size], both[self._spec.batch_size :])
+            halves = (both[:rows], both[rows:])
         else:
-            parts = (self._losses(instance), self._losses(class_))
-        return objective.batch_loss(parts[0], parts[1], weight)
+            halves = (self._losses(instance), self._losses(class_))
+        return objective.batch_loss(*halves, weight)
 
     def largest(self) -> int:
         """The micro-step of step 1 that touches the largest buckets, among the first rounds of pictures."""
@@ -112,13 +130,14 @@ class MicroBatches:
         return max(rounds, key=latents)
 
     def _noised(
-        self, pool: _Pool, position: int, step: int, micro_step: int, *, first_index: int
+        self, pool: _Pool, position: int, step: int, micro_step: int, places: range, offset: int
     ) -> tuple[DatasetSpec, Noised]:
+        """places: of the batch's pictures those that are wanted. offset: added to a place, it is the sample's key."""
         each, indices = pool.chosen(position)
-        chosen = []
-        for place, index in enumerate(indices, first_index):
-            views = each.pictures[index]
-            chosen.append(views[drawn_view(len(views), self._spec.seed, step, micro_step, place)])
+        chosen, first_index = [], places.start + offset
+        for place in places:
+            views = each.pictures[indices[place]]
+            chosen.append(views[drawn_view(len(views), self._spec.seed, step, micro_step, place + offset)])
         drawn = draw(
             self._spec.seed, step, micro_step, first_index, len(chosen), chosen[0].bucket, len(self._schedule),
             self._density, self._spec.noise_offset,
@@ -153,12 +172,11 @@ class MicroBatches:
         return objective.sample_losses(predicted, wanted, weights, batch.mask)
 
 
-def _pool(sets: Sequence[EncodedSet], spec: TrainSpec, label: str) -> _Pool:
+def _pool(sets: Sequence[EncodedSet], spec: TrainSpec, batch_size: int, label: str) -> _Pool:
     orders = tuple(
-        BatchOrder([views[0].bucket for views in each.pictures], spec.batch_size, spec.seed, each.spec.id)
-        for each in sets
+        BatchOrder([views[0].bucket for views in each.pictures], batch_size, spec.seed, each.spec.id) for each in sets
     )
-    shares = [share_of(each.spec, len(each.pictures), spec.batch_size) for each in sets]
+    shares = [share_of(each.spec, len(each.pictures), batch_size) for each in sets]
     return _Pool(tuple(sets), orders, Mixture(shares, spec.seed, label))
 
 

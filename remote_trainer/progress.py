@@ -21,6 +21,7 @@ class Progress:
         self._steps, self._pictures_per_step, self._device, self._emit = steps, pictures_per_step, device, emit
         self._unchecked: list[Tensor] = []
         self._unreported = 0
+        self._is_first = True
         self._last_report_s = time.monotonic()
 
     def restart_clock(self) -> None:
@@ -29,15 +30,17 @@ class Progress:
         self._unreported = 0
 
     def step_done(self, step: int, loss: Tensor, gradient_norm: Tensor, rate: float) -> None:
-        """loss, gradient_norm: scalars on the device. Reports the last step always, others every 0.2 s at most.
+        """loss, gradient_norm: scalars on the device. Reports a process's first step and a run's last always, others every
+        0.2 s at most.
 
         Raises TrainingFailed("diverged") as `require_finite` does.
         """
         self._unchecked += [loss, gradient_norm]
         self._unreported += 1
         elapsed_s = time.monotonic() - self._last_report_s
-        if elapsed_s < _INTERVAL_S and step != self._steps:
+        if elapsed_s < _INTERVAL_S and step != self._steps and not self._is_first:
             return
+        self._is_first = False
         self.require_finite(step, rate)
         images_per_s = self._unreported * self._pictures_per_step / max(elapsed_s, 1e-6)
         on_gpu = self._device.type == "cuda"

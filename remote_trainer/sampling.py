@@ -35,10 +35,13 @@ def sample_latents(
     negative: TextEmbedding,
     keys: Sequence[tuple[int | str, ...]],
     settings: SamplerSettings,
+    *,
+    one_by_one: bool = False,
 ) -> Tensor:
     """Clean latents (B, C, h, w). text: B rows; negative: one.
 
     keys: one for each picture; its noise depends on nothing else. The bits of a picture do depend on B.
+    one_by_one: the denoiser never sees more than one row, which takes the least memory.
     """
     family, device = denoising.family, text.tokens.device
     side = settings.side // family.pixel_multiple * family.pixel_multiple // family.pixels_per_latent
@@ -57,7 +60,16 @@ def sample_latents(
         doubled = torch.cat([latents, latents]) if guided else latents
         noisy = scheduler.scale_model_input(doubled, timestep) if hasattr(scheduler, "scale_model_input") else doubled
         told = timestep.expand(len(noisy)).to(device)
-        predicted = denoising.predict(noisy, told, condition, framing, settings.guidance_scale)
+        if one_by_one:
+            rows = (
+                denoising.predict(
+                    noisy[k : k + 1], told[k : k + 1], condition.row(k), framing[k : k + 1], settings.guidance_scale
+                )
+                for k in range(len(noisy))
+            )
+            predicted = torch.cat(list(rows))
+        else:
+            predicted = denoising.predict(noisy, told, condition, framing, settings.guidance_scale)
         if guided:
             without, with_ = predicted.chunk(2)
             predicted = without + settings.guidance_scale * (with_ - without)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,22 +20,27 @@ from .adapters import Trained
 from .checkpoint import Checkpoint, Frozen, RunState
 from .dataset.pictures import training_set
 from .denoising import Denoising
-from .descent import optimizer_step
+from .descent import Descent
 from .ema import Ema
 from .encoded import PromptSource, encode_prompts, encode_sets, live_prompts, subject_pictures
 from .errors import TrainingFailed
 from .evaluation import evaluate
 from .export.output import finished, rehearse, write_output
-from .failures import named_failures
+from .failures import memory_hint, named_failures
 from .families.api import Family
 from .families.detect import open_base, require_ways
 from .micro_batch import MicroBatches
 from .optimizers import build_optimizer, groups, learning_rate
 from .progress import Progress
 from .stopping import ShouldStop, StopRequested
+from .thrift import Thrift, choose_thrift, twice
 from .wire import Decision, Job, PhaseStarted, TrainSpec
+from .world import World, join
 
 Emit = Callable[[wire.Event], None]
+_EXPORT_HINT = (
+    "ask for fewer `output.formats`, or rent a machine with more memory, and resume: only the export is missing"
+)
 
 
 @dataclass(frozen=True)
@@ -48,21 +52,35 @@ class Outcome:
 
 
 def train(
-    job: Job, run_folder: Path, base_folder: str, emit: Emit, should_stop: ShouldStop, shelf: Path | None = None
+    job: Job,
+    run_folder: Path,
+    base_folder: str,
+    emit: Emit,
+    should_stop: ShouldStop,
+    shelf: Path | None = None,
+    open_family: Callable[[str], Family] = open_base,
 ) -> Outcome:
     """Trains to the end, or until `should_stop`; blocks for all that time. Calling it again continues or confirms.
 
-    base_folder: a diffusers folder, or a hub id with optional `@revision`. shelf: folder for class images that later
-    runs may use again. Raises TrainingFailed for everything that
-    is not a bug. Sets process-wide torch settings (threads, determinism): one run in a process.
+    base_folder: a diffusers folder, or a hub id with optional `@revision`, as `open_family` takes it. shelf: folder for
+    class images that later runs may use again. Raises TrainingFailed for everything that is not a bug. Sets
+    process-wide torch settings (threads, determinism): one run in a process. Where the job wants several processes, all
+    call this alike; only the first reports and returns a manifest.
     """
     with named_failures(job.train):
         whole = finished(job, run_folder)
         if whole is not None:
             return Outcome(whole.step, whole.sha256)
+        world = join(job.processes, torch.cuda.is_available())
+        if not world.leads:
+            emit = _unheard
+            world.wait_for_all()  # the first clears away what was torn
         resumed = _own_checkpoint(job, run_folder, emit)
+        if world.leads:
+            world.wait_for_all()
         try:
-            return _train(job, run_folder, base_folder, resumed, emit, should_stop, shelf)
+            family = open_family(base_folder)
+            return _train(job, run_folder, family, world, resumed, emit, should_stop, shelf)
         except StopRequested:
             return Outcome(resumed.state.step if resumed else 0, None)
 
@@ -70,7 +88,8 @@ def train(
 def _train(
     job: Job,
     run_folder: Path,
-    base_folder: str,
+    family: Family,
+    world: World,
     resumed: Checkpoint | None,
     emit: Emit,
     should_stop: ShouldStop,
@@ -81,11 +100,12 @@ def _train(
     emit(PhaseStarted("load", job.base))
     _repeat_bits()
     training_set(job, run_folder)  # refuses a job without a picture of the subject before anything is loaded
-    family = open_base(base_folder)
     require_ways(family, job)
     device = decisions.choose_device(job.allow_cpu, emit)
     frozen = _frozen(spec, family, device, resumed, emit)
 
+    if not world.leads:
+        world.wait_for_all()  # the first makes and fetches class images
     class_images.fetch_all(job, run_folder, emit, should_stop)
     settings = validate.sampler_settings(spec)
     kept = class_images.Shelf(shelf, job, settings, device.type, frozen.precision)
@@ -97,7 +117,9 @@ def _train(
         base = Denoising(family, family.load_denoiser(device, frozen.weights), device, frozen.precision)
         class_images.generate(job, run_folder, base, class_prompts, settings, kept, should_stop)
         del base
-    class_images.show(job, run_folder, emit)
+    if world.leads:
+        class_images.show(job, run_folder, emit)
+        world.wait_for_all()
     pictures = training_set(job, run_folder)
 
     emit(PhaseStarted("encode", f"{len(pictures.instance)} of the subject, {len(pictures.class_)} of the class"))
@@ -123,16 +145,19 @@ def _train(
     adapters.make_trainable(spec, family, trained)
     parameters = trained.parameters()
     optimizer = build_optimizer(groups(parameters, texts, spec), spec)
-    batches = MicroBatches(spec, denoising, sets, prompts)
-    if resumed is None:
-        rehearse(job, family, trained)
-        frozen = _fit_memory(frozen, denoising, batches, parameters, emit)
-    _apply_gradient_checkpointing(frozen, denoising.model)
     ema = None if spec.ema_decay is None else Ema(parameters, spec.ema_decay)
     averaged = nullcontext if ema is None else ema.in_place
+    batches = MicroBatches(spec, denoising, sets, prompts, world)
+    descent = Descent(spec, denoising, batches, parameters, optimizer, ema, world)
+    if resumed is None:
+        rehearse(job, family, trained)
+        frozen = _with_thrift(frozen, choose_thrift(device, spec, descent.probe, emit, world.largest))
+    descent.economize(Thrift(frozen.gradient_checkpointing, frozen.parts, frozen.offload))
 
     def make_pictures(step: int) -> None:
         """A stop leaves the rest of them to the resumed run."""
+        if not world.leads:
+            return
         emit(PhaseStarted("validate", f"step {step}"))
         try:
             with averaged():
@@ -140,15 +165,25 @@ def _train(
         except StopRequested:
             return
 
+    def say_thrift(what: str, why: str) -> None:
+        emit(Decision(what, f"memory ran out: {why}"))
+
     # Outside the phase "train", in which a silence of minutes is taken for a hang: on a CPU these may last longer.
     def evaluated(state: RunState) -> RunState:
+        if not world.leads:
+            return state
         emit(PhaseStarted("evaluate", f"step {state.step}"))
         with averaged():
-            evaluation = evaluate(denoising, instance, prompts, spec.seed, state.step)
+            evaluation = twice(
+                lambda thrifty: evaluate(denoising, instance, prompts, spec.seed, state.step, one_by_one=thrifty),
+                "evaluating", memory_hint(spec), lambda why: say_thrift("samples are evaluated one by one", why),
+            )  # fmt: skip
         emit(evaluation)
         return replace(state, evaluations=(*state.evaluations, evaluation))
 
     def commit(state: RunState) -> None:
+        if not world.leads:
+            return
         emit(PhaseStarted("checkpoint", f"step {state.step}"))
         emit(checkpoint.save(run_folder, state, parameters, optimizer, spec.keep_checkpoints, ema))
 
@@ -167,14 +202,16 @@ def _train(
     committed_step = state.step
     checkpoint_every = decisions.planned_checkpoint_interval(spec)
     progress = Progress(spec.steps, batches.pictures_each * spec.gradient_accumulation, device, emit)
-    while state.step < spec.steps and not should_stop():
+    stopping = False
+    while state.step < spec.steps:
+        stopping = world.any(should_stop())
+        if stopping:
+            break
         step = state.step + 1
         rate = learning_rate(step, spec, frozen.learning_rate)
-        loss, gradient_norm = optimizer_step(spec, batches, step, rate, parameters, optimizer)
-        if ema is not None:
-            ema.update(step)
+        loss, gradient_norm = descent.step(step, rate, emit)
         progress.step_done(step, loss, gradient_norm, rate)
-        state = replace(state, step=step)
+        state = replace(state, step=step, frozen=_with_thrift(state.frozen, descent.thrift))
         paused = False
 
         if step % checkpoint_every == 0 or step == spec.steps:
@@ -191,12 +228,14 @@ def _train(
                 emit(PhaseStarted("train", f"step {step} of {spec.steps}"))
             progress.restart_clock()
 
-    if should_stop():
+    if stopping or should_stop():
         if committed_step < state.step:
             progress.require_finite(state.step, learning_rate(state.step, spec, frozen.learning_rate))
             commit(state)
         return Outcome(state.step, None)
 
+    if not world.leads:
+        return Outcome(state.step, None)
     optimizer.state.clear()
     optimizer.zero_grad(set_to_none=True)
     if spec.optimizer == "adamw-bf16":
@@ -204,8 +243,15 @@ def _train(
             model.float()
     if ema is not None:
         ema.adopt()
-    manifest = write_output(job, run_folder, family, trained, state, emit)
+    manifest = twice(
+        lambda thrifty: write_output(job, run_folder, family, trained.on_host() if thrifty else trained, state, emit),
+        "exporting", _EXPORT_HINT, lambda why: say_thrift("export from the host's memory", why),
+    )  # fmt: skip
     return Outcome(state.step, manifest.sha256)
+
+
+def _unheard(_: wire.Event) -> None:
+    """What every process would say alike, the first says."""
 
 
 def _own_checkpoint(job: Job, run_folder: Path, emit: Emit) -> Checkpoint | None:
@@ -252,24 +298,9 @@ def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Chec
     )
 
 
-def _fit_memory(
-    frozen: Frozen, denoising: Denoising, batches: MicroBatches, parameters: Mapping[str, nn.Parameter], emit: Emit
-) -> Frozen:
-    def one_pass() -> None:
-        try:
-            torch.autograd.backward(batches.loss(1, batches.largest()))
-        finally:
-            for parameter in parameters.values():
-                parameter.grad = None
-
-    return replace(
-        frozen, gradient_checkpointing=decisions.choose_gradient_checkpointing(denoising.device, one_pass, emit)
-    )
-
-
-def _apply_gradient_checkpointing(frozen: Frozen, denoiser: Any) -> None:
-    if frozen.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
+def _with_thrift(frozen: Frozen, thrift: Thrift) -> Frozen:
+    parts, offload = thrift.parts, thrift.offload
+    return replace(frozen, gradient_checkpointing=thrift.gradient_checkpointing, parts=parts, offload=offload)
 
 
 def _repeat_bits() -> None:

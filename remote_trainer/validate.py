@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from . import wire
 from .commit import file_entry
 from .denoising import Denoising
 from .encoded import PromptSource
+from .families.api import Autoencoder
 from .sampling import SamplerSettings, sample_latents, to_images, write_png
 from .stopping import ShouldStop, check
-from .wire import SampleMade, TrainSpec
+from .thrift import twice
+from .wire import Decision, SampleMade, TrainSpec
 
 USUAL_GUIDANCE = 7.5
 """Of Stable Diffusion, for a job that states none; a plan always does."""
+MAX_COLUMNS = 12
 _GAP, _CAPTION = 4, 14
+_MEMORY_HINT = "lower `train.resolution`, or rent a machine with more memory, and resume from the newest checkpoint"
 
 
 def sampler_settings(spec: TrainSpec) -> SamplerSettings:
@@ -56,17 +61,42 @@ def make_pictures(
     """
     files = picture_files(run_folder, step, spec)
     files[0].parent.mkdir(parents=True, exist_ok=True)
-    autoencoder = None
+    family = denoising.family
+    autoencoder: Autoencoder | None = None
+
+    def draw(prompt: str, index: int, thrifty: bool) -> Any:
+        """The thrifty way, the denoiser sees one row at a time, and the host decodes."""
+        nonlocal autoencoder
+        if autoencoder is None or thrifty:
+            autoencoder = family.load_autoencoder(torch.device("cpu") if thrifty else denoising.device)
+        keys, text, empty = [("validation", spec.seed, index)], prompts.batch([prompt]), prompts.batch([""])
+        latents = sample_latents(denoising, text, empty, keys, sampler_settings(spec), one_by_one=thrifty)
+        return to_images(autoencoder, latents.cpu() if thrifty else latents)[0]
+
+    def adapted(why: str) -> None:
+        nonlocal autoencoder
+        autoencoder = None
+        emit(Decision("validation pictures are made row by row", f"memory ran out: {why}"))
+
     for index, (path, prompt) in enumerate(zip(files, spec.validation_prompts, strict=True)):
         if not path.exists():
             check(should_stop)
-            autoencoder = autoencoder or denoising.family.load_autoencoder(denoising.device)
-            keys = [("validation", spec.seed, index)]
-            settings = sampler_settings(spec)
-            latents = sample_latents(denoising, prompts.batch([prompt]), prompts.batch([""]), keys, settings)
-            write_png(to_images(autoencoder, latents)[0], path)
+            image = twice(partial(draw, prompt, index), "making validation pictures", _MEMORY_HINT, adapted)
+            write_png(image, path)
         emit(SampleMade(step, prompt, file_entry(path, run_folder)))
     write_png(grid([[path] for path in files], [f"step {step}"]), files[0].parent / "grid.png")
+    write_png(strip(run_folder, spec), run_folder / wire.VALIDATION_FOLDER / "strip.png")
+
+
+def strip(run_folder: Path, spec: TrainSpec) -> Any:
+    """A PIL image: a row for each prompt, a column for each step whose pictures are here, MAX_COLUMNS at most."""
+    folders = sorted((run_folder / wire.VALIDATION_FOLDER).glob("step-*"), key=lambda folder: int(folder.name[5:]))
+    steps = [int(folder.name[5:]) for folder in folders]
+    whole = [step for step in steps if all(path.exists() for path in picture_files(run_folder, step, spec))]
+    if len(whole) > MAX_COLUMNS:  # evenly spread, the first and the last among them
+        whole = [whole[round(k * (len(whole) - 1) / (MAX_COLUMNS - 1))] for k in range(MAX_COLUMNS)]
+    columns = [picture_files(run_folder, step, spec) for step in whole]
+    return grid([list(row) for row in zip(*columns, strict=True)], [f"step {step}" for step in whole])
 
 
 def before_after(run_folder: Path, spec: TrainSpec, path: Path) -> None:

@@ -247,6 +247,8 @@ class Job:
     deadline_s: Optional[float] = None
     """Seconds from the supervisor's first start (sleep included) until it must have ended; None on own machines."""
     allow_cpu: bool = False
+    processes: Positive = 1
+    """How many train together, each on a GPU of its own; every one takes `train.batch_size` pictures at a time."""
     base_path: Optional[str] = None
     """Where a base that travels lies on this host; None: `base` says it all."""
     base_config: Optional[str] = None
@@ -525,6 +527,7 @@ class StepDone:
     """None where a hosted trainer does not say; so are the next two."""
     lr: Optional[float]
     images_per_s: Optional[float]
+    """Of one GPU."""
     vram_gb: Optional[float] = None
 
 

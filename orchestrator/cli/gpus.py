@@ -56,7 +56,7 @@ def gpus(
         spec = spec_from_photos(what, subject, overrides) if subject else load_spec(what, overrides)
     want = GpuRequest(gpus, disk_gb=USUAL_DISK_GB) if spec is None else gpu_requests(spec)[0]
     if min_vram is not None:
-        want = GpuRequest(want.gpus, min_vram, want.disk_gb, secure_only=want.secure_only)
+        want = GpuRequest(want.gpus, min_vram, want.disk_gb, secure_only=want.secure_only, gpu_count=want.gpu_count)
     providers, refusals = _providers(wiring, names)
     offers, failures = ask_all(providers, want, MARKETS[market])
     fitting = [offer for offer in offers if offer.vram_gb == 0 or offer.vram_gb >= want.min_vram_gb]

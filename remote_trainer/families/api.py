@@ -51,6 +51,11 @@ class TextEmbedding:
         pooled = [part.pooled for part in parts if part.pooled is not None]
         return cls(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None)
 
+    def row(self, index: int) -> TextEmbedding:
+        """That one alone."""
+        place = slice(index, index + 1)
+        return TextEmbedding(self.tokens[place], None if self.pooled is None else self.pooled[place])
+
     def expand(self, rows: int) -> TextEmbedding:
         """One row as many, without a copy."""
         pooled = None if self.pooled is None else self.pooled.expand(rows, -1)

@@ -176,16 +176,6 @@ class TestPictures:
 
 
 class TestDecisions:
-    def test_gradient_checkpointing_comes_on_when_a_probe_step_does_not_fit(self):
-        said: list[wire.Decision] = []
-
-        def too_large() -> None:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-        assert decisions.choose_gradient_checkpointing(torch.device("cuda"), too_large, said.append)
-        assert not decisions.choose_gradient_checkpointing(torch.device("cuda"), lambda: None, said.append)
-        assert ["on" in decision.what.split() for decision in said] == [True, False]
-
     def test_a_large_model_gets_all_physical_cores(self):
         threads = decisions.choose_cpu_threads(SPEC, torch.device("cpu"), 10**9, lambda _: None)
         assert threads == decisions.physical_cores()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from remote_trainer import wire
 from remote_trainer.draws import generator
+from remote_trainer.thrift import Thrift
 from remote_trainer.train import Outcome, train
 
 SIDE = 32
@@ -141,12 +142,12 @@ def final_weights(run_folder: Path) -> dict[str, torch.Tensor]:
     return load_file(run_folder / "output/diffusers/unet/diffusion_pytorch_model.safetensors")
 
 
-def our_losses(job: wire.Job, run_folder: Path, base: Path) -> list[float]:
+def our_losses(job: wire.Job, run_folder: Path, base: Path, thrift: Thrift | None = None) -> list[float]:
     """The loss of every step, by the recipe's own parts: a run reports only some of them."""
     from remote_trainer import adapters
     from remote_trainer.dataset.pictures import training_set
     from remote_trainer.denoising import Denoising
-    from remote_trainer.descent import optimizer_step
+    from remote_trainer.descent import Descent
     from remote_trainer.encoded import encode_prompts, encode_sets
     from remote_trainer.families.detect import open_base
     from remote_trainer.micro_batch import MicroBatches
@@ -163,8 +164,7 @@ def our_losses(job: wire.Job, run_folder: Path, base: Path) -> list[float]:
     optimizer = build_optimizer(parameters.values(), spec)
     encoded = encode_sets(family, sets, spec.seed, cpu, lambda: False)
     batches = MicroBatches(spec, denoising, encoded, prompts)
+    descent = Descent(spec, denoising, batches, parameters, optimizer)
+    descent.economize(thrift or Thrift())
     rate = spec.learning_rate or 1e-3
-    return [
-        optimizer_step(spec, batches, step, learning_rate(step, spec, rate), parameters, optimizer)[0].item()
-        for step in range(1, spec.steps + 1)
-    ]
+    return [descent.step(step, learning_rate(step, spec, rate))[0].item() for step in range(1, spec.steps + 1)]

@@ -180,6 +180,8 @@ def _training(plan: Plan) -> Table:
     batch = f"batch {train.batch_size}"
     if train.gradient_accumulation > 1:
         batch += f" × {train.gradient_accumulation} accumulated"
+    if plan.gpu_count > 1:
+        batch += f" on each of {plan.gpu_count} GPUs"
     photos = len(plan.instance)
     times = f"each of {photos} photos {plan.epochs:.4g} times" if photos > 1 else f"one photo {plan.epochs:.4g} times"
     table.add_row("steps", f"{train.steps}, {batch}: {times} (epochs)")

@@ -1,0 +1,74 @@
+"""The other processes of a run on several GPUs: started, watched and ended by the first one.
+
+They get the environment variables that `torchrun` sets, and differ from its children in three ways that a rented
+machine needs: they are of the stage's own process group, so that what ends the stage ends them; a request to stop is
+the first one's to heed, in the time that its checkpoint takes; and one that dies is named, not started again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+POLL_S = 0.5
+
+
+@contextmanager
+def others(processes: int, run_folder: Path, died: Callable[[int, int], None]) -> Iterator[None]:
+    """Runs ranks 1 … processes - 1 beside this process, which becomes rank 0. Does nothing when `torchrun` did it.
+
+    died: told rank and exit code when one ends badly before us; then our whole process group is killed, since the
+    others would wait for it forever. On leaving, the others have ended or are killed.
+    """
+    if processes == 1 or "RANK" in os.environ:
+        yield
+        return
+    shared = {
+        "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }  # fmt: skip
+    argv = [sys.executable, "-m", "remote_trainer", "rank", "--run-folder", str(run_folder)]
+    children = [
+        subprocess.Popen(
+            argv, stdin=subprocess.PIPE, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
+        for rank in range(1, processes)
+    ]
+    os.environ.update(shared, RANK="0", LOCAL_RANK="0")
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(children, over, died), name="ranks", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+        give_up_at = time.monotonic() + 10
+        for child in children:
+            try:
+                child.wait(max(0.0, give_up_at - time.monotonic()))
+            except subprocess.TimeoutExpired:  # it waits for us in an exchange that will not come
+                child.kill()
+                child.wait()
+
+
+def _watch(children: list[subprocess.Popen[bytes]], over: threading.Event, died: Callable[[int, int], None]) -> None:
+    while not over.wait(POLL_S):
+        for rank, child in enumerate(children, start=1):
+            if child.poll():
+                died(rank, int(child.returncode))
+                os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,82 @@
+"""Two processes with a batch of two each train what one trains with a batch of four."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from remote_trainer import wire
+from remote_trainer.errors import TrainingFailed
+from remote_trainer.world import World, join
+from tests.trainer.tiny_runs import PROMPT, Watched, final_weights, photo_set, tiny_job
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_together(job: wire.Job, run_folder: Path) -> list[Any]:
+    """As the supervisor starts it, on the CPU; the events."""
+    (run_folder / wire.JOB_FILE).write_bytes(wire.dumps(job))
+    read_end, write_end = os.pipe()
+    lock = os.open(run_folder / "lock", os.O_RDWR | os.O_CREAT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "remote_trainer", "train", "--run-folder", str(run_folder), "--events-fd",
+         str(write_end), "--lock-fd", str(lock)],
+        stdin=subprocess.PIPE, pass_fds=(write_end, lock), start_new_session=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"),
+    )  # fmt: skip
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as events:
+        seen = [wire.decode_event(line).event for line in events]
+    process.communicate(timeout=120)
+    os.close(lock)
+    return seen
+
+
+def test_two_processes_equal_one_with_twice_the_batch(epsilon_base, tmp_path):
+    """Also where the gradient of a step is a sum over several batches, with class images and dropped captions."""
+    alone, together = tmp_path / "alone/runs/r", tmp_path / "together/runs/r"
+    settings: dict[str, Any] = {
+        "steps": 4, "gradient_accumulation": 2, "caption_dropout": 0.3, "validation_prompts": (PROMPT,),
+        "checkpoint_every": 2,
+    }  # fmt: skip
+    jobs = {}
+    for folder, batch_size in ((alone, 4), (together, 2)):
+        folder.mkdir(parents=True)
+        sets = photo_set(folder, "instance", 4), photo_set(folder, "class", 4)
+        jobs[folder] = tiny_job(*sets, batch_size=batch_size, **settings)
+    Watched().train(jobs[alone], alone, epsilon_base)
+    events = run_together(dataclasses.replace(jobs[together], processes=2, base_path=str(epsilon_base)), together)
+    assert isinstance(events[-1], wire.Done)
+    # Three in all: the second process says nothing.
+    evaluations = [event.mean_loss for event in events if isinstance(event, wire.Evaluated)]
+    recorded = json.loads((alone / "output/training.json").read_text())["evaluations"]
+    assert evaluations == pytest.approx([each["mean_loss"] for each in recorded], abs=1e-5)
+    one, two = final_weights(alone), final_weights(together)
+    assert one.keys() == two.keys()
+    # Sums in another order differ in the last bit, and Adam makes up to a tenth of a step (1e-3) of that.
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-4)
+    base = epsilon_base / "unet/diffusion_pytorch_model.safetensors"
+    assert base.read_bytes() != (together / "output/diffusers/unet" / base.name).read_bytes()
+
+
+def test_a_world_of_another_size_than_the_job_s_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(TrainingFailed, match="wants 2 training processes, and 1 were started") as failure:
+        join(2, on_gpu=False)
+    assert "compute.gpu_count" in failure.value.hint
+
+
+def test_one_process_is_a_world_of_its_own(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert join(1, on_gpu=False) == World(0, 1)
+    assert World().any(True)
+    assert World().leads
