@@ -30,8 +30,8 @@ class Progress:
         self._unreported = 0
 
     def step_done(self, step: int, loss: Tensor, gradient_norm: Tensor, rate: float) -> None:
-        """loss, gradient_norm: scalars on the device. Reports a process's first step and a run's last always, others every
-        0.2 s at most.
+        """loss, gradient_norm: scalars on the device. A process's first step and a run's last are always reported,
+        others every 0.2 s at most.
 
         Raises TrainingFailed("diverged") as `require_finite` does.
         """

@@ -24,7 +24,7 @@ from .descent import Descent
 from .ema import Ema
 from .encoded import PromptSource, encode_prompts, encode_sets, live_prompts, subject_pictures
 from .errors import TrainingFailed
-from .evaluation import evaluate
+from .evaluation import best_step, evaluate
 from .export.output import finished, rehearse, write_output
 from .failures import memory_hint, named_failures
 from .families.api import Family
@@ -236,6 +236,8 @@ def _train(
 
     if not world.leads:
         return Outcome(state.step, None)
+    best = best_step(state.evaluations)
+    emit(Decision(f"the best checkpoint is that of step {best}", "the lowest loss over the fixed set of samples"))
     optimizer.state.clear()
     optimizer.zero_grad(set_to_none=True)
     if spec.optimizer == "adamw-bf16":

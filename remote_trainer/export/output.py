@@ -17,6 +17,7 @@ from ..adapters import Trained
 from ..checkpoint import RunState
 from ..commit import commit_folder, preparing, read_committed
 from ..errors import TrainingFailed
+from ..evaluation import best_step
 from ..families.api import Family, SingleFileFamily
 from ..wire import Job, Manifest, PhaseStarted
 from . import diffusers_folder, kohya_flux, kohya_lora, lora_file, single_file
@@ -173,5 +174,6 @@ def _record(job: Job, family: Family, state: RunState) -> dict[str, Any]:
             for spec in job.datasets
         ],
         "evaluations": [wire.encode(evaluation) for evaluation in state.evaluations],
+        "best_step": best_step(state.evaluations),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
     }

@@ -7,8 +7,9 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 
-from remote_trainer import objective
+from remote_trainer import objective, wire
 from remote_trainer.draws import draw, generator, is_dropped
+from remote_trainer.evaluation import best_step
 
 TIMESTEPS = torch.tensor([0, 1, 250, 999])
 
@@ -164,3 +165,9 @@ def test_captions_are_dropped_for_their_share_of_samples():
     assert 70 < sum(dropped) < 130
     assert not any(is_dropped(0.0, 7, step, 0, 0) for step in range(50))
     assert all(is_dropped(1.0, 7, step, 0, 0) for step in range(50))
+
+
+def test_the_best_step_has_the_lowest_loss_and_of_equals_is_the_earliest():
+    losses = {0: 0.9, 100: 0.4, 200: 0.4, 300: 0.5}
+    assert best_step([wire.Evaluated(step, loss) for step, loss in losses.items()]) == 100
+    assert best_step([]) == 0

@@ -175,3 +175,9 @@ def test_every_event_in_the_docs_can_be_read() -> None:
 def test_every_relative_link_leads_somewhere(path: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", path.read_text("utf-8"))
     assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+def test_the_page_on_training_names_every_setting():
+    page = (ROOT / "docs/training.md").read_text("utf-8")
+    settings = set(typing.get_type_hints(wire.TrainSpec)) - {"__pydantic_config__"}
+    assert sorted(setting for setting in settings if f"`{setting}`" not in page) == []
