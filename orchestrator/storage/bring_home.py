@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 from orchestrator.checksum import sha256_of
@@ -23,6 +23,7 @@ from remote_trainer import wire
 RANGE_BYTES = 16 << 20
 THREADS = 5
 """Memory is bounded by about their product."""
+PIECE_BYTES = 256 << 10
 
 
 def bring_home(
@@ -56,12 +57,17 @@ def _bring_file(run: RunStore, key: str, entry: wire.FileEntry, path: Path, on_b
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with part.open("wb") as file, ThreadPoolExecutor(THREADS) as pool:
-        for content in _in_order(pool, run.store, key, entry.bytes):
-            file.write(content)
-            digest.update(content)
-            on_bytes(len(content))
-        file.flush()
+    with part.open("w+b", buffering=0) as file, ThreadPoolExecutor(THREADS) as pool:
+        ranges = [(offset, min(RANGE_BYTES, entry.bytes - offset)) for offset in range(0, entry.bytes, RANGE_BYTES)]
+        arriving = [pool.submit(_bring_range, run.store, key, part, *each) for each in ranges]
+        try:
+            for arrival, (_, length) in zip(arriving, ranges, strict=True):
+                arrival.result()
+                _add_to(digest, file, length)
+                on_bytes(length)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
         os.fsync(file.fileno())
     if digest.hexdigest() != entry.sha256:
         part.unlink()
@@ -72,13 +78,17 @@ def _bring_file(run: RunStore, key: str, entry: wire.FileEntry, path: Path, on_b
     part.replace(path)
 
 
-def _in_order(pool: ThreadPoolExecutor, store: ObjectStore, key: str, size: int) -> Iterator[bytes]:
-    """The object's ranges one after the other, with as many under way as there are threads."""
-    ranges = ((offset, min(RANGE_BYTES, size - offset)) for offset in range(0, size, RANGE_BYTES))
-    under_way: deque[Future[bytes]] = deque()
-    for offset, length in ranges:
-        under_way.append(pool.submit(store.get, key, offset, length))
-        if len(under_way) > THREADS:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+def _bring_range(store: ObjectStore, key: str, part: Path, offset: int, length: int) -> None:
+    with part.open("r+b", buffering=0) as file:
+        file.seek(offset)
+        content = memoryview(store.get(key, offset, length))
+        while content:
+            content = content[file.write(content) :]
+
+
+def _add_to(digest: hashlib._Hash, file: FileIO, length: int) -> None:
+    """The next `length` bytes of the file, mostly out of the system's cache; fewer when it ends before."""
+    piece = memoryview(bytearray(min(PIECE_BYTES, length)))
+    while count := file.readinto(piece[:length]):
+        digest.update(piece[:count])
+        length -= count
