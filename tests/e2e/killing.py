@@ -68,6 +68,14 @@ def make_file(path: Path, size: int) -> wire.FileEntry:
     return wire.FileEntry(path.name, path.stat().st_size, sha256_of(path))
 
 
+def empty_file(path: Path, size: int) -> wire.FileEntry:
+    """Nothing but a hole, which takes no room."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as handle:
+        handle.truncate(size)
+    return wire.FileEntry(path.name, size, sha256_of(path))
+
+
 def killed_transfer(
     server: Sshd, access: SshAccess, folder: Path, way: Way, end: End, size: int, kills: int, chance: random.Random
 ) -> Outcome:

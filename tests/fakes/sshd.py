@@ -107,6 +107,15 @@ class Sshd:
                 os.kill(pid, signal.SIGKILL)
         return len(pids)
 
+    def processor_s(self) -> float:
+        """What the server, its connections and their commands have used, those that ended included."""
+        ticks = 0
+        for pid in (self.process.pid, *_descendants(self.process.pid)):
+            with contextlib.suppress(OSError):  # it has ended: its parent counts it now
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15]))  # user, system, and both of the children it has waited for
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def freeze_connections(self) -> list[int]:
         """Stops the processes that carry connections: the link stays up and says nothing. Thaw with SIGKILL."""
         pids = [pid for pid in _descendants(self.process.pid) if _name(pid).startswith("sshd")]
