@@ -139,7 +139,7 @@ class Misfortune:
                 self._at_passages.setdefault(fault.point, []).append((due, fault))
             case AtMachine():
                 self._at_machines.append(fault)
-                if self._world.schedule.chained and self._world.current_computer() is not None:
+                if self._world.schedule.chained and self._world.fleet.current is not None:
                     self._try_after_delay(fault)
             case _:
                 assert_never(fault)
@@ -258,7 +258,7 @@ class Misfortune:
             return True
         if fault.kind in AT_STORE:
             return self._strikes_store(fault)
-        computer = world.current_computer()
+        computer = world.fleet.current
         return computer is not None and self._strikes_computer(fault, computer)
 
     def _strikes_store(self, fault: AtMachine) -> bool:

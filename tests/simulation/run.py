@@ -18,8 +18,9 @@ from functools import partial
 from tests.simulation.invariants import BEYOND_TODAY as BEYOND_INVARIANTS
 from tests.simulation.invariants import ENABLED, Invariant
 from tests.simulation.kinds import ALL_KINDS, BEYOND_TODAY, TODAY, Kind
+from tests.simulation.outcome import Outcome
 from tests.simulation.schedule import draw
-from tests.simulation.world import Outcome, play
+from tests.simulation.world import play
 
 BATCH = 25
 SAID_EVERY = 500

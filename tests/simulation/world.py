@@ -1,28 +1,24 @@
 """A whole world in one thread: a laptop with its drivers and its user, a cloud, its machines, and what goes wrong.
 
 The driver, its phases, the ledger, the mirror and the fetching are the product's, composed over the same seams as in
-`orchestrator.wiring`. A driver may die at every passage of a seam; then the next one begins. The user is patient: an
-error is answered by `attach`, three errors by `down`, and every end that is not `done` by `resume`, so that every
-schedule ends with a model whose bytes are known.
+`orchestrator.wiring`. A driver may die at every passage of a seam; then the next one begins. The user (`person`) is
+patient, so that every schedule ends with a model whose bytes are known.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import shutil
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 from orchestrator import driver as product
-from orchestrator.budget import spent_usd
 from orchestrator.clock import Clock
 from orchestrator.courier import Courier, Delivery, InlineCourier
 from orchestrator.errors import RunConflict
@@ -30,10 +26,9 @@ from orchestrator.home import Home
 from orchestrator.host import Host
 from orchestrator.latecomers import give_back_latecomers, give_back_strays, latecomers, strays
 from orchestrator.ledger import Ledger, RunRecord
-from orchestrator.lifecycle import EndReason, State, Wish
+from orchestrator.lifecycle import EndReason, Wish
 from orchestrator.phases.context import RunContext
-from orchestrator.spec import Compute, Limits, Model, Output, RunSpec, Storage, Subject
-from orchestrator.spec_data import Data
+from orchestrator.spec import RunSpec
 from orchestrator.waiting import waits_of_a_driver
 from providers.api import Access, MachineProvider, SelfRelease, SshAccess
 from providers.errors import CloudboothError
@@ -46,11 +41,15 @@ from remote_trainer import wire
 from remote_trainer.run_folder import is_disk_full
 from tests.simulation import computer as machines
 from tests.simulation.computer import Computer
+from tests.simulation.fleet import Fleet
 from tests.simulation.guard import Guard, Program
 from tests.simulation.host import SimulatedHost
 from tests.simulation.invariants import ENABLED, Invariant, Violation
-from tests.simulation.kinds import Kind, WorldFault
+from tests.simulation.job import RUN, spec_of, stage_job
+from tests.simulation.kinds import WorldFault
 from tests.simulation.misfortune import Misfortune
+from tests.simulation.outcome import Driver, DriverKilled, Outcome
+from tests.simulation.person import until_done
 from tests.simulation.rules import Rules
 from tests.simulation.schedule import Abilities, Occasion, Schedule
 from tests.simulation.seams import (
@@ -62,61 +61,10 @@ from tests.simulation.seams import (
     WatchedStopper,
     WatchedStore,
 )
-from tests.simulation.store import SimulatedStore
 
-RUN = "run"
-MAX_DRIVERS = 60
-WORTH_RAISING_USD = 0.8
-RAISE_USD = 2.0
-"""The user who resumes a run that has less than the one left allows it the other more; of a small machine's prices."""
 PATIENCE_S = 24 * 3600.0
 """Of virtual time: no schedule's faults last for so long."""
-BACK_TOMORROW = 4.7
-"""As a power of ten of seconds: when a person looks at the run again, one time in ten."""
 RAM_DISK = Path("/dev/shm")
-PHOTO = b"not a picture, which nobody here looks at" * 8
-
-
-class DriverKilled(BaseException):
-    """SIGKILL, as far as one thread can have it: it comes out of a seam, and the driver never passes another."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a schedule."""
-
-    seed: int
-    violation: Violation | None
-    fired: tuple[Kind, ...]
-    """In the order in which they took effect; of what lasts, the beginning."""
-    drivers: int
-    virtual_s: float
-    billed_usd: float
-    passages: frozenset[str]
-    states: tuple[str, ...]
-    """The ledger's moves."""
-    trace: tuple[str, ...]
-    processor_s: float = 0.0
-    """What it took to play, of one core."""
-
-    def without_trace(self) -> Outcome:
-        """Small enough to be sent between processes by the thousand."""
-        return replace(self, trace=())
-
-
-@dataclass
-class Driver:
-    """One process."""
-
-    number: int
-    epoch: int
-    gives_up_s: float
-    """When a person would no longer wait for it."""
-    dead: bool = False
-    dies_after: int | None = None
-    """Passages until it is killed; None: not by this."""
-    spares_folder: bool = False
-    """It is killed before it removes the run's folder from a host."""
 
 
 class World:
@@ -138,6 +86,7 @@ class World:
         self.clock = VirtualClock()
         self.rules = Rules(self, enabled)
         self.misfortune = Misfortune(self)
+        self.fleet = Fleet(self)
         self.clock.after_each = self.rules.after_event
         self.cloud = SimulatedCloud(
             self.clock,
@@ -147,15 +96,14 @@ class World:
             self_release=_self_release(schedule.abilities),
         )
         self.cloud.hooks = Hooks(
-            on_boot=self._boot, on_stop=self._stopped, on_gone=self._gone, on_notice=self._notice,
+            on_boot=self.fleet.boot, on_stop=self.fleet.stopped, on_gone=self.fleet.gone, on_notice=self.fleet.notice,
             on_fault=self.misfortune.fired_now,
         )  # fmt: skip
         self.provider = self.make_provider()
         self.store = WatchedStore(self) if schedule.storage else None
         if self.store is not None:
             self.store.on_fault = self.misfortune.fired_now
-        self.computers: dict[str, Computer] = {}
-        self.standing: Computer | None = self._computer("gpu-box") if schedule.standing else None
+        self.standing: Computer | None = self.fleet.add("gpu-box") if schedule.standing else None
         self.drivers: list[Driver] = []
         """Those at work now, the innermost last."""
         self.over = False
@@ -175,7 +123,8 @@ class World:
         self.max_cost_usd = schedule.max_cost_usd
         self.spec = self.make_spec()
         self.ledger = self.make_ledger()
-        self._stage_job()
+        self.make_job()
+        self.ledger.add_run(RUN, "simulated", "{}", "{}")
         self.misfortune.begin()
 
     # ---- what a mutation test may replace --------------------------------------------------------------------------
@@ -202,9 +151,12 @@ class World:
 
         return self.guard_type(computer, program, workdir, environment(rental), call)
 
+    def make_job(self) -> None:
+        stage_job(self.home.run(RUN), self.schedule.training, self.photos)
+
     def make_spec(self) -> RunSpec:
         schedule = self.schedule
-        return _spec(self.model_folder.parent, schedule, self.max_cost_usd)
+        return spec_of(self.model_folder.parent, schedule, self.max_cost_usd)
 
     def later_command(self) -> None:
         """What every command does first, days after the end too."""
@@ -229,7 +181,7 @@ class World:
     def play(self) -> Outcome:
         violation: Violation | None = None
         try:
-            self._until_done()
+            until_done(self)
             self.over = True
             self.rules.at_home()
             self.rules.at_rest()
@@ -248,39 +200,7 @@ class World:
             machines.forget_disk(computer)
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _until_done(self) -> None:
-        errors_in_a_row = 0
-        while self.begun < MAX_DRIVERS:
-            reason, failed = self._new_driver()
-            self.rules.at_home()
-            if reason is EndReason.DONE:
-                return
-            self.clock.sleep(
-                10 ** self.random.choice((*10 * (self.random.uniform(0, 2.5),), self.random.uniform(3, 4.7)))
-            )
-            if reason is not None:
-                self.helped = True
-                self._raise_ceiling_if_needed()
-                self.note("user: resume")
-                self.ledger.start_attempt(RUN, self.ledger.become_driver(RUN))
-            errors_in_a_row = errors_in_a_row + 1 if failed else 0
-            if errors_in_a_row >= 3 and self.run().state is not State.ENDED:
-                self.helped = True
-                self.note("user: down")
-                self.ledger.set_wish(RUN, Wish.DOWN)
-        state = self.run().state.value
-        self.rules.violate(Invariant.IT_ENDS, f"after {self.begun} drivers the run is still {state}")
-
-    def _raise_ceiling_if_needed(self) -> None:
-        self.rules.ceiling_holds()
-        spent, factor = spent_usd(self.ledger.machines(RUN), self.clock.now()), self.schedule.price_factor
-        if spent + factor * WORTH_RAISING_USD > self.max_cost_usd:
-            self.raised = True
-            self.max_cost_usd += factor * RAISE_USD
-            self.spec = self.make_spec()
-            self.note(f"user: up to ${self.max_cost_usd:.2f}")
-
-    def _new_driver(
+    def new_driver(
         self, dies_after: int | None = None, *, spares_folder: bool = False
     ) -> tuple[EndReason | None, bool]:
         """Why the run ended (None: it has not), and whether the user saw an error."""
@@ -348,22 +268,6 @@ class World:
         machine = access.host.removesuffix(".simulated")
         return self.make_host(self.standing or self.computers[machine])
 
-    def _stage_job(self) -> None:
-        home, numbers = self.home.run(RUN), self.schedule.training
-        folder = home.staged / "data" / "instance"
-        folder.mkdir(parents=True)
-        names = [f"{number}.png" for number in range(1, self.photos + 1)]
-        for name in names:
-            (folder / name).write_bytes(PHOTO)
-        pictures = tuple(wire.ImageSpec(name, hashlib.sha256(PHOTO).hexdigest(), 64, 64) for name in names)
-        train = wire.TrainSpec(steps=numbers.steps, checkpoint_every=numbers.checkpoint_every)
-        job = wire.Job(
-            RUN, RUN, "builtin:tiny", train,
-            (wire.DatasetSpec("instance", "instance", "data/instance", "x", pictures),), ("diffusers",),
-        )  # fmt: skip
-        home.job_file.write_bytes(wire.dumps(job))
-        self.ledger.add_run(RUN, "simulated", "{}", "{}")
-
     # ---- passages --------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -418,7 +322,7 @@ class World:
 
     def overtake(self, *, spares_folder: bool) -> None:
         """Another process takes the run over, in the middle of a call of this one."""
-        self._new_driver(self.random.choice((None, None, self.random.randint(1, 120))), spares_folder=spares_folder)
+        self.new_driver(self.random.choice((None, None, self.random.randint(1, 120))), spares_folder=spares_folder)
 
     def kill(self, driver: Driver) -> None:
         driver.dead = True
@@ -440,47 +344,10 @@ class World:
 
     # ---- machines --------------------------------------------------------------------------------------------------
 
-    def current_computer(self) -> Computer | None:
-        if self.standing is not None:
-            return self.standing
-        living = [computer for computer in self.computers.values() if computer.alive and computer.up]
-        return living[-1] if living else None
-
-    def _boot(self, rental: Rental) -> None:
-        if self.standing is not None:
-            return
-        known = self.computers.get(rental.id)
-        if known is not None:
-            known.come_up()
-        else:
-            slow = self.schedule.slow if rental.offer.gpu == SHELVES[0].gpu else 1.0
-            known = self._computer(str(rental.id), rental.has_gpu, slow)
-            program = Program.of(rental.boot.start_command)
-            if program is not None:
-                workdir = known.disk / rental.offer.workdir.removeprefix("~/")
-                known.guard = self.make_guard(known, program, workdir, rental)
-                known.guard.begin()
-        self.happened(known, Occasion.BOOT)
-
-    def _stopped(self, rental: Rental) -> None:
-        if rental.id in self.computers:
-            self.computers[rental.id].stop()
-
-    def _gone(self, rental: Rental) -> None:
-        if self.standing is None and rental.id in self.computers:
-            self.computers[rental.id].die()
-
-    def _notice(self, rental: Rental) -> None:
-        if rental.id in self.computers:
-            for process in self.computers[rental.id].living():
-                process.terminate()
-
-    def _computer(self, name: str, has_gpu: bool = True, slow: float = 1.0) -> Computer:
-        folder = self.root / "machines" / name
-        made = self.computers[name] = Computer(
-            name, folder, self.clock, self.schedule.training, self, has_gpu, self.store, slow
-        )
-        return made
+    @property
+    def computers(self) -> dict[str, Computer]:
+        """By name; of a rented one that is its machine's id."""
+        return self.fleet.computers
 
     @property
     def offline(self) -> bool:
@@ -525,22 +392,3 @@ def _self_release(abilities: Abilities) -> SelfRelease | None:
     if not abilities.machines_end_themselves:
         return None
     return SELF_RELEASE if abilities.machines_stop_themselves else replace(SELF_RELEASE, stop=None)
-
-
-@cache
-def _template() -> RunSpec:
-    return RunSpec(
-        name=RUN,
-        subject=Subject(instance_prompt="a photo"),
-        data=Data(instance=Path("photos")),
-        model=Model(base="builtin:tiny"),
-        compute=Compute(provider="simulated", market="spot-then-on-demand"),
-    )
-
-
-def _spec(output: Path, schedule: Schedule, max_cost_usd: float) -> RunSpec:
-    deadline_s = schedule.training.deadline_s
-    hours = None if deadline_s is None else deadline_s / 3600
-    limits = Limits(max_cost_usd=max_cost_usd, max_hours=hours, keep_minutes=schedule.keep_minutes)
-    stored = Storage(url=SimulatedStore.url) if schedule.storage else Storage()
-    return _template().model_copy(update={"output": Output(folder=output), "limits": limits, "storage": stored})

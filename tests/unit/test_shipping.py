@@ -14,9 +14,10 @@ from remote_trainer import wire
 from remote_trainer.hub_token import token_file
 from tests.fakes.hub import FakeHub, running_hub
 from tests.simulation.computer import Computer
+from tests.simulation.job import RUN
 from tests.simulation.kinds import WorldFault
 from tests.simulation.schedule import Abilities, AtMachine, Occasion, Schedule, Training, draw
-from tests.simulation.world import RUN, World
+from tests.simulation.world import World
 
 SLOW_LINE_S = 5.0
 """For half a kilobyte: the photos take twenty-five minutes."""
@@ -83,8 +84,8 @@ class ClosedBase(World):
 
     lent: bytes | None = None
 
-    def _stage_job(self) -> None:
-        super()._stage_job()
+    def make_job(self) -> None:
+        super().make_job()
         home = self.home.run(RUN)
         home.job_file.write_bytes(wire.dumps(replace(read_staged_job(home), closed_base=True)))
 

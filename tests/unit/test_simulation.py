@@ -33,11 +33,13 @@ from tests.simulation.computer import Computer
 from tests.simulation.guard import Guard, Program
 from tests.simulation.host import SimulatedHost
 from tests.simulation.invariants import ENABLED, Invariant, Violation
+from tests.simulation.job import RUN
 from tests.simulation.kinds import TODAY, Kind, WorldFault
+from tests.simulation.outcome import Outcome
 from tests.simulation.schedule import Abilities, AtPassage, Planned, draw
 from tests.simulation.seams import WatchedLedger, WatchedProvider
 from tests.simulation.trainer import WEIGHTS
-from tests.simulation.world import RUN, Outcome, World, play
+from tests.simulation.world import World, play
 
 Mutant = Callable[[RunContext, Facts], Facts]
 
