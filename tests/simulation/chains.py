@@ -15,7 +15,7 @@ from tests.simulation.kinds import TODAY, Kind, WorldFault
 LENGTH = 6
 DRAWN_EVERY = 4
 """Every so many seeds a schedule is drawn freely instead."""
-_TWICE: tuple[Kind, ...] = (CloudFault.NO_RESTART, CloudFault.DISK_VANISHES, WorldFault.URLS_DEAD)
+_TWICE: tuple[Kind, ...] = (CloudFault.NO_RESTART, WorldFault.DAMAGED, WorldFault.URLS_DEAD)
 _PLACES: tuple[Kind, ...] = (*TODAY, *_TWICE)
 
 

@@ -75,6 +75,8 @@ class Misfortune:
         newest = self._newest
         if newest is None:
             return False
+        if newest is self._impatient and newest.kind is WorldFault.DAMAGED:
+            return False  # it waits for something to come home
         if newest.kind in AT_STORE | NEEDS_STOP and (self._outbid_next or self._is_about(newest)):
             return False  # it waits for a checkpoint
         left = len(self._waiting) + 1
@@ -92,6 +94,8 @@ class Misfortune:
             return
         self._newest = fault = self._waiting.pop(0)
         self._arm(fault)
+        if isinstance(fault, AtPassage) and fault.kind is WorldFault.DAMAGED:
+            self._impatient = fault  # there are few passages for it
         self._after_patience(CHAIN_PATIENCE_S, fault, lambda: self._make_occasion(fault))
 
     def _after_patience(self, patience_s: float, fault: Planned, action: Callable[[], None]) -> None:

@@ -174,7 +174,7 @@ def draw(seed: int, kinds: tuple[Kind, ...] = TODAY) -> Schedule:
         _too_little_usd(training, slowness, factor)
         if slow
         else random.choice((FAR_AWAY_USD, random.uniform(1, 3), random.uniform(1, 3), random.uniform(0.3, 0.7))),
-        random.random() < 0.7 and not stops,  # only a machine that holds something of its own is started again
+        (random.random() < 0.7 or WorldFault.DAMAGED in chosen) and not stops,  # a rescue needs something to rescue
         chained,
         storage,
         random.uniform(1, 30) if random.random() < KEEPING_SHARE else 0.0,
