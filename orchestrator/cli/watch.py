@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.markup import escape
 
+from orchestrator import tensorboard as tensorboard_file
 from orchestrator.cli.driving import drive_to_end
 from orchestrator.cli.options import json_option, notify_option, optional_run_argument, plain_option, run_argument
 from orchestrator.cli.render.events import describe
@@ -52,11 +55,19 @@ def status(run: str, as_json: bool) -> int:
 @run_argument
 @click.option("--follow", "-f", is_flag=True, help="Go on printing until the run has ended.")
 @click.option("--trainer", is_flag=True, help="The raw output of trainer and supervisor instead of the events.")
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write the curves into FOLDER/RUN for `tensorboard --logdir FOLDER` instead; with -f while they grow.",
+)
 @json_option
-def logs(run: str, follow: bool, trainer: bool, as_json: bool) -> int:
+def logs(run: str, follow: bool, trainer: bool, tensorboard: Path | None, as_json: bool) -> int:
     """Print what a run has said so far; without -f this returns at once."""
     wiring = wire_up()
     wiring.ledger.run(run)
+    if tensorboard is not None:
+        return _write_curves(wiring, run, tensorboard.expanduser().absolute() / run, follow, as_json)
     if trainer:
         _print_trainer_log(_trainer_log(wiring, run), run, as_json)
         return 0
@@ -72,6 +83,31 @@ def logs(run: str, follow: bool, trainer: bool, as_json: bool) -> int:
                 click.echo(json.dumps({"type": "summary", "run": run, "events": count}))
             return 0
         time.sleep(WATCH_POLL_S)
+
+
+def _write_curves(wiring: Wiring, run: str, folder: Path, follow: bool, as_json: bool) -> int:
+    """Anew from the run's beginning: TensorBoard shows what a folder's files hold together, so older ones go."""
+    reader = EventReader(wiring.home.run(run))
+    began_at = wiring.ledger.run(run).created_at
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for older in folder.glob("events.out.tfevents.*.cloudbooth"):
+            older.unlink()
+        with (folder / tensorboard_file.file_name(began_at)).open("wb") as file:
+            file.write(tensorboard_file.beginning(began_at))
+            while True:
+                ended = wiring.ledger.run(run).state is State.ENDED
+                for record in tensorboard_file.records(reader.fresh()):
+                    file.write(record)
+                file.flush()
+                if ended or not follow:
+                    break
+                time.sleep(WATCH_POLL_S)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror or error}", "name another folder") from None
+    summary = json.dumps({"type": "summary", "run": run, "folder": str(folder)})
+    click.echo(summary if as_json else f"tensorboard --logdir {shlex.quote(str(folder.parent))}")
+    return 0
 
 
 @click.command(epilog="Example: cloudbooth attach my-dog")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ def render_prepared(
         why = "; ".join(reason.message for reason in check.reasons if reason.verdict is Verdict.BAD)
         console.print(f"[yellow]left out:[/] {escape(check.path.name)} {escape(why)}", highlight=False)
     console.print(f"\n{len(made)} photos are in {escape(str(folder))}", highlight=False, soft_wrap=True)
+    console.print(f"next: cloudbooth init {shlex.quote(str(folder))}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _photo(photo: PhotoCheck, console: Console) -> None:
