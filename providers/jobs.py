@@ -155,6 +155,10 @@ class JobProvider(Protocol):
         """Lends a zip file to the service and returns the URL by which a job reads it. Not billed; twice is safe."""
         ...
 
+    def forget_upload(self, tag: str) -> None:
+        """Removes what was uploaded for the job of this tag, if the service still has it. Twice is safe."""
+        ...
+
     def make_destination(self, quote: JobQuote) -> bool:
         """Makes sure that `quote.destination` exists; a new one is private. Whether it was made now. Twice is safe."""
         ...

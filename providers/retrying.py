@@ -103,6 +103,10 @@ class RetryingJobProvider:
     def upload(self, file: Path, name: str) -> str:
         return self._patiently(lambda: self._inner.upload(file, name))
 
+    def forget_upload(self, tag: str) -> None:
+        """Once: nothing waits for it."""
+        self._inner.forget_upload(tag)
+
     def make_destination(self, quote: JobQuote) -> bool:
         return self._patiently(lambda: self._inner.make_destination(quote))
 

@@ -182,6 +182,7 @@ def follow(context: JobContext, facts: JobFacts) -> JobFacts:
             computing_s = note_billing(context, record.tag, job)
             if job.status.is_over:
                 settle_over(context, record.tag, job)
+                _forget_dataset(context, record.tag)
                 return replace(facts, job=job)
             if computing_s >= limit_s:
                 limit = f"the job has computed for {duration(computing_s)}, which is its limit"
@@ -240,7 +241,6 @@ def _bring(context: JobContext, job: Job) -> None:
     teller = JobTeller(context, job.id)
     teller.done(manifest.step, manifest.sha256)
     teller.close()
-    _forget_dataset(context)
     context.reporter.arrived("model", str(folder))
 
 
@@ -251,15 +251,14 @@ def _meter(context: JobContext) -> Callable[[int, int | None], None]:
     return received
 
 
-def _forget_dataset(context: JobContext) -> None:
-    """The copy in the user's own store; the service's own goes by itself after a day. A failure is told."""
-    record = context.record()
-    if context.store is None or record is None or not isinstance(context.store, Presigns):
-        return
+def _forget_dataset(context: JobContext, tag: str) -> None:
+    """The photos, at the service or in the user's own store: a job that is over needs none. Failures are told."""
     try:
-        context.store.delete([_dataset_key(record.tag)])
+        context.jobs.forget_upload(tag)
+        if context.store is not None and isinstance(context.store, Presigns):
+            context.store.delete([_dataset_key(tag)])
     except CloudboothError as error:
-        context.reporter.note(f"the photos stay in the store as {_dataset_key(record.tag)}: {error.message}")
+        context.reporter.note(f"the photos that were lent for {tag} were not removed: {error.message}")
 
 
 def cancel(context: JobContext, facts: JobFacts) -> JobFacts:
@@ -293,11 +292,10 @@ def cancel(context: JobContext, facts: JobFacts) -> JobFacts:
         context.require_driver()
         context.clock.sleep(POLL_S)
     settle_over(context, record.tag, job)
+    _forget_dataset(context, record.tag)
     if job.status is JobStatus.SUCCEEDED and context.run.reason is EndReason.STOPPED:
         context.reporter.note("the job was done before it could be canceled: its model comes home")
         _bring(context, job)
-    else:
-        _forget_dataset(context)
     return facts
 
 

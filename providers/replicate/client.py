@@ -79,6 +79,12 @@ class ReplicateClient:
         path = f"/trainings/{quote(training_id, safe='')}/cancel"
         self._exchange("POST", path, "canceling a training", job=training_id)
 
+    def delete_file(self, file_id: str) -> None:
+        """Absent already is success."""
+        response = self._request("DELETE", f"/files/{quote(file_id, safe='')}", "removing the photos")
+        if response.status_code != 404:
+            self._succeeded(response, "removing the photos")
+
     def prediction(self, prediction_id: str) -> Prediction:
         return self._ask(Prediction, "reading a prediction", f"/predictions/{quote(prediction_id, safe='')}")
 

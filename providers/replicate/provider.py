@@ -87,6 +87,13 @@ class ReplicateProvider:
     def upload(self, file: Path, name: str) -> str:
         return self._writer.upload(file, name)
 
+    def forget_upload(self, tag: str) -> None:
+        """One of its own files, that is; what lies elsewhere is its owner's to remove."""
+        for submitted in self._submitted.with_prefix(tag):
+            prefix = f"{self._client.base_url}/v1/files/"
+            if submitted.tag == tag and submitted.dataset_url.startswith(prefix):
+                self._client.delete_file(submitted.dataset_url.removeprefix(prefix))
+
     def make_destination(self, quote: JobQuote) -> bool:
         """One that came into being meanwhile is as good as one of ours."""
         if self._client.model(quote.destination) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,14 @@ def test_the_trainer_reads_every_photo_with_a_caption_beside_it(run: HostedRun, 
     photos = [name for name in fake.only().photos if name.endswith(".png")]
     assert len(photos) == 6
     assert sorted(fake.only().photos) == sorted([*photos, *(name.replace(".png", ".txt") for name in photos)])
+
+
+@pytest.mark.parametrize("ends_as", ["succeeded", "failed"])
+def test_the_photos_do_not_stay_at_the_service(run: HostedRun, fake: FakeReplicate, ends_as: str) -> None:
+    fake.ends_as = ends_as
+    run.drive()
+    assert len(fake.only().photos) == 12
+    assert not fake.files
 
 
 def test_a_destination_that_is_new_is_private_and_one_that_exists_is_used(run: HostedRun, fake: FakeReplicate) -> None:
@@ -356,8 +365,8 @@ def test_a_list_of_many_pages_is_read_to_the_oldest_of_ours_and_no_further(run: 
     run.drive()
     mine = fake.only()
     for age in range(30):
-        other = fake.train(mine.trainer, mine.version, {"destination": mine.destination, "input": mine.input})
-        other.input, other.created_at = {**mine.input, "input_images": "elsewhere"}, mine.created_at - 7200 - age
+        asked, created_at = {**mine.input, "input_images": "elsewhere"}, mine.created_at - 7200 - age
+        fake.trainings[f"other-{age}"] = replace(mine, id=f"other-{age}", input=asked, created_at=created_at)
     fake.page_size = 5
     fake.requests.clear()
     assert [job.id for job in run.provider.list(run.record.tag)] == [mine.id]

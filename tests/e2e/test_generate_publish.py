@@ -91,7 +91,10 @@ def test_the_cog_folder_predicts_in_an_environment_without_us(trained: Cloudboot
     assert all("==" in package for package in config["build"]["python_packages"])
     subprocess.run([sys.executable, "-m", "ruff", "check", "-q", "--isolated", folder / "predict.py"], check=True)
     predict = """
+from cog._inspector import create_predictor
 from predict import Predictor
+shown = create_predictor("predict", "Predictor")  # as cog looks at it while it builds
+assert "prompt" in shown.inputs and shown.output.type.name == "PATH"
 predictor = Predictor()
 predictor.setup()
 [picture] = predictor.predict("sks robot", "", 64, 64, 1, 2, 2.0, 7)

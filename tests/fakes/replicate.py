@@ -331,6 +331,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._version(f"{owner}/{name}", version)
             case ("POST", "models", owner, name, "versions", version, "trainings"):
                 return self._train(f"{owner}/{name}", version, body)
+            case ("DELETE", "files", file_id):
+                gone = fake.files.pop(file_id, None) is None
+                return problem(404, "Not found") if gone else Answer(204)
             case ("GET", "trainings"):
                 return self._list(query)
             case ("GET", "trainings", training_id):
@@ -482,7 +485,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.status == 0:
             self.close_connection = True
             return
-        text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+        text = answer.body if isinstance(answer.body, str) else "" if answer.body is None else json.dumps(answer.body)
         self._send_bytes(text.encode(), answer.kind, answer.status, answer.headers)
 
     def _send_bytes(
