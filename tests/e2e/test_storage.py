@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,9 @@ from orchestrator.storage.api import ObjectStore
 from tests.e2e.command import Cloudbooth, processes_naming, wait_until
 from tests.fakes.s3_servers import SECRET_KEY, S3Server
 from tests.fakes.sshd import Sshd
+
+STEPS = 200
+"""So many that the machine is at work when its third checkpoint is in the store, and so few that the rest is short."""
 
 
 @pytest.fixture
@@ -58,39 +62,70 @@ def _indexes(store: ObjectStore) -> list[dict[str, str]]:
     return [index for index in (json.loads(store.get(key)) for key in keys) if index]
 
 
-def test_a_run_whose_machine_dies_while_nobody_looks_goes_on_from_the_store(
+def test_a_run_whose_machine_dies_while_nobody_looks_is_brought_to_its_end_by_another_laptop(
     with_store: Cloudbooth, sshd: Sshd, machine: Path, s3_store: ObjectStore, s3_server: S3Server, tmp_path: Path
 ) -> None:
+    """One story, for each of its two trainings loads torch: the first laptop is off from the start of the training and
+    its machine dies after the third checkpoint; a second one knows only the bucket, and is off in its turn."""
     laptop = with_store
-    argv = laptop.launch_argv("subject", "--steps", "100000", "--set", "train.checkpoint_every=10")
-    assert laptop.kill_when(argv, lambda line: line.get("type") == "state" and line.get("state") == "training")
+    argv = laptop.launch_argv("subject", "--steps", str(STEPS), "--set", "train.checkpoint_every=10")
+    assert laptop.kill_when(argv, _training_begins)
     wait_until(lambda: (_stored_steps(s3_store) or [0])[-1] >= 30, "the third checkpoint in the store", 120)
-
-    # While it runs: no key of the store anywhere on the machine.
-    told = "".join(processes_naming(str(machine)))
-    assert told, "nothing runs there"
-    found = [path for path in machine.rglob("*") if path.is_file() and SECRET_KEY.encode() in path.read_bytes()]
-    assert found == []
-    assert SECRET_KEY not in told
-    assert not any(SECRET_KEY.encode() in environ for environ in _environments(machine))
-
+    _assert_no_key_of_the_store_on(machine)
     _kill_the_machine(machine)
     shutil.rmtree(machine)
     sshd.go_away()
-    pulled = laptop.run("pull", "subject", "--json").summary
-    [checkpoint] = pulled["artifacts"]
-    assert checkpoint["step"] >= 30
+
+    [checkpoint] = laptop.run("pull", "subject", "--json").summary["artifacts"]
+    assert (checkpoint["kind"], 30 <= checkpoint["step"] < STEPS) == ("checkpoint", True)
 
     sshd.come_back()
     other = Cloudbooth(tmp_path / "other", (), {**s3_server.environ, "AWS_ENDPOINT_URL_S3": s3_server.endpoint_url})
     other.root.mkdir()
-    seen = other.kill_when(
-        ["resume", "subject", "--from", s3_store.url, "--json"],
-        lambda line: line.get("type") == "event" and line["event"].get("step", 0) > checkpoint["step"],
-    )
-    assert seen
-    steps = [event["step"] for event in other.events("subject", "step")]
-    assert min(steps) > checkpoint["step"] - 1
+    assert other.kill_when(["resume", "subject", "--from", s3_store.url, "--json"], _training_begins)
+    wait_until(lambda: "output" in _stored_kinds(s3_store), "the model in the store", 240)
+    _assert_no_key_of_the_store_on(machine, running=False)
+    steps = [
+        event["step"] for log in machine.rglob("events.jsonl") for event in _events(log) if event["type"] == "step"
+    ]
+    assert (min(steps), max(steps)) == (checkpoint["step"] + 1, STEPS), "it goes on where the checkpoint ends"
+    _kill_the_machine(machine)
+    shutil.rmtree(machine)
+    sshd.go_away()
+
+    brought = other.run("pull", "subject", "--json").summary["artifacts"]
+    [model] = [artifact for artifact in brought if artifact["kind"] == "output"]
+    assert model["step"] == STEPS
+    assert (Path(model["folder"]) / "subject.safetensors").is_file()
+    [run] = [key.split("/")[1] for key in _keys_of(s3_store) if key.endswith("/output/manifest.json")]
+    at_the_store = ("--from", f"{s3_store.url}/runs/{run}", "--endpoint-url", s3_server.endpoint_url)
+    [again] = other.run("pull", "subject", *at_the_store, "--json").summary["artifacts"]
+    assert Path(again["folder"]) == other.root / "models" / "subject"
+    assert (Path(again["folder"]) / "manifest.json").is_file()
+    refused = laptop.run("resume", "subject-2", *at_the_store, check=8)
+    assert "is done" in refused.stderr
+
+
+def _training_begins(line: dict[str, Any]) -> bool:
+    return line.get("type") == "state" and line.get("state") == "training"
+
+
+def _events(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines() if line]
+
+
+def _keys_of(store: ObjectStore) -> list[str]:
+    return [found.key for found in store.objects("runs/")]
+
+
+def _assert_no_key_of_the_store_on(machine: Path, *, running: bool = True) -> None:
+    """Neither in a file, nor in the arguments or the environment of a process."""
+    told = "".join(processes_naming(str(machine)))
+    assert told or not running, "nothing runs there"
+    secret = SECRET_KEY.encode()
+    assert [path for path in machine.rglob("*") if path.is_file() and secret in path.read_bytes()] == []
+    assert SECRET_KEY not in told
+    assert not any(secret in environ for environ in _environments(machine))
 
 
 def _environments(machine: Path) -> list[bytes]:
@@ -102,34 +137,3 @@ def _environments(machine: Path) -> list[bytes]:
         except OSError:
             continue
     return found
-
-
-def test_a_run_that_ends_while_the_laptop_is_off_is_whole_in_the_store(
-    cloudbooth: Cloudbooth, s3_server: S3Server, s3_store: ObjectStore
-) -> None:
-    laptop = cloudbooth
-    laptop.machine = (
-        "--set", f"storage.url={s3_store.url}", "--set", f"storage.endpoint_url={s3_server.endpoint_url}",
-    )  # fmt: skip
-    laptop.environ.update(s3_server.environ)
-    argv = laptop.launch_argv("subject", "--steps", "8")
-    assert laptop.kill_when(argv, lambda line: line.get("type") == "state" and line.get("state") == "training")
-    wait_until(lambda: "output" in _stored_kinds(s3_store), "the model in the store", 120)
-    work = laptop.root / "state" / "providers" / "local"
-    _kill_the_machine(work)
-    shutil.rmtree(work)
-
-    [model] = laptop.run("pull", "subject", "--json").summary["artifacts"]
-    assert (model["kind"], model["step"]) == ("output", 8)
-    assert (laptop.models / "subject" / "subject.safetensors").is_file()
-    at_the_store = ("--from", s3_store.url, "--endpoint-url", s3_server.endpoint_url)
-    [again] = laptop.run("pull", "subject", *at_the_store, "--json").summary["artifacts"]
-    assert (Path(again["folder"]) / "manifest.json").is_file()
-    refused = laptop.run("resume", "subject-2", "--from", f"{s3_store.url}/runs/{_only_run(s3_store)}",
-                         "--endpoint-url", s3_server.endpoint_url, check=8)  # fmt: skip
-    assert "is done" in refused.stderr
-
-
-def _only_run(store: ObjectStore) -> str:
-    [name] = {found.key.split("/")[1] for found in store.objects("runs/")}
-    return name
