@@ -266,6 +266,7 @@ def test_what_was_lent_lies_in_memory_for_its_user_alone(store: ObjectStore, run
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o077 == 0
     assert run_folder not in path.parents
+    assert SECRET_KEY.encode() not in path.read_bytes()
     drop_grant(run_folder)
     assert held_grant(run_folder) is None
 
