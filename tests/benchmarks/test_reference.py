@@ -5,20 +5,24 @@ pytest -m benchmark -s tests/benchmarks/test_reference.py --reference-scripts FO
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from remote_trainer import wire
-from tests.benchmarks.sized_bases import MID, TINY, build
-from tests.trainer.tiny_runs import CLASS_PROMPT, PROMPT, SIDE, build_base, our_losses, photo_set, tiny_job
+from tests.benchmarks.sized_bases import MID, TINY, Size, build
+from tests.trainer.tiny_runs import CLASS_PROMPT, PROMPT, SIDE, build_base, our_losses, photo_set, tiny_job, write_photo
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).parents[2]
@@ -32,15 +36,6 @@ def scripts(request: pytest.FixtureRequest) -> Path:
     if not given:
         pytest.skip("give the scripts of huggingface/diffusers, examples/dreambooth, by --reference-scripts FOLDER")
     return Path(given).resolve()
-
-
-@pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("bases")
-    return {name: build(root / name, size) for name, size in SIZES.items()}
-
-
-SIZES = {"tiny": TINY, "mid": MID}
 
 
 @pytest.mark.benchmark
@@ -120,3 +115,104 @@ def run_script(
 
 
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), HF_HUB_OFFLINE="1")
+
+
+# ---- speed ---------------------------------------------------------------------------------------------------------
+
+SIZES = {"tiny": TINY, "mid": MID}
+ROUNDS = int(os.environ.get("CLOUDBOOTH_BENCHMARK_ROUNDS", "5"))
+STEPS = {"tiny": 30, "mid": 8}
+LEAST_TIMES_AS_FAST = {"tiny": 2.0, "mid": 1.5}
+MOST_OF_ITS_START = 0.7
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("name", ["tiny", "mid"])
+def test_steps_and_start_beside_the_script(
+    name: str, method: Any, scripts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interleaved, so that whatever else the machine does meets both alike; on one thread each. By processor seconds,
+    which another process's work does not enter as it does the clock's; those of the clock are printed beside them."""
+    size = SIZES[name]
+    base = build(tmp_path / "base", size)
+    run = tmp_path / "work/runs/r"
+    job = tiny_job(
+        _jpegs(run, size), method=method, steps=STEPS[name], learning_rate=5e-6, resolution=size.resolution,
+        formats=("diffusers",) if method == "full" else ("lora",),
+    )  # fmt: skip
+    job = replace(job, base_path=str(base))
+    theirs, ours = [], []
+    for _ in range(ROUNDS):
+        theirs.append(run_script(scripts, job, base, run, size.resolution, tmp_path))
+        ours.append(_run_ours(job, run))
+    with capsys.disabled():
+        print(f"\n{name}, {method}: medians of {ROUNDS} rounds, load {os.getloadavg()[0]:.1f}")
+        for label, of in (("scripts", theirs), ("ours", ours)):
+            per_step, start = _medians(of)
+            print(
+                f"  {label:8} step {1e3 * per_step[1]:7.1f} ms of processor, {1e3 * per_step[0]:7.1f} of the clock;"
+                f" first step after {start[1]:5.2f} s of processor, {start[0]:5.2f} of the clock"
+            )
+    (_, their_step), (_, their_start) = _medians(theirs)
+    (_, our_step), (_, our_start) = _medians(ours)
+    assert their_step / our_step >= LEAST_TIMES_AS_FAST[name]
+    assert our_start / their_start <= MOST_OF_ITS_START
+
+
+def _medians(runs: list[Ran]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Seconds a step, and seconds to the first step: each of the clock and of the processor."""
+    steps = [run.per_step() for run in runs]
+    return (
+        (statistics.median(wall for wall, _ in steps), statistics.median(cpu for _, cpu in steps)),
+        (statistics.median(run.first.wall_s for run in runs), statistics.median(run.first.cpu_s for run in runs)),
+    )
+
+
+def _jpegs(run: Path, size: Size) -> wire.DatasetSpec:
+    """Four photographs of the training size, as the scripts and we both read them."""
+    images = []
+    for number in range(4):
+        drawn, path = run / f"{number}.png", run / "instance" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_photo(drawn, number, size.resolution, size.resolution)
+        Image.open(drawn).save(path, quality=95)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        images.append(wire.ImageSpec(path.name, digest, size.resolution, size.resolution))
+    return wire.DatasetSpec("instance", "instance", "instance", PROMPT, tuple(images))
+
+
+def _run_ours(job: wire.Job, run: Path) -> Ran:
+    """The stage as the supervisor starts it, up to its last step."""
+    for made in ("checkpoints", "output"):
+        shutil.rmtree(run / made, ignore_errors=True)
+    (run / wire.JOB_FILE).write_bytes(wire.dumps(job))
+    read_end, write_end = os.pipe()
+    lock = os.open(run / "lock", os.O_RDWR | os.O_CREAT)
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "remote_trainer", "train", "--run-folder", str(run), "--events-fd", str(write_end),
+         "--lock-fd", str(lock)],
+        stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=(write_end, lock), env=ENVIRONMENT,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(write_end)
+    os.close(lock)
+    steps = []
+    with os.fdopen(read_end, "rb") as events:
+        for line in events:
+            event = wire.decode_event(line).event
+            if isinstance(event, wire.StepDone):
+                wall_s, cpu_s = time.monotonic() - started, _cpu_s(process.pid)
+                steps.append(Step(event.step, event.loss or 0.0, wall_s, cpu_s))
+                if event.step == job.train.steps:
+                    break
+    process.kill()
+    process.communicate()
+    return Ran(tuple(steps))
+
+
+def _cpu_s(pid: int) -> float:
+    """Of the process so far, to a hundredth."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
