@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help env demo test check lint types imports format docs lock benchmark simulate simulate-coverage clean
 
 help:
-	@echo 'make demo       train a small model of a drawn robot on this machine and show the pictures'
+	@echo 'make demo       teach a small base model one drawn robot on this machine and show the pictures'
 	@echo 'make test       the whole suite, linters included'
 	@echo 'make check      linters and types only'
 	@echo 'make benchmark  measurements beside named rivals'
@@ -43,7 +43,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 
 demo: env
 	@rm -rf '$(DEMO_HOME)'
-	@CLOUDBOOTH_HOME='$(DEMO_HOME)/state' $(BIN)/cloudbooth launch examples/local/robot.toml --yes \
+	@CLOUDBOOTH_HOME='$(DEMO_HOME)/state' $(BIN)/cloudbooth launch examples/toybox/robot.toml --yes \
 	  --set 'output.folder=$(DEMO_HOME)/models'
 	@echo
 	@echo 'the model:                 $(DEMO_HOME)/models/robot/diffusers'
