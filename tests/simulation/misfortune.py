@@ -17,14 +17,15 @@ from tests.simulation.schedule import AT_HOST, AtMachine, AtPassage, Occasion, P
 from tests.simulation.trainer import HELD_STEP_S
 
 if TYPE_CHECKING:
-    from tests.simulation.world import Driver, World
+    from tests.simulation.outcome import Driver
+    from tests.simulation.world import World
 
 CHAIN_PATIENCE_S = 8.0
 """Of virtual time: then an occasion is made for the fault of a chain that has found none."""
 LAST_PATIENCE_S = 60.0
 """And then the next one is armed beside it."""
 LONGEST_HOLD_S = 400.0
-"""In all, that training waits before its last step for what is still to happen."""
+"""In all, that training waits before its last steps for what is still to happen."""
 LOOK_S = 4.0
 HEARD_S = 2.0
 """After which the laptop has heard of a checkpoint."""

@@ -50,13 +50,15 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{len(outcomes)} schedules in {time.perf_counter() - begin:.0f} s", flush=True)
     except KeyboardInterrupt:
         print(f"interrupted: {len(outcomes)} of {call.seeds} schedules")
+    if not outcomes:
+        return 1
     took_s = time.perf_counter() - begin
     _print_coverage(outcomes, kinds)
     days = sum(outcome.virtual_s for outcome in outcomes) / 86400
     drivers = sum(outcome.drivers for outcome in outcomes)
     processors_s = sum(outcome.processor_s for outcome in outcomes)
     print(f"\n{len(outcomes)} schedules in {took_s:.0f} s: {len(outcomes) / took_s:.1f} schedules/s")
-    print(f"{processors_s / max(1, len(outcomes)):.3f} s of a core each")
+    print(f"{processors_s / len(outcomes):.3f} s of a core each")
     print(f"{drivers} drivers, {days:.0f} days of virtual time")
     violations = sum(outcome.violation is not None for outcome in outcomes)
     print(f"\n{violations} violations")
