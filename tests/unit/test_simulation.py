@@ -132,8 +132,11 @@ ONLY_AFTER: dict[Invariant, Kind] = {
 """What cannot be without this fault: likewise."""
 
 
-FOCUSED_ON: dict[Invariant, tuple[Kind, ...]] = {Invariant.STALE_DRIVER_SENDS_NOTHING: (WorldFault.TWO_DRIVERS,)}
-"""What is drawn from for it: among forty kinds the one moment that counts is met too seldom."""
+FOCUSED_ON: dict[Invariant, tuple[Kind, ...]] = {
+    Invariant.STALE_DRIVER_SENDS_NOTHING: (WorldFault.TWO_DRIVERS,),
+    Invariant.ONLY_COPY: (WorldFault.DRIVER_KILLED, WorldFault.ASLEEP),
+}
+"""What is drawn from for it: among forty kinds the one moment that counts is met seldom."""
 
 
 def _found(world_type: type[World], invariant: Invariant) -> int:
