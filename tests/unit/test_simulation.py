@@ -135,6 +135,7 @@ ONLY_AFTER: dict[Invariant, Kind] = {
 FOCUSED_ON: dict[Invariant, tuple[Kind, ...]] = {
     Invariant.STALE_DRIVER_SENDS_NOTHING: (WorldFault.TWO_DRIVERS,),
     Invariant.ONLY_COPY: (WorldFault.DRIVER_KILLED, WorldFault.ASLEEP),
+    Invariant.RECOVERY: (CloudFault.PREEMPTED, WorldFault.DRIVER_KILLED),
 }
 """What is drawn from for it: among forty kinds the one moment that counts is met seldom."""
 
