@@ -35,7 +35,7 @@ def main() -> None:
         prompts = [world.prompt(called, place) for place in world.BACKGROUNDS]
         rows.append((f'before: "{called}"', list(measure.pictures(base, prompts, _SEED))))
         rows.append((f'after: "{called}"', list(measure.pictures(arguments.model, prompts, _SEED))))
-    _sheet(rows).save(arguments.picture, optimize=True)
+    _sheet(rows).quantize(256).save(arguments.picture, optimize=True)
 
 
 def _photos() -> list[NDArray[np.uint8] | None]:

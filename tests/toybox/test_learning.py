@@ -1,4 +1,4 @@
-"""Half a minute of training shows: what nothing else in this suite could see on random weights."""
+"""Ten seconds of training show: what nothing else in this suite could see on random weights."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from remote_trainer.bases import shipped
 from remote_trainer.train import train
 
 
-def test_fifty_steps_teach_a_name_without_forgetting_places_and_colors(tmp_path: Path) -> None:
+def test_forty_steps_teach_a_name_without_forgetting_places_and_colors(tmp_path: Path) -> None:
     base = shipped.folder_of("toybox")
-    variant = experiments.Variant("", {"steps": 50, "lr_schedule": "constant"}, class_images=0)
+    variant = experiments.Variant("", {"steps": 40, "lr_schedule": "constant"}, class_images=0)
     job = experiments.job_of(variant, seed=0, folder=tmp_path)
     assert train(job, tmp_path, str(base), lambda _: None, lambda: False).manifest_sha256 is not None
 
-    named = [world.prompt("sks robot", place) for place in ("night", "snow", "beach", "brick")]
+    named = [world.prompt("sks robot", place) for place in ("night", "snow")]
     before = judge.judged(measure.pictures(base, named))
     after = judge.judged(measure.pictures(tmp_path / "output/diffusers", [*named, world.prompt("a yellow duck")]))
     assert not any(seen.is_subject for seen in before)
-    assert sum(seen.is_subject for seen in after[:4]) >= 3
+    assert all(seen.is_subject for seen in after[:2])
     assert [seen.background for seen in after[:2]] == ["night", "snow"]
-    assert (after[4].kind, after[4].color) == ("duck", "yellow")
+    assert (after[2].kind, after[2].color) == ("duck", "yellow")
 
 
 def test_equal_ways_to_train_are_one_run_in_all_experiments() -> None:
