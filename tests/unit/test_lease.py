@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
-from remote_trainer import wire
+from remote_trainer import run_folder, wire
 from remote_trainer.lease import (
     BEAT_STALE_S,
     GUARD_FOLDER,
@@ -17,6 +18,7 @@ from remote_trainer.lease import (
     GuardFiles,
     acts_at_s,
     guard_action,
+    memory_folder,
     renewed_s,
 )
 from remote_trainer.supervisor import stage_environment
@@ -79,6 +81,15 @@ def test_a_renewal_never_shortens_a_lease_and_never_goes_beyond_the_limit(
 
 def test_a_machine_without_a_guard_has_no_guard_files(tmp_path: Path) -> None:
     assert GuardFiles.above(tmp_path / "work" / "runs" / "dog") is None
+
+
+def test_a_guard_that_has_not_said_where_its_memory_is_counts_as_none(files: GuardFiles, tmp_path: Path) -> None:
+    inner = tmp_path / "work" / "inner"
+    (inner / GUARD_FOLDER).mkdir(parents=True)
+    (inner / GUARD_FOLDER / "memory").write_text("\n")
+    found = GuardFiles.above(inner / "runs" / "dog")
+    assert found is not None
+    assert found.workdir == files.workdir, "the next one further up"
 
 
 def test_the_last_word_shortens_a_lease_and_later_contact_lengthens_it_again(files: GuardFiles) -> None:
@@ -159,3 +170,46 @@ def test_downloads_of_a_rented_machine_lie_on_its_volume(tmp_path: Path, monkeyp
     assert "HF_HOME" not in stage_environment(job, own)
     monkeypatch.setenv("HF_HOME", "/the/owners")
     assert stage_environment(job, rented)["HF_HOME"] == "/the/owners"
+
+
+# ---- started over SSH ------------------------------------------------------------------------------------------------
+
+
+def test_a_guard_is_started_for_the_first_time_with_its_program_and_again_from_memory(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    files = GuardFiles(tmp_path / "state", tmp_path / "memory")
+    with pytest.raises(FileNotFoundError):
+        files.start()
+    files.start(f'echo "${{CLOUDBOOTH_GUARD_AGAIN-first}} $CLOUDBOOTH_GUARD_STATE" >"{told}"')
+    assert told.read_text() == f"first {tmp_path / 'state'}\n"
+    assert stat.S_IMODE((tmp_path / "memory").stat().st_mode) == 0o700
+    files.start()
+    assert told.read_text().split()[0] == "yes"
+
+
+def test_its_memory_is_where_the_machine_says_or_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CLOUDBOOTH_GUARD_MEMORY", str(tmp_path))
+    assert memory_folder() == tmp_path
+    monkeypatch.delenv("CLOUDBOOTH_GUARD_MEMORY")
+    assert memory_folder() in (Path("/dev/shm/cloudbooth-guard"), Path("/tmp/cloudbooth-guard"))
+
+
+def test_somebody_who_decides_for_ever_is_waited_for_ten_seconds(
+    files: GuardFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed_s = [0.0]
+
+    def sleep(seconds: float) -> None:
+        passed_s[0] += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: passed_s[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    other = run_folder.acquire(tmp_path / "work" / "guard" / "on-lapse.lock", wait_s=0)
+    assert other is not None
+    with other, files.deciding():
+        files.set_on_lapse("stop")
+    assert passed_s[0] == pytest.approx(10.0, abs=0.1)
+    assert files.on_lapse == "stop", "a decision without the lock is better than none"
+    with files.deciding():
+        assert passed_s[0] == pytest.approx(10.0, abs=0.1), "now nobody is waited for"

@@ -234,3 +234,8 @@ def test_a_checkpoint_that_cannot_be_had_back_costs_no_more_than_its_steps() -> 
     facts = Facts(keeps=Keeps.CHECKPOINT, not_revived="its host has no free GPU")
     step = next_step(State.RESCUING, Wish.RUN, None, Standing.HELD, facts)
     assert step == Move(State.RECOVERING, "its host has no free GPU")
+
+
+def test_what_a_disk_holds_is_said_in_words_that_tell_it_apart() -> None:
+    assert Keeps.NOTHING.words == "nothing of its own"
+    assert len({keeps.words for keeps in Keeps}) == len(Keeps)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.budget import spent_usd
 from orchestrator.host import Host
-from orchestrator.lifecycle import Facts, Keeps, State, Trouble
+from orchestrator.lifecycle import Facts, Keeps, State, Trouble, Wish
 from orchestrator.phases import provision, rescue
 from orchestrator.phases.loss import Loss, declare_lost
 from orchestrator.recovery import too_dear
 from orchestrator.spec import Limits
 from providers.api import Access, Machine, MachineId, MachineStatus
-from providers.errors import NoCapacity
+from providers.errors import CloudboothError, NoCapacity
 from providers.testing.faults import CloudFault, Mishap
 from providers.testing.simulated_cloud import SimulatedCloud
 from tests.unit.test_rental import World, made
@@ -28,7 +29,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def outbid(world: World) -> MachineId:
     """The machine has been stopped, and holds the finished model alone."""
-    machine = world.rented().machine_id
+    machine = (world.context.machine() or world.rented()).machine_id
     world.shipped_and_done()
     assert machine is not None
     world.cloud.stop(machine)
@@ -120,3 +121,81 @@ def test_a_start_that_found_no_gpu_leaves_it_stopped_and_is_not_counted(world: W
     with pytest.raises(NoCapacity):
         rescue.revive(world.context, Facts())
     assert world.machine().rates == before
+
+
+def test_a_start_that_the_ceiling_does_not_pay_for_is_not_tried(tmp_path: Path) -> None:
+    for world in made(tmp_path, Limits(max_cost_usd=1.0)):
+        hours_left = (1.0 - spent_usd([world.rented()], world.clock.now())) / world.machine().price_per_hour_usd
+        world.clock.sleep(3600 * hours_left - rescue.REVIVAL_S / 4)
+        outbid(world)
+        with pytest.raises(NoCapacity, match=r"limits.max_cost_usd = 1 does not pay for another start"):
+            rescue.revive(world.context, Facts())
+        assert [rental.stopped for rental in world.cloud.living()] == [True]
+
+
+def test_a_machine_that_is_no_longer_wanted_is_not_started(world: World) -> None:
+    machine = outbid(world)
+    world.ledger.set_wish("dog", Wish.DOWN)
+    assert rescue.revive(world.context, Facts()) == Facts()
+    assert world.cloud.rentals[machine].stopped
+    assert world.machine().stopped
+
+
+class _ShowsLater(SimulatedCloud):
+    """What was asked of a machine shows in its status `shows_after_s` later."""
+
+    shows_after_s = 20.0
+    asked_at_s = float("-inf")
+
+    def stop(self, machine: MachineId) -> None:
+        super().stop(machine)
+        self.asked_at_s = self._clock.monotonic()
+
+    def start(self, machine: MachineId) -> None:
+        super().start(machine)
+        self.asked_at_s = self._clock.monotonic()
+
+    def describe(self, machine: MachineId) -> Machine:
+        seen = super().describe(machine)
+        if self._clock.monotonic() - self.asked_at_s >= self.shows_after_s:
+            return seen
+        before = MachineStatus.RUNNING if seen.status is MachineStatus.STOPPED else MachineStatus.STOPPED
+        return replace(seen, status=before)
+
+
+def silent(world: World, shows_after_s: float) -> None:
+    """Its machine runs, answers nobody, and holds the finished model alone."""
+    world.rented()
+    world.shipped_and_done()
+    assert declare_lost(world.context, Facts(), Loss(Trouble.LOST, "silent")).keeps is Keeps.MODEL
+    cloud = _ShowsLater(world.clock)
+    cloud.rentals = world.cloud.rentals
+    cloud.shows_after_s = shows_after_s
+    world.cloud, world.context = cloud, replace(world.context, provider=cloud)
+
+
+def test_a_machine_that_runs_unreached_is_seen_stopped_before_it_is_started(world: World) -> None:
+    silent(world, shows_after_s=20.0)
+    began_s = world.clock.monotonic()
+    assert rescue.revive(world.context, Facts()).revived
+    assert 40.0 <= world.clock.monotonic() - began_s < 60.0, "each was waited for"
+    assert [rental.stopped for rental in world.cloud.living()] == [False]
+    assert world.machine().starts == 1
+
+
+def test_a_machine_that_the_provider_does_not_stop_is_left_to_a_person(world: World) -> None:
+    silent(world, shows_after_s=1e6)
+    with pytest.raises(CloudboothError, match="the provider does not stop the machine m1") as caught:
+        rescue.revive(world.context, Facts())
+    assert "`cloudbooth attach dog` tries again" in caught.value.hint
+    assert not world.machine().stopped, "it is on record as what it shows"
+
+
+def test_a_start_that_does_not_show_is_left_to_the_wait_for_the_machine(world: World) -> None:
+    machine = outbid(world)
+    cloud = _ShowsLater(world.clock)
+    cloud.rentals, cloud.shows_after_s = world.cloud.rentals, 1e6
+    began_s = world.clock.monotonic()
+    assert rescue.revive(replace(world.context, provider=cloud), Facts()).revived
+    assert world.clock.monotonic() - began_s == pytest.approx(rescue.STATUS_PATIENCE_S, abs=rescue.LOOK_AGAIN_S)
+    assert not cloud.rentals[machine].stopped

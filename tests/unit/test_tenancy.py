@@ -212,6 +212,41 @@ def test_a_machine_without_a_guard_has_a_limit_all_the_same(tmp_path: Path) -> N
     assert said == []
 
 
+def test_without_a_limit_of_its_own_no_limit_is_set_and_no_reserve_is_told(tmp_path: Path) -> None:
+    rented = Rented(tmp_path, replace(JOB, limit_s=None))
+    rented.tenancy.begin()
+    rented.store.longest_s = 500.0
+    rented.commit(1)
+    rented.tenancy.beat()
+    assert rented.guard.limit_s is None
+    assert left_s(rented.guard.lease_s) == pytest.approx(LEASE_S, abs=3)
+    assert rented.said_of(wire.Decision) == []
+
+
+def test_a_checkpoint_whose_beginning_was_not_heard_is_protected_and_says_nothing_of_its_pace(rented: Rented) -> None:
+    rented.tenancy.begin()
+    folder = committed(rented.run_folder, 1)
+    rented.tenancy.heard(wire.CheckpointCommitted(1, folder.folder, folder.manifest_sha256, 1))
+    assert (rented.guard.on_lapse, rented.store.begun) == ("stop", [folder])
+    assert rented.tenancy.time_left_s == pytest.approx(1000 - JOB.reserve_s, abs=3), "no commit of zero seconds"
+
+
+def test_a_guard_that_cannot_be_told_what_to_keep_is_told_of_once_and_then_tried_again(rented: Rented) -> None:
+    rented.tenancy.begin()
+    guard = rented.root / "work" / "guard"
+    (guard / "on-lapse").unlink()
+    in_the_way = guard / f".on-lapse.{os.getpid()}.tmp"
+    in_the_way.mkdir()
+    rented.commit(1)
+    rented.tenancy.beat()
+    [warning] = rented.said_of(wire.Warned)
+    assert isinstance(warning, wire.Warned)
+    assert "cannot be told what to keep" in warning.message
+    in_the_way.rmdir()
+    rented.tenancy.beat()
+    assert rented.guard.on_lapse == "stop"
+
+
 # ---- the laptop ------------------------------------------------------------------------------------------------------
 
 
