@@ -68,7 +68,12 @@ def _have(call: argparse.Namespace) -> None:
 
 def _accept(call: argparse.Namespace) -> None:
     agent.claim(call.run_folder, call.epoch)
-    damaged = files.accept(call.root, sys.stdin.buffer, call.needed_bytes)
+
+    def require_newest() -> None:
+        agent.require_newest(call.run_folder, call.epoch)
+
+    damaged = files.accept(call.root, sys.stdin.buffer, call.needed_bytes, before_naming=require_newest)
+    require_newest()
     sys.stdout.write(json.dumps(damaged) + "\n")
 
 

@@ -46,8 +46,7 @@ class AgentError(Exception):
 
 def claim(run_folder: Path, epoch: int) -> None:
     """Records the epoch; raises StaleEpoch when a higher one is on record, be the run's folder removed since or not."""
-    if epoch < folders.highest_epoch(run_folder):
-        raise StaleEpoch(f"driver epoch {epoch} is older than {folders.highest_epoch(run_folder)}")
+    require_newest(run_folder, epoch)
     run_folder.mkdir(parents=True, exist_ok=True)
     lock = folders.acquire(run_folder / "epoch.lock", wait_s=10)
     if lock is None:
@@ -58,6 +57,13 @@ def claim(run_folder: Path, epoch: int) -> None:
             raise StaleEpoch(f"driver epoch {epoch} is older than {known}")
         if epoch > known:
             folders.write_atomically(run_folder / folders.EPOCH_FILE, str(epoch).encode())
+
+
+def require_newest(run_folder: Path, epoch: int) -> None:
+    """Raises StaleEpoch when a driver with a higher epoch has called since; changes nothing."""
+    newest = folders.highest_epoch(run_folder)
+    if epoch < newest:
+        raise StaleEpoch(f"driver epoch {epoch} is older than {newest}")
 
 
 def status(run_folder: Path, clocks: Clocks = HERE) -> wire.HostStatus:

@@ -14,7 +14,7 @@ import os
 import shutil
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Optional
 
@@ -94,12 +94,19 @@ def have(root: Path, wanted: Sequence[wire.FileEntry]) -> list[str]:
     return [entry.path for entry in wanted if _matches(inside(root, entry.path), entry)]
 
 
-def accept(root: Path, stream: BinaryIO, needed_bytes: int = 0, clocks: Clocks = HERE) -> list[str]:
+def accept(
+    root: Path,
+    stream: BinaryIO,
+    needed_bytes: int = 0,
+    clocks: Clocks = HERE,
+    before_naming: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Unpacks a tar stream of plain files, and of ranges of files, below `root`; returns the damaged ones.
 
     A whole file gets its name when its bytes are on the disk and its hash is right. A range (`wire.TAR_OFFSET`) goes
     into the file's partial, which `finish` names. Raises Refused, before it takes anything, when less than
-    `needed_bytes` are free.
+    `needed_bytes` are free. What `before_naming` raises ends it: a stream lasts minutes, and whoever sends it may have
+    lost the right to.
     """
     _require_room(root, needed_bytes)
     damaged: list[str] = []
@@ -128,6 +135,7 @@ def accept(root: Path, stream: BinaryIO, needed_bytes: int = 0, clocks: Clocks =
                     if whole:
                         sha256.update(piece)
             incoming.fill(buffer[: -member.size % tarfile.BLOCKSIZE])
+            before_naming()
             if whole and member.pax_headers.get(wire.TAR_SHA256, sha256.hexdigest()) != sha256.hexdigest():
                 partial(target).unlink()
                 damaged.append(member.name)

@@ -123,7 +123,13 @@ class SimulatedHost:
             if verb == "have":
                 return json.dumps(files.have(call.root, files.wanted_from_json(b"".join(chunks)))).encode()
             agent.claim(call.run_folder, call.epoch)
-            damaged = files.accept(call.root, self._incoming(chunks), call.needed_bytes, self._computer.clocks)
+
+            def require_newest() -> None:
+                agent.require_newest(call.run_folder, call.epoch)
+
+            incoming = self._incoming(chunks)
+            damaged = files.accept(call.root, incoming, call.needed_bytes, self._computer.clocks, require_newest)
+            require_newest()
             self._passages.acted(self._computer, str(call.run_folder), verb)
             return json.dumps(damaged).encode()
         folder: Path = call.run_folder

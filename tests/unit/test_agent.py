@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from remote_trainer import agent, supervisor, wire
 from remote_trainer import run_folder as folders
 from remote_trainer.commit import commit_folder, preparing
+from tests.contract.host_contract import eventually
 
 HELLO = wire.Hello(wire.PROTOCOL, "host", "3.11", 1, 1)
 
@@ -45,6 +47,29 @@ def test_every_call_that_changes_something_refuses_an_old_epoch_with_code_75(tmp
     done = subprocess.run(call, capture_output=True, text=True, timeout=30, check=False, cwd=Path(__file__).parents[2])
     assert (done.returncode, done.stdout) == (75, "")
     assert (tmp_path / "run").exists()
+
+
+def test_a_driver_that_is_overtaken_while_it_sends_names_no_further_file(tmp_path: Path) -> None:
+    run, root, stream = tmp_path / "run", tmp_path / "root", io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in ("first", "second"):
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            archive.addfile(member, io.BytesIO(b"x"))
+    agent.claim(run, 2)
+    call = [sys.executable, "-m", "remote_trainer", "accept", "--root", root, "--run-folder", run, "--epoch", "2"]
+    with subprocess.Popen(
+        call, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as sending:
+        assert sending.stdin is not None
+        begun = 2 * tarfile.BLOCKSIZE
+        sending.stdin.write(stream.getvalue()[:begun])
+        sending.stdin.flush()
+        assert eventually(lambda: root.exists() and any(root.iterdir())), "it has begun"
+        agent.claim(run, 3)
+        sending.communicate(stream.getvalue()[begun:], timeout=30)
+    assert sending.returncode == agent.STALE_EPOCH_EXIT
+    assert not (root / "second").exists()
 
 
 def test_a_driver_that_was_overtaken_stays_so_when_the_run_is_forgotten(tmp_path: Path) -> None:
