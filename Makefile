@@ -49,9 +49,10 @@ demo: env
 	@echo 'the model:                 $(DEMO_HOME)/models/robot/diffusers'
 	@echo 'pictures before and after: $(DEMO_HOME)/models/robot/before-after.png'
 
-# A process for each core: most tests wait for a server, a child or a clock. `.venv/bin/python -m pytest` runs one by one.
+# One process more than cores: most tests wait for a server, a child or a clock. A file stays in one process, for what its
+# fixtures train or build is dear. `.venv/bin/python -m pytest` runs one by one.
 test: env check
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile
 
 check: env lint types imports
 

@@ -17,8 +17,6 @@ from tests.conftest import require_sshd
 from tests.e2e.command import Cloudbooth, Finished
 from tests.fakes.sshd import make_key, running_sshd, sshd_binary
 
-pytestmark = pytest.mark.xdist_group("environment_build")  # what the fixtures build is dear: one process runs them all
-
 ROOT = Path(__file__).parents[2]
 
 ENSURE = """

@@ -15,8 +15,6 @@ from tests.e2e.weights import weights_sha256
 from tests.fakes.pod import Pod
 from tests.fakes.vast import FakeVast, Host, Rental, running_vast
 
-pytestmark = pytest.mark.xdist_group("vast")  # the undisturbed run is dear: one process makes it
-
 CHECKPOINT = 10
 STEPS = (
     "--steps", "60", "--set", f"train.checkpoint_every={CHECKPOINT}", "--set", "train.gradient_accumulation=6",

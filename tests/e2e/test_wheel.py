@@ -14,8 +14,6 @@ import pytest
 
 from tests.unit.recorded_run import RecordedRun
 
-pytestmark = pytest.mark.xdist_group("wheel")  # what the fixtures build is dear: one process runs them all
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -15,8 +15,6 @@ from tests.trainer.flow_specs import CPU, fixed_batch, fixed_job, our_latents, o
 from tests.trainer.tiny_flux import build_flux2_base
 from tests.trainer.tiny_runs import PROMPT, SIDE
 
-pytestmark = pytest.mark.xdist_group("flux2")
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,8 +21,6 @@ from remote_trainer.families.flow_matching import with_unread_weights
 from tests.trainer.tiny_flux import build_flux_base
 from tests.trainer.tiny_runs import Watched, photo_set, tiny_job
 
-pytestmark = pytest.mark.xdist_group("flux")
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,7 +15,6 @@ from tests.trainer.tiny_flux import build_flux_base
 from tests.trainer.tiny_runs import Watched, photo_set, tiny_job
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.xdist_group("flux")
 
 
 def layer(seed: int = 1) -> nn.Linear:

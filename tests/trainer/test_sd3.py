@@ -16,8 +16,6 @@ from tests.trainer.flow_specs import CPU, fixed_batch, fixed_job, our_latents, o
 from tests.trainer.tiny_runs import PROMPT, SIDE, Watched, photo_set, tiny_job
 from tests.trainer.tiny_sd3 import build_sd3_base
 
-pytestmark = pytest.mark.xdist_group("sd3")
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -22,7 +22,6 @@ from tests.trainer.tiny_runs import PROMPT, Watched, photo_set, tiny_job
 from tests.trainer.tiny_sdxl import build_sdxl_base
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.xdist_group("text-encoders")
 
 
 @pytest.fixture(scope="module")
