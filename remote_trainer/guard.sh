@@ -3,7 +3,8 @@
 # dash and busybox ash run it too. What it decides is `guard_action` in lease.py, and one table tests both.
 #
 # Its settings are assigned in front of it by orchestrator/boot_script.py:
-#   CLOUDBOOTH_GUARD_STATE      folder on the volume: `on-lapse`, `log`, `boot`, and `memory`, which names the folder below
+#   CLOUDBOOTH_GUARD_STATE      folder on the volume: `on-lapse`, `log`, what is kept for another
+#                               container, and `memory`, which names the folder below
 #   CLOUDBOOTH_GUARD_FIRST_S    seconds from its start until which the machine may run without anybody's renewal
 #   CLOUDBOOTH_GUARD_LEASE_S    seconds that a renewal is good for: for those who renew, in `lease-for`
 #   CLOUDBOOTH_GUARD_POLL_S     seconds between two looks
@@ -141,15 +142,22 @@ act() {
   esac
 }
 
-# A container that its provider starts again forgets its lease, on a host that has gone on: what was left of the limit is
-# left of it still, but for the five minutes that a rescue needs to log in.
+# A container that its provider starts again forgets its lease, on a host that has gone on: what was left of the limit, or
+# before there is one of the first lease, is left of it still. But for the five minutes that a rescue needs to log in, and
+# every fourth time in a row that nobody renews they are not: one that crashes as soon as it has begun is started for ever.
 shorten_first() {
   boot= was=
   { read -r boot </proc/sys/kernel/random/boot_id; read -r was <"$state/boot"; } 2>/dev/null
   if [ "$boot" ] && [ "$boot" = "$was" ] && number "$state/limit-at"; then
     left=$((n - now))
-    [ "$left" -ge 300 ] || left=300
+    if [ "$left" -lt 300 ]; then
+      number "$state/graces" || n=3
+      left=$((n ? 300 : 0))
+      { echo $((n ? n - 1 : 3)) >"$state/graces"; } 2>/dev/null
+    fi
     [ "$left" -ge "$first" ] || first=$left
+  else
+    { echo $((now + first)) >"$state/limit-at"; } 2>/dev/null
   fi
   { echo "$boot" >"$state/boot"; } 2>/dev/null
 }

@@ -149,6 +149,8 @@ class GuardFiles:
         with self._writing():
             usual_s = _number(self._memory / "lease-for") or LEASE_S
             self._put("lease", renewed_s(now_s, usual_s if for_s is None else for_s, self.limit_s, self.lease_s))
+        with contextlib.suppress(OSError):
+            (self._state / "graces").unlink()
 
     def note_contact(self, now_s: float) -> None:
         """A laptop has called, or still listens."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 LOOK_S = 40.0
 """The longest pause between two looks: the real one looks every five seconds, and its beat is stale after 120."""
 FORGOTTEN_S = 300.0
-"""What a restarted container gets in any case."""
+"""What a restarted container gets in any case, `GRACES` times in a row without a renewal."""
+GRACES = 3
 PROBES = 8
 PROBE_EVERY_S = 15.0
 ANSWERED_WELL_S = 600.0
@@ -107,8 +108,15 @@ class Guard:
         self._state.mkdir(parents=True, exist_ok=True)
         boot.write_text(now)
         if not same or not end.exists():
+            end.write_text(str(int(now_s + self._program.first_s)))
             return self._program.first_s
-        return min(self._program.first_s, max(FORGOTTEN_S, float(end.read_text()) - now_s))
+        left_s = float(end.read_text()) - now_s
+        if left_s < FORGOTTEN_S:
+            graces = self._state / "graces"
+            left = int(graces.read_text()) if graces.exists() else GRACES
+            graces.write_text(str(left - 1 if left else GRACES))
+            left_s = FORGOTTEN_S if left else 0.0
+        return min(self._program.first_s, left_s)
 
     def kill(self) -> None:
         if self._next is not None:

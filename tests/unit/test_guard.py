@@ -126,6 +126,53 @@ def test_a_restarted_container_on_the_same_host_has_no_more_than_was_left(
     assert lease - boot_clock() == pytest.approx(lease_s, abs=5)
 
 
+class RestartedContainer:
+    """On one host: each `begin` has lost what lay in memory."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def begin(self) -> float:
+        """Seconds of its first lease."""
+        for forgotten in ("lease", "limit", "proof", "beat", "pid"):
+            (self.machine.memory / forgotten).unlink(missing_ok=True)
+        with self.machine.guard():
+            eventually(lambda: self.machine.files.is_alive(boot_clock()), "it does not look")
+            lease = self.machine.files.lease_s
+        assert lease is not None
+        return lease - boot_clock()
+
+
+def test_a_container_that_restarts_before_anybody_logged_in_has_one_first_lease_in_all(
+    tmp_path: Path, service: SelfReleaseService
+) -> None:
+    machine = Machine(tmp_path, service)
+    (machine.state / "boot").write_text("of another host\n")
+    (machine.state / "limit-at").write_text("5\n")
+    container = RestartedContainer(machine)
+    assert container.begin() == pytest.approx(600, abs=5)
+    ends_at = int((machine.state / "limit-at").read_text())
+    assert ends_at == pytest.approx(boot_clock() + 600, abs=5)
+    (machine.state / "limit-at").write_text(f"{ends_at - 200}\n")  # so much later
+    assert container.begin() == pytest.approx(400, abs=5)
+
+
+def test_a_container_that_crashes_again_and_again_is_given_back_the_fourth_time(
+    tmp_path: Path, service: SelfReleaseService
+) -> None:
+    machine = Machine(tmp_path, service)
+    container = RestartedContainer(machine)
+    container.begin()
+    machine.files.set_limit(boot_clock(), -50)
+    assert [container.begin() for _ in range(2)] == pytest.approx([300, 300], abs=5)
+    machine.files.renew(boot_clock())  # somebody was here: it begins to count anew
+    assert [container.begin() for _ in range(3)] == pytest.approx([300, 300, 300], abs=5)
+    assert service.acts() == []
+    assert container.begin() == pytest.approx(0, abs=5)
+    service.wait_for("terminate")
+    assert container.begin() == pytest.approx(300, abs=5), "who was stopped so can be rescued"
+
+
 def test_what_another_machine_left_on_a_network_volume_shortens_nothing(
     tmp_path: Path, service: SelfReleaseService
 ) -> None:
