@@ -180,13 +180,14 @@ def _draw(call: argparse.Namespace) -> int:
 
 def _rank(call: argparse.Namespace) -> int:
     """One of the other processes of `train`: says nothing, and ends when the first does."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a stop is agreed on, and the first one hears of it
+    stage.hold_leash()
+    stage.show_stacks_when_asked()
+    job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
     from .bases.resolve import resolve_base
     from .errors import TrainingFailed
     from .train import train
 
-    stage.hold_leash()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a stop is agreed on, and the first one hears of it
-    job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
     bases = _workdir(call.run_folder) / "bases"
     try:
         base = resolve_base(job.base_path or job.base, bases, job.base_config, lambda _: None)

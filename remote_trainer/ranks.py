@@ -36,12 +36,13 @@ def others(processes: int, run_folder: Path, died: Callable[[int, int], None]) -
         "LOCAL_WORLD_SIZE": str(processes),
     }  # fmt: skip
     argv = [sys.executable, "-m", "remote_trainer", "rank", "--run-folder", str(run_folder)]
-    children = [
-        subprocess.Popen(
-            argv, stdin=subprocess.PIPE, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in range(1, processes)
-    ]
+    with _deaf_to_a_stop():
+        children = [
+            subprocess.Popen(
+                argv, stdin=subprocess.PIPE, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            )
+            for rank in range(1, processes)
+        ]
     os.environ.update(shared, RANK="0", LOCAL_RANK="0")
     over = threading.Event()
     watch = threading.Thread(target=_watch, args=(children, over, died), name="ranks", daemon=True)
@@ -58,6 +59,17 @@ def others(processes: int, run_folder: Path, died: Callable[[int, int], None]) -
             except subprocess.TimeoutExpired:  # it waits for us in an exchange that will not come
                 child.kill()
                 child.wait()
+
+
+@contextmanager
+def _deaf_to_a_stop() -> Iterator[None]:
+    """Processes started within it never see SIGTERM, from their birth on: it comes to the whole group, and one that
+    it ended while it was importing would make a failure of a stop. It reaches this process afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _watch(children: list[subprocess.Popen[bytes]], over: threading.Event, died: Callable[[int, int], None]) -> None:

@@ -35,7 +35,7 @@ def run(events_fd: int, lock_fd: int, work: Callable[[Emit, ShouldStop], None], 
     if ends_itself:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    faulthandler.register(signal.SIGUSR1, all_threads=True)  # the supervisor asks a stalled stage for its stacks
+    show_stacks_when_asked()
     emit = _emitter(events_fd)
     try:
         work(emit, stop.is_set)
@@ -63,6 +63,11 @@ def _emitter(events_fd: int) -> Emit:
                 line = line[os.write(events_fd, line) :]
 
     return emit
+
+
+def show_stacks_when_asked() -> None:
+    """The supervisor asks every process of a stalled stage by SIGUSR1, which would end one that did not expect it."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 def hold_leash() -> None:

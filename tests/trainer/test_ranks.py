@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,43 @@ def test_two_processes_equal_one_with_twice_the_batch(epsilon_base, tmp_path):
         torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-4)
     base = epsilon_base / "unet/diffusion_pytorch_model.safetensors"
     assert base.read_bytes() != (together / "output/diffusers/unet" / base.name).read_bytes()
+
+
+def begun(argv: list[str], **pipes: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *argv], text=True, start_new_session=True, env=dict(os.environ, PYTHONPATH=str(ROOT)), **pipes
+    )
+
+
+_STOPPED_AT_ONCE = """
+import os, pathlib, signal, sys
+from remote_trainer import ranks
+signal.signal(signal.SIGTERM, lambda *_: None)
+with ranks.others(2, pathlib.Path(sys.argv[1]), lambda *how: print(*how, flush=True)):
+    os.killpg(0, signal.SIGTERM)
+    while True:
+        signal.pause()
+"""
+
+
+def test_a_stop_ends_no_other_process_however_young(tmp_path):
+    """It ends for want of a job instead."""
+    with begun(["-c", _STOPPED_AT_ONCE, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        told, _ = process.communicate(timeout=60)
+    assert told == "1 1\n"
+
+
+def test_the_other_processes_show_their_stacks_when_asked(tmp_path):
+    os.mkfifo(tmp_path / wire.JOB_FILE)
+    with begun(
+        ["-m", "remote_trainer", "rank", "--run-folder", str(tmp_path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process, (tmp_path / wire.JOB_FILE).open("w"):  # it reads now, and waits
+        process.send_signal(signal.SIGUSR1)
+        assert process.stderr and process.stdin
+        shown = next(line for line in process.stderr if "_rank" in line)
+        process.stdin.close()
+    assert "remote_trainer/__main__.py" in shown
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_a_world_of_another_size_than_the_job_s_is_refused(monkeypatch):
