@@ -6,7 +6,6 @@ import hashlib
 import os
 import pickle
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from remote_trainer.bases.one_at_a_time import one_at_a_time
 from remote_trainer.errors import TrainingFailed
 
 SUFFIXES = (".safetensors", ".ckpt")
@@ -27,20 +27,19 @@ def unpacked(file: Path, config: str | None, cache_folder: Path) -> Path:
     the precision they have. Raises TrainingFailed("base-not-found") for a file that is no model or holds more than
     tensors, and when the configuration cannot be had or does not fit.
     """
-    folder = cache_folder / f"{_key(file, config)}-unpacked"
-    if (folder / "model_index.json").exists():
-        return folder
+    key = _key(file, config)
+    folder = cache_folder / f"{key}-unpacked"
     cache_folder.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache_folder))
-    try:
-        _open(file, config).save_pretrained(unfinished)
+    with one_at_a_time(cache_folder / f".{key}.lock"):
+        if (folder / "model_index.json").exists():
+            return folder
+        unfinished = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of one that was killed: as large as the model
         try:
+            _open(file, config).save_pretrained(unfinished)
             os.rename(unfinished, folder)
-        except OSError:  # somebody else was faster
-            if not (folder / "model_index.json").exists():
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

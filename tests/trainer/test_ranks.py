@@ -95,9 +95,14 @@ def test_a_stop_ends_no_other_process_however_young(tmp_path):
 
 def test_the_other_processes_show_their_stacks_when_asked(tmp_path):
     os.mkfifo(tmp_path / wire.JOB_FILE)
-    with begun(
-        ["-m", "remote_trainer", "rank", "--run-folder", str(tmp_path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process, (tmp_path / wire.JOB_FILE).open("w"):  # it reads now, and waits
+    with (
+        begun(
+            ["-m", "remote_trainer", "rank", "--run-folder", str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process,
+        (tmp_path / wire.JOB_FILE).open("w"),
+    ):  # it reads now, and waits
         process.send_signal(signal.SIGUSR1)
         assert process.stderr and process.stdin
         shown = next(line for line in process.stderr if "_rank" in line)
