@@ -40,6 +40,8 @@ class Packets(paramiko.Packetizer):  # type: ignore[misc]
         self._received = 0
         """Packets since the count was last reset: what an answer to a message that is not understood names."""
         self._to_wake: list[Pieces] = []
+        self._overdue = 0
+        """Bytes received since new keys were asked for."""
         self._outbound: _Gcm | None = None
         self._sending = threading.RLock()
 
@@ -49,6 +51,7 @@ class Packets(paramiko.Packetizer):  # type: ignore[misc]
 
     def set_inbound_cipher(self, *args: Any, aead: bool = False, iv_in: bytes | None = None, **named: Any) -> None:
         super().set_inbound_cipher(*args, aead=aead, iv_in=iv_in, **named)
+        self._overdue = 0
         engine = named.get("block_engine", args[0] if args else None)
         self._inbound = _Gcm(engine, iv_in) if aead and iv_in is not None else None
 
@@ -89,7 +92,11 @@ class Packets(paramiko.Packetizer):  # type: ignore[misc]
         message = _Data(payload) if kind == MSG_CHANNEL_DATA else paramiko.Message(bytes(payload[1:]))
         message.seqno = self._received
         self._received += 1
-        if cipher.bytes >= self.REKEY_BYTES and not self.need_rekey():
+        if self.need_rekey():
+            self._overdue += whole
+            if self._overdue >= self.REKEY_BYTES_OVERFLOW_MAX:
+                raise paramiko.SSHException("the server ignores that new keys are due")
+        elif cipher.bytes >= self.REKEY_BYTES:
             self._trigger_rekey()
         return kind, message
 

@@ -169,6 +169,21 @@ def test_new_keys_are_asked_for_after_so_many_bytes_either_way(line: Line) -> No
     assert line.ours.need_rekey()
 
 
+def test_a_server_that_never_makes_new_keys_is_left(line: Line) -> None:
+    line.seal()
+    line.ours.REKEY_BYTES = line.ours.REKEY_BYTES_OVERFLOW_MAX = 1000
+    for after in (1, 2):  # it counts from one exchange of keys to the next
+        line.theirs.send_message(data(bytes(1000)))
+        line.theirs.send_message(data(bytes(500)))
+        assert [line.ours.read_message()[0] for _ in range(2)] == [MSG_CHANNEL_DATA] * 2
+        line.seal(after=after)
+    for _ in range(3):
+        line.theirs.send_message(data(bytes(1000)))
+    line.ours.read_message()
+    with pytest.raises(paramiko.SSHException, match="ignores that new keys are due"):
+        line.ours.read_message()
+
+
 def test_a_quiet_line_is_kept_alive(line: Line) -> None:
     line.seal()
     called = threading.Event()
