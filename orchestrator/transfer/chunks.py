@@ -125,7 +125,7 @@ class Shares:
         with self._guard:
             mine = self._shares.setdefault(stream, _Share(0, 0))
             if mine.begin == mine.end:
-                longest = max(self._shares.values(), key=self._bytes_of)
+                longest = max(self._shares.values(), key=lambda share: (self._bytes_of(share), share.end - share.begin))
                 if not longest.at_work or self._bytes_of(longest) >= WORTH_TAKING_OVER_BYTES:
                     middle = (longest.begin + longest.end) // 2
                     mine.begin, mine.end, longest.end = middle, longest.end, middle

@@ -109,6 +109,12 @@ def test_what_a_stream_that_ended_left_is_taken_over_to_the_last_chunk() -> None
     assert shares.left_bytes == 0
 
 
+def test_empty_files_that_a_stream_left_are_taken_over_too() -> None:
+    empty = [chunk for name in "abcd" for chunk in chunks_of(file(name, 0))]
+    shares = Shares(empty, 2)
+    assert sorted(chunk.entry.path for chunk in claimed(shares, 0)) == ["a", "b", "c", "d"]
+
+
 def test_a_queue_hands_out_each_chunk_once_to_many_threads() -> None:
     queue = Queue(chunks_of(file("a", 5000), 1))
     got: list[list[Chunk]] = [[] for _ in range(4)]
