@@ -104,7 +104,8 @@ def test_the_other_processes_show_their_stacks_when_asked(tmp_path):
         (tmp_path / wire.JOB_FILE).open("w"),
     ):  # it reads now, and waits
         process.send_signal(signal.SIGUSR1)
-        assert process.stderr and process.stdin
+        assert process.stderr
+        assert process.stdin
         shown = next(line for line in process.stderr if "_rank" in line)
         process.stdin.close()
     assert "remote_trainer/__main__.py" in shown
