@@ -16,6 +16,7 @@ from pathlib import Path
 
 # Not the supervisor: `read` and `accept` are started for every stream, and are there a third sooner without it.
 from . import agent, contact, files, stage, wire
+from .errors import TrainingFailed
 from .run_folder import write_atomically
 
 
@@ -146,9 +147,8 @@ def _train(call: argparse.Namespace) -> int:
         base = resolve_base(job.base_path or job.base, _workdir(call.run_folder) / "bases", job.base_config, say)
         shelf = _workdir(call.run_folder) / "class-images"
 
-        def died(rank: int, exit_code: int) -> None:
-            message = f"training process {rank} of {job.processes} ended with exit code {exit_code}"
-            emit(wire.Failed("trainer-killed", message, "`cloudbooth logs RUN --trainer` shows why"))
+        def died(failure: TrainingFailed) -> None:
+            emit(wire.Failed(failure.code, failure.message, failure.hint))
 
         with ranks.others(job.processes, call.run_folder, died):
             outcome = train(job, call.run_folder, base, emit, should_stop, shelf)
@@ -184,16 +184,18 @@ def _rank(call: argparse.Namespace) -> int:
     stage.hold_leash()
     stage.show_stacks_when_asked()
     job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
+    from . import ranks
     from .bases.resolve import resolve_base
-    from .errors import TrainingFailed
-    from .train import train
 
     bases = _workdir(call.run_folder) / "bases"
     try:
         base = resolve_base(job.base_path or job.base, bases, job.base_config, lambda _: None)
+        from .train import train
+
         train(job, call.run_folder, base, lambda _: None, lambda: False)
     except TrainingFailed as failure:
         print(f"{failure.message}\n\nhint: {failure.hint}", file=sys.stderr)
+        ranks.tell(call.run_folder, failure)
         return 1
     return 0
 

@@ -17,16 +17,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
+
+from . import wire
+from .errors import TrainingFailed
+from .run_folder import write_atomically
 
 POLL_S = 0.5
+FALLEN_S = 5.0
+"""Between an exchange that breaks and the end of the process that broke it."""
 
 
 @contextmanager
-def others(processes: int, run_folder: Path, died: Callable[[int, int], None]) -> Iterator[None]:
+def others(processes: int, run_folder: Path, died: Callable[[TrainingFailed], None]) -> Iterator[None]:
     """Runs ranks 1 … processes - 1 beside this process, which becomes rank 0. Does nothing when `torchrun` did it.
 
-    died: told rank and exit code when one ends badly before us; then our whole process group is killed, since the
-    others would wait for it forever. On leaving, the others have ended or are killed.
+    died: told of the failure of one that ends badly before us; then our whole process group is killed, since the others
+    would wait for it forever. Raises that failure instead where our own exchange with it has broken first. On leaving,
+    the others have ended or are killed.
     """
     if processes == 1 or "RANK" in os.environ:
         yield
@@ -36,6 +44,8 @@ def others(processes: int, run_folder: Path, died: Callable[[int, int], None]) -
         "LOCAL_WORLD_SIZE": str(processes),
     }  # fmt: skip
     argv = [sys.executable, "-m", "remote_trainer", "rank", "--run-folder", str(run_folder)]
+    for rank in range(1, processes):
+        _words_of(run_folder, rank).unlink(missing_ok=True)
     with _deaf_to_a_stop():
         children = [
             subprocess.Popen(
@@ -45,10 +55,19 @@ def others(processes: int, run_folder: Path, died: Callable[[int, int], None]) -
         ]
     os.environ.update(shared, RANK="0", LOCAL_RANK="0")
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(children, over, died), name="ranks", daemon=True)
+    watch = threading.Thread(target=_watch, args=(children, run_folder, over, died), name="ranks", daemon=True)
     watch.start()
     try:
         yield
+    except TrainingFailed:
+        raise
+    except Exception as error:
+        over.set()
+        watch.join()
+        give_up_at = time.monotonic() + FALLEN_S
+        while (fallen := _fallen(children, run_folder)) is None and time.monotonic() < give_up_at:
+            time.sleep(0.05)
+        raise fallen or error from error
     finally:
         over.set()
         watch.join()
@@ -72,12 +91,40 @@ def _deaf_to_a_stop() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _watch(children: list[subprocess.Popen[bytes]], over: threading.Event, died: Callable[[int, int], None]) -> None:
+def tell(run_folder: Path, failure: TrainingFailed) -> None:
+    """Leaves word for the first process of why this one, which is about to end, has failed."""
+    words = wire.dumps(wire.Failed(failure.code, failure.message, failure.hint))
+    write_atomically(_words_of(run_folder, int(os.environ["RANK"])), words)
+
+
+def _watch(
+    children: list[subprocess.Popen[bytes]],
+    run_folder: Path,
+    over: threading.Event,
+    died: Callable[[TrainingFailed], None],
+) -> None:
     while not over.wait(POLL_S):
-        for rank, child in enumerate(children, start=1):
-            if child.poll():
-                died(rank, int(child.returncode))
-                os.killpg(os.getpgid(0), signal.SIGKILL)
+        fallen = _fallen(children, run_folder)
+        if fallen is not None:
+            died(fallen)
+            os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def _fallen(children: list[subprocess.Popen[bytes]], run_folder: Path) -> TrainingFailed | None:
+    """Why one of them has ended badly, in its own words where it left some; None while none has."""
+    for rank, child in enumerate(children, start=1):
+        if child.poll():
+            try:
+                told = wire.loads(wire.Failed, _words_of(run_folder, rank).read_bytes())
+                return TrainingFailed(cast(wire.FailureCode, told.code), told.message, told.hint)
+            except (OSError, wire.WireError):
+                message = f"training process {rank} of {len(children) + 1} ended with exit code {child.returncode}"
+                return TrainingFailed("trainer-killed", message, "`cloudbooth logs RUN --trainer` shows why")
+    return None
+
+
+def _words_of(run_folder: Path, rank: int) -> Path:
+    return run_folder / f"rank-{rank}.json"
 
 
 def _free_port() -> int:

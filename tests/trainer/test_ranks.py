@@ -79,10 +79,19 @@ _STOPPED_AT_ONCE = """
 import os, pathlib, signal, sys
 from remote_trainer import ranks
 signal.signal(signal.SIGTERM, lambda *_: None)
-with ranks.others(2, pathlib.Path(sys.argv[1]), lambda *how: print(*how, flush=True)):
+with ranks.others(2, pathlib.Path(sys.argv[1]), lambda failure: print(failure, flush=True)):
     os.killpg(0, signal.SIGTERM)
     while True:
         signal.pause()
+"""
+_BROKEN_EXCHANGE = """
+import pathlib, sys
+from remote_trainer import errors, ranks
+try:
+    with ranks.others(2, pathlib.Path(sys.argv[1]), print):
+        raise RuntimeError("Connection closed by peer")
+except errors.TrainingFailed as failure:
+    print(failure.code, failure.message)
 """
 
 
@@ -90,7 +99,16 @@ def test_a_stop_ends_no_other_process_however_young(tmp_path):
     """It ends for want of a job instead."""
     with begun(["-c", _STOPPED_AT_ONCE, str(tmp_path)], stdout=subprocess.PIPE) as process:
         told, _ = process.communicate(timeout=60)
-    assert told == "1 1\n"
+    assert told == "training process 1 of 2 ended with exit code 1\n"
+
+
+def test_what_another_process_failed_of_is_said_and_not_that_the_exchange_broke(tmp_path):
+    job = dataclasses.replace(tiny_job(photo_set(tmp_path, "instance", 1)), base="/nowhere")
+    (tmp_path / wire.JOB_FILE).write_bytes(wire.dumps(job))
+    (tmp_path / "rank-1.json").write_bytes(wire.dumps(wire.Failed("internal", "of an earlier start")))
+    with begun(["-c", _BROKEN_EXCHANGE, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        told, _ = process.communicate(timeout=60)
+    assert told.startswith("base-not-found /nowhere is no diffusers folder")
 
 
 def test_the_other_processes_show_their_stacks_when_asked(tmp_path):
