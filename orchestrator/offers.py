@@ -13,6 +13,7 @@ from orchestrator.dataset.git_pictures import unpinned
 from orchestrator.estimates import Measured, Quote, quote
 from orchestrator.interruptions import Seen, rate_of
 from orchestrator.ranges import usd
+from orchestrator.single_file_base import is_single_file
 from orchestrator.spec import RunSpec
 from orchestrator.spec_data import GeneratedClassImages, PictureFolder
 from orchestrator.workload import Workload, workload
@@ -111,6 +112,7 @@ def work_of(spec: RunSpec, steps_done: int = 0) -> Workload:
         spec.output.formats,
         class_images=class_images,
         generate=generate,
+        unpacked=is_single_file(spec.model.base),
         stored=spec.storage.url is not None,
     )
 

@@ -63,6 +63,11 @@ def is_link(base: str) -> bool:
     return base.startswith(("https://", "http://"))
 
 
+def is_single_file(base: str) -> bool:
+    """By the looks of `model.base` alone."""
+    return is_link(base) or base.endswith(SUFFIXES)
+
+
 def local_file(path: Path) -> LocalFile:
     """Hashes the file: a few seconds a gigabyte. Raises UsageError for what cannot be read or is no base."""
     if path.suffix not in SUFFIXES:

@@ -6,15 +6,17 @@ published architecture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.families import KEPT_BYTES, Family, family_of
-from remote_trainer.wire import ADAPTER_FORMATS, EVERY_FORMAT, ExportFormat, TrainSpec
+from orchestrator.families import BFLOAT16, FLOAT32, KEPT_BYTES, Family, family_of
+from remote_trainer.wire import ADAPTER_FORMATS, EVERY_FORMAT, ExportFormat, OptimizerName, TrainSpec
 
 GB = 1e9
-FLOAT32 = 4
-ADAM_STATES = 2
+STATE_BYTES: Mapping[OptimizerName, int] = {
+    "adamw": 2 * FLOAT32, "adamw-8bit": 2, "adamw-bf16": 2 * BFLOAT16, "adafactor": 0,
+}  # fmt: skip
+"""What an optimizer remembers of each weight that trains; adafactor's rows and columns are next to nothing."""
 CUDA_CONTEXT_GB = 1.5
 """Context, cuDNN workspaces and fragmentation: an estimate."""
 SPARE_DISK_GB = 5.0
@@ -90,8 +92,18 @@ class Workload:
 
     @property
     def checkpoint_gb(self) -> float:
-        """Weights that train and both states of Adam, in float32."""
-        return self.trained_parameters * FLOAT32 * (1 + ADAM_STATES) / GB
+        """Weights that train, what the optimizer remembers of them, and their average where the run keeps one."""
+        return self.trained_parameters * (self._trained_bytes + self._remembered_bytes) / GB
+
+    @property
+    def _trained_bytes(self) -> int:
+        """Of each weight that trains, and of its gradient."""
+        return BFLOAT16 if self.train.optimizer == "adamw-bf16" and self.train.method == "full" else FLOAT32
+
+    @property
+    def _remembered_bytes(self) -> int:
+        """Beside each weight that trains."""
+        return STATE_BYTES[self.train.optimizer] + (0 if self.train.ema_decay is None else FLOAT32)
 
     @property
     def export_gb(self) -> float:
@@ -103,13 +115,15 @@ class Workload:
     def needed_vram_gb(self) -> float:
         """Estimate of the least that works, with gradient checkpointing; rounded up to half a GB.
 
-        What trains stays in float32, with a gradient and two Adam states. The text encoders have gone before the
-        denoiser comes, so the larger of both counts.
+        What trains has a gradient, what the optimizer remembers, and perhaps an average beside it. The text encoders
+        have gone before the denoiser comes, so the larger of both counts.
         """
         texts = 0.0 if self.train.text_encoder_learning_rate is None else self.family.text_parameters
         each = KEPT_BYTES.get(self.train.base_precision, self.family.bytes_each)
+        if self.train.optimizer == "adamw-bf16":
+            each = min(each, BFLOAT16)
         weights = (self.family.parameters + texts) * each / GB
-        training = self.trained_parameters * FLOAT32 * (1 + ADAM_STATES) / GB
+        training = self.trained_parameters * (self._trained_bytes + self._remembered_bytes) / GB
         activations = self.family.activations_gb * self.area * self.pictures_per_batch
         most = max(weights + training + activations, self.family.text_encoders_gb)
         return -(-2 * (most + CUDA_CONTEXT_GB) // 1) / 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ ON_DEMAND = Offer("cloud", "1", "NVIDIA GeForce RTX 4090", 1, 24.0, Market.ON_DE
 SPOT = dataclasses.replace(ON_DEMAND, market=Market.SPOT, price_per_hour_usd=0.25)
 
 
-def work(method: str = "lora", base: str = BASE, **train: float) -> Workload:
+def work(method: str = "lora", base: str = BASE, **train: Any) -> Workload:
     return workload(base, TrainSpec(method=method, **train), ())  # type: ignore[arg-type]
 
 
@@ -144,6 +145,28 @@ def test_a_full_run_needs_more_memory_and_disk_than_an_adapter() -> None:
 def test_a_checkpoint_holds_trained_weights_and_both_adam_states() -> None:
     assert work("full").checkpoint_gb == pytest.approx(859.5e6 * 12 / 1e9)
     assert work("lora", lora_rank=4).checkpoint_gb == pytest.approx(797_184 * 12 / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bytes_each"),
+    [
+        ({"ema_decay": 0.999}, 16),
+        ({"optimizer": "adamw-bf16"}, 6),
+        ({"optimizer": "adamw-bf16", "ema_decay": 0.999}, 10),
+        ({"optimizer": "adamw-8bit"}, 6),
+        ({"optimizer": "adafactor"}, 4),
+    ],
+    ids=str,
+)
+def test_an_average_and_the_optimizer_are_part_of_a_checkpoint(settings: dict[str, Any], bytes_each: int) -> None:
+    full = work("full", **settings)
+    assert full.checkpoint_gb == pytest.approx(full.trained_parameters * bytes_each / 1e9)
+
+
+def test_an_average_asks_for_memory_and_disk_and_a_thrifty_optimizer_for_less() -> None:
+    usual, averaged, thrifty = work("full"), work("full", ema_decay=0.999), work("full", optimizer="adamw-bf16")
+    assert thrifty.needed_vram_gb < usual.needed_vram_gb < averaged.needed_vram_gb
+    assert thrifty.needed_disk_gb < usual.needed_disk_gb < averaged.needed_disk_gb
 
 
 def test_a_builtin_base_needs_next_to_nothing() -> None:

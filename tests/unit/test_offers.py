@@ -36,6 +36,13 @@ def test_without_a_word_about_it_memory_and_disk_are_what_the_run_needs() -> Non
     assert (full.min_vram_gb, full.disk_gb) == (18.5, 55.0)
 
 
+def test_a_base_that_is_one_file_lies_on_the_disk_twice() -> None:
+    [folder] = gpu_requests(spec())
+    for base in ("./realistic.safetensors", "https://example.com/download/1"):
+        [file] = gpu_requests(spec(f"model.base={base}"))
+        assert file.disk_gb > folder.disk_gb
+
+
 def test_who_names_gpus_is_not_second_guessed_about_their_memory() -> None:
     [request] = gpu_requests(spec("train.method=full", 'compute.gpu=["RTX 3060"]'))
     assert request.min_vram_gb == 0.0
