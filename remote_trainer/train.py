@@ -71,7 +71,7 @@ def train(
         whole = finished(job, run_folder)
         if whole is not None:
             return Outcome(whole.step, whole.sha256)
-        world = join(job.processes, torch.cuda.is_available())
+        world = join(job.processes, torch.cuda.device_count() if torch.cuda.is_available() else 0)
         if not world.leads:
             emit = _unheard
             world.wait_for_all()  # the first clears away what was torn

@@ -55,8 +55,9 @@ class World:
         self.largest(0)
 
 
-def join(processes: int, on_gpu: bool) -> World:
-    """Meets the other processes of the run. Raises TrainingFailed("environment") when they are not exactly `processes`.
+def join(processes: int, gpus: int) -> World:
+    """Meets the other processes of the run. Raises TrainingFailed("environment") when they are not exactly `processes`,
+    and TrainingFailed("no-gpu") on a machine that has GPUs, but not one for each.
 
     That is asserted, not assumed: launchers are known to start one process where two were asked for.
     """
@@ -66,8 +67,13 @@ def join(processes: int, on_gpu: bool) -> World:
         raise TrainingFailed("environment", message, "set `compute.gpu_count` to what the machine has")
     if size == 1:
         return World()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+    if 0 < gpus < here:
+        message = f"the machine shows {gpus} of the {here} GPUs that the job wants"
+        raise TrainingFailed("no-gpu", message, "set `compute.gpu_count` to what the machine has")
     import torch.distributed as dist
 
+    on_gpu = gpus > 0
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)

@@ -133,12 +133,19 @@ def test_the_other_processes_show_their_stacks_when_asked(tmp_path):
 def test_a_world_of_another_size_than_the_job_s_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(TrainingFailed, match="wants 2 training processes, and 1 were started") as failure:
-        join(2, on_gpu=False)
+        join(2, gpus=0)
     assert "compute.gpu_count" in failure.value.hint
+
+
+def test_a_machine_with_fewer_gpus_than_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingFailed, match="shows 1 of the 2 GPUs") as failure:
+        join(2, gpus=1)
+    assert failure.value.code == "no-gpu"
 
 
 def test_one_process_is_a_world_of_its_own(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert join(1, on_gpu=False) == World(0, 1)
+    assert join(1, gpus=1) == World(0, 1)
     assert World().any(True)
     assert World().leads
