@@ -19,7 +19,12 @@ from providers.api import Access, Machine, MachineId, MachineStatus
 from providers.errors import CloudboothError, NoCapacity
 from providers.testing.faults import CloudFault, Mishap
 from providers.testing.simulated_cloud import SimulatedCloud
+from remote_trainer import wire
+from tests.simulation.computer import Computer
+from tests.simulation.host import SimulatedHost
+from tests.simulation.schedule import Occasion
 from tests.unit.test_rental import World, made
+from tests.unit.test_shipping import TRAINING
 
 
 @pytest.fixture
@@ -199,3 +204,39 @@ def test_a_start_that_does_not_show_is_left_to_the_wait_for_the_machine(world: W
     assert rescue.revive(replace(world.context, provider=cloud), Facts()).revived
     assert world.clock.monotonic() - began_s == pytest.approx(rescue.STATUS_PATIENCE_S, abs=rescue.LOOK_AGAIN_S)
     assert not cloud.rentals[machine].stopped
+
+
+class Nobody:
+    """Watches nothing that happens on a machine, or on the way there."""
+
+    streams = 0
+
+    def enter(self, point: str) -> None: ...
+
+    def leave(self, point: str) -> None: ...
+
+    def arrives(self, chunk: bytes) -> bytes:
+        return chunk
+
+    def acted(self, computer: Computer, run_folder: str, verb: str) -> None: ...
+
+    def trainer_started(self, computer: Computer, step: int) -> None: ...
+
+    def said(self, computer: Computer, event: wire.Event) -> None: ...
+
+    def happened(self, computer: Computer, occasion: Occasion) -> None: ...
+
+    def holds_training(self, steps_left: int) -> bool:
+        return False
+
+
+def test_a_machine_that_answers_after_all_is_neither_stopped_nor_started(world: World, tmp_path: Path) -> None:
+    silent(world, shows_after_s=0.0)
+    computer = Computer("m1", tmp_path / "disk", world.clock, TRAINING, Nobody())
+    context = replace(world.context, connect=lambda _access: SimulatedHost(computer, Nobody()))
+    began_s = world.clock.monotonic()
+    assert rescue.revive(context, Facts()).revived
+    assert world.clock.monotonic() - began_s < 5.0
+    assert (world.machine().starts, world.machine().stopped) == (0, False)
+    [rental] = world.cloud.living()
+    assert "stopped" not in "".join(rental.log)

@@ -8,13 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.courier import checkpoint_home
 from orchestrator.driver import drive
 from orchestrator.home import Home
 from orchestrator.host import Host, HostUnreachable
 from orchestrator.ledger import Ledger
-from orchestrator.lifecycle import EndReason, State
+from orchestrator.lifecycle import EndReason, Facts, Keeps, State, Trouble
+from orchestrator.phases import provision
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.storage import bring_newer_checkpoint, foreseen_size, pull_from_store, settle_for_good
+from orchestrator.phases.storage import (
+    bring_newer_checkpoint,
+    foreseen_size,
+    pull_from_store,
+    settle,
+    settle_for_good,
+)
 from orchestrator.spec import RunSpec
 from orchestrator.storage.api import ObjectStore, StorageError
 from orchestrator.storage.folder import FolderStore
@@ -145,6 +153,51 @@ def test_a_folder_gets_what_came_home_and_nothing_unfinished_stays(laptop: Lapto
     assert output is not None
     assert output.manifest == model
     assert {found.key.split("/")[2] for found in laptop.run.store.objects(laptop.run.prefix)} == {"output"}
+
+
+def test_what_the_laptop_has_lost_of_a_run_is_not_missed_by_the_store(laptop: Laptop) -> None:
+    with preparing(laptop.context.output_folder) as prepared:
+        (prepared / "weights").write_bytes(b"weights")
+        model = commit_folder(prepared, laptop.context.output_folder, 120)
+    record = laptop.context.ledger.record_artifact
+    record("dog", "checkpoint", 100, laptop.folder / "deleted by hand", "sha")
+    record("dog", "output", 120, laptop.context.output_folder, model.sha256)
+    settle_for_good(laptop.context)
+    assert laptop.run.checkpoints() == []
+    output = laptop.run.output()
+    assert output is not None
+    assert output.manifest == model
+
+
+def test_a_folder_that_no_record_knows_does_not_stand_for_a_checkpoint_of_its_step(laptop: Laptop) -> None:
+    newest = laptop.stored(200)
+    stale = checkpoint_home(laptop.context.home, 200)
+    stale.mkdir(parents=True)
+    (stale / "weights").write_bytes(b"of an earlier machine")
+    bring_newer_checkpoint(laptop.context, step_there=0)
+    assert read_committed(stale) == newest
+    assert (stale / "weights").read_bytes() == b"200"
+
+
+def test_a_model_that_is_in_the_store_by_now_needs_no_other_machine(laptop: Laptop) -> None:
+    """The store could not be asked when the machine was lost, and can when another is to be rented."""
+    context = laptop.context
+    context.ledger.record_trouble("dog", context.epoch, "cb-x-dog", Trouble.LOST, "", Keeps.NOTHING, stopped=False)
+    context.ledger.record_absent("dog", context.epoch, "cb-x-dog")
+    context.home.sent_job.parent.mkdir(parents=True)
+    context.home.sent_job.write_bytes(b"{}")
+    model = laptop.stored(120, output=True)
+    assert provision.create(context, Facts()).model_home
+    assert read_committed(context.output_folder) == model
+    assert len(context.ledger.machines("dog")) == 1, "no intent was written"
+
+
+def test_a_run_without_a_store_has_nothing_to_put_together_or_to_bring(laptop: Laptop) -> None:
+    laptop.stored(120, output=True)
+    context = replace(laptop.context, store=None)
+    settle(context)
+    assert not pull_from_store(context)
+    assert not context.output_folder.exists()
 
 
 def test_the_pool_is_foreseen_from_the_method_and_never_tiny(laptop: Laptop) -> None:
