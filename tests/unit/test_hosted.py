@@ -144,6 +144,8 @@ def _zip_with_link() -> bytes:
         _tar_with(tarfile.FIFOTYPE, "out", ""), tar_of({"a/../../b": b"x"}), tar_of({"/b": b"x"}),
         zip_of({"../b": b"x"}), zip_of({"c:\\b": b"x"}), _zip_with_link(), zip_of({"lora": b"x"})[:-30], b"",
     ],
+    # By itself pytest would take the shorter ones as names, and with them the second in which a zip was written.
+    ids=["symlink", "hardlink", "fifo", "tar up", "tar root", "zip up", "zip drive", "zip symlink", "cut off", "empty"],
 )  # fmt: skip
 def test_nothing_leaves_the_folder_and_nothing_half_done_stays(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "archive").write_bytes(content)
