@@ -177,9 +177,16 @@ def home_already(status: wire.HostStatus, artifacts: Sequence[ArtifactRecord]) -
 
 
 def missing_samples(home: RunHome, progress: Progress) -> list[wire.FileEntry]:
-    """A picture that was made again, after a restart, counts once, as it is now."""
-    newest = {sample.file.path: sample.file for sample in progress.samples}
+    """A picture that was made again, after a restart, counts once, as it is now.
+
+    Where they lie is the host's word: a name that leads out of the folder of pictures is no picture, and not fetched.
+    """
+    newest = {sample.file.path: sample.file for sample in progress.samples if _is_picture(sample.file)}
     return [entry for entry in newest.values() if not (home.root / entry.path).exists()]
+
+
+def _is_picture(entry: wire.FileEntry) -> bool:
+    return entry.stays_inside and entry.path.startswith(f"{wire.VALIDATION_FOLDER}/")
 
 
 def checkpoint_home(home: RunHome, step: int) -> Path:

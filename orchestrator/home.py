@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+
+from orchestrator.host import HostError
 
 JOB_FILE = "job.json"
 """`remote_trainer.wire.JOB_FILE`, without loading the whole protocol for it: every command asks for paths."""
@@ -91,7 +94,12 @@ class RunHome:
         return self.root / "train.log"
 
     def events(self, incarnation: str) -> Path:
-        """The mirror of one event log; its size is the offset to follow from."""
+        """The mirror of one event log; its size is the offset to follow from.
+
+        Raises HostError for what is no plain name: a host chooses it, and a host may be a stranger's.
+        """
+        if re.search(r"[^\w.-]", incarnation):
+            raise HostError(f"the host's event log has a name that none of ours has: {incarnation!r}")
         return self.root / f"events-{incarnation}.jsonl"
 
     def event_logs(self) -> list[Path]:

@@ -21,6 +21,7 @@ from remote_trainer import wire
 
 IDLE_TIMEOUT_S = 60.0
 """The other side shows a sign of life every five seconds."""
+_DISTRUST = "our code names none so: give the machine back with `cloudbooth down`, and rent another"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,15 @@ class Studio:
         return made
 
     def fetch(self, out: str, made: list[wire.FileEntry], target: Path) -> None:
-        """Brings them from `out` on the host into `target`, verified by size and hash. Raises HostError."""
+        """Brings them from `out` on the host into `target`, verified by size and hash.
+
+        Raises HostError, for a name that leads out of `target` before anything is written.
+        """
         import hashlib
 
+        for entry in made:
+            if not entry.stays_inside:
+                raise HostError(f"{self.host.label} names a picture outside its folder: {entry.path!r}", _DISTRUST)
         target.mkdir(parents=True, exist_ok=True)
         for entry in made:
             argv = [*self._verb("read"), "--root", out, "--files", json.dumps([[entry.path, 0, None]])]

@@ -311,6 +311,12 @@ class FileEntry:
     bytes: int
     sha256: str
 
+    @property
+    def stays_inside(self) -> bool:
+        """Whether `path` keeps to the folder that it is relative to. Machines may be strangers': ask before writing."""
+        parts = self.path.split("/")
+        return not self.path.startswith("/") and not {"", "..", "."} & set(parts) and not set("\\\0") & set(self.path)
+
 
 MANIFEST_NAME = "manifest.json"
 
@@ -340,8 +346,7 @@ class Manifest:
         """Raises WireError for broken JSON and for a path that would leave the folder."""
         manifest = decode(cls, _parse(raw))
         for entry in manifest.files:
-            parts = entry.path.split("/")
-            if entry.path.startswith("/") or ".." in parts or "" in parts or "\\" in entry.path:
+            if not entry.stays_inside:
                 raise WireError(f"manifest names a path outside its folder: {entry.path!r}")
         return manifest
 

@@ -11,9 +11,17 @@ from pathlib import Path
 import pytest
 
 from orchestrator.code_bundle import trainer_code
-from orchestrator.courier import BackgroundCourier, Delivery, bring, checkpoint_home, deliver, home_already
+from orchestrator.courier import (
+    BackgroundCourier,
+    Delivery,
+    bring,
+    checkpoint_home,
+    deliver,
+    home_already,
+    missing_samples,
+)
 from orchestrator.home import RunHome
-from orchestrator.host import HostUnreachable
+from orchestrator.host import HostError, HostUnreachable
 from orchestrator.ledger import ArtifactRecord, Ledger
 from orchestrator.progress import Progress
 from orchestrator.remote_run import RemoteRun, probe, unpack_code
@@ -84,6 +92,17 @@ def test_a_picture_that_was_made_twice_is_fetched_once(delivery: Delivery, remot
     made = wire.SampleMade(10, "a photo", file_entry(path, Path(remote.folder)))
     bring(delivery, remote, Progress(samples=(made, made)), nobody_to_wait_for)
     assert (delivery.home.root / "validation" / "000010.png").read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize("path", ["../planted", "job.json", "validation/../../planted", "/tmp/planted", "validation"])
+def test_a_host_cannot_have_a_file_written_beside_the_pictures(delivery: Delivery, path: str) -> None:
+    made = wire.SampleMade(10, "a photo", wire.FileEntry(path, 7, "0" * 64))
+    assert missing_samples(delivery.home, Progress(samples=(made,))) == []
+
+
+def test_a_host_cannot_have_its_log_written_elsewhere(delivery: Delivery) -> None:
+    with pytest.raises(HostError, match="name that none of ours has"):
+        delivery.home.events("1/../../../planted")
 
 
 def steps_on_record(delivery: Delivery) -> list[int]:
