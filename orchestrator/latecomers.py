@@ -7,18 +7,40 @@ again for a day, by the run's driver and by whatever command runs next, and what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from orchestrator.absence import is_absent
 from orchestrator.clock import Clock
 from orchestrator.ledger import Ledger, MachineRecord, RunRecord
 from orchestrator.lifecycle import State
 from orchestrator.orphans import tag_prefix
-from providers.api import Bills
+from providers.api import Bills, MachineId
 from providers.errors import CloudboothError
 
 SETTLE_AGE_S = 180.0
 """Providers have been seen to list a machine only minutes after it was made: what never showed is not gone before."""
 RECHECK_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Something that billed and bills no more."""
+
+    tag: str
+    id: MachineId
+    began_at: float
+    """Unix seconds."""
+    billed_s: float
+
+
+@runtime_checkable
+class ShowsEnded(Protocol):
+    """Of `Bills`: what is over stays in sight, as finished jobs do. So it counts, though nobody saw it at work."""
+
+    def ended(self, prefix: str) -> Sequence[Ended]:
+        """By tag prefix, as `list`."""
+        ...
 
 
 def latecomers(machines: Iterable[MachineRecord], now: float) -> list[MachineRecord]:
@@ -63,7 +85,8 @@ def expired_rescues(
 def give_back_latecomers(
     provider: Bills, ledger: Ledger, expected: Sequence[MachineRecord], told: Callable[[str], None]
 ) -> None:
-    """One list; what it shows of `expected` bills, so it is written down, and given back. Twice is safe.
+    """One list; what it shows of `expected` bills, so it is written down, and given back. What is over already is
+    written down with what it cost. Twice is safe.
 
     Raises what the provider raises.
     """
@@ -74,6 +97,25 @@ def give_back_latecomers(
             ledger.reopen(machine.tag, machine_id)
             told(f"{machine.tag} has shown up at {machine.provider} after all and is given back")
             provider.release(machine_id)
+    gone = [machine for machine in expected if machine.tag not in listed]
+    for machine, usd in _record_ends(provider, ledger, gone):
+        told(f"{machine.tag} was at {machine.provider} after all; it is over and has cost ${usd:.2f}")
+
+
+def _record_ends(
+    provider: Bills, ledger: Ledger, machines: Sequence[MachineRecord]
+) -> list[tuple[MachineRecord, float]]:
+    """Those of `machines` that the provider shows as over, with what each has cost, which is on record then."""
+    if not machines or not isinstance(provider, ShowsEnded):
+        return []
+    by_tag = {ended.tag: ended for ended in provider.ended(tag_prefix(ledger.installation))}
+    found = []
+    for machine in machines:
+        if (ended := by_tag.get(machine.tag)) is not None:
+            usd = ended.billed_s * machine.price_per_hour_usd / 3600
+            ledger.record_ended(machine.tag, ended.id, ended.began_at, ended.began_at + ended.billed_s, usd)
+            found.append((machine, usd))
+    return found
 
 
 def give_back_strays(
@@ -93,6 +135,7 @@ def give_back_strays(
         provider.release(machine.machine_id)
         if is_absent(provider, machine.machine_id, clock.sleep) and not may_still_show(machine, clock.now()):
             ledger.confirm_absent(machine.tag)
+            _record_ends(provider, ledger, [machine])
             told(f"{machine.tag} is gone")
 
 

@@ -396,6 +396,17 @@ class Ledger:
                 (machine_id, tag),
             )
 
+    def record_ended(self, tag: str, machine_id: MachineId, began_at: float, ended_at: float, usd: float) -> None:
+        """What nobody saw at work is over: from when to when it billed, in Unix seconds, and what it has cost. No
+        epoch, as above.
+        """
+        with self._transaction():
+            self._db.execute(
+                "UPDATE machines SET machine_id = ?, created_at = ?, absent_at = ?, billed_usd = ?, refused = 0 "
+                "WHERE tag = ?",
+                (machine_id, began_at, ended_at, usd, tag),
+            )
+
     def confirm_absent(self, tag: str) -> None:
         """As `record_absent`, for a machine that no driver looks after."""
         with self._transaction():

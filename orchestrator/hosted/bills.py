@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.latecomers import Ended
 from providers.api import Machine, MachineId, MachineStatus
 from providers.errors import MachineGone
 from providers.jobs import Job, JobId, JobProvider, JobStatus
@@ -16,7 +17,7 @@ _STATUS = {
 
 
 class JobsAsBills:
-    """A job that goes on is there; one that is over is gone."""
+    """A job that goes on is there; one that is over is gone, and shows what it has billed."""
 
     def __init__(self, jobs: JobProvider) -> None:
         self.name, self._jobs = jobs.name, jobs
@@ -29,6 +30,13 @@ class JobsAsBills:
 
     def list(self, prefix: str) -> Sequence[Machine]:
         return [_as_machine(job) for job in self._jobs.list(prefix) if not job.status.is_over]
+
+    def ended(self, prefix: str) -> Sequence[Ended]:
+        return [
+            Ended(job.tag, MachineId(job.id), job.started_at or job.created_at, job.computed_s or 0.0)
+            for job in self._jobs.list(prefix)
+            if job.status.is_over
+        ]
 
     def release(self, machine: MachineId) -> None:
         self._jobs.cancel(JobId(machine))

@@ -15,6 +15,7 @@ from orchestrator.hosted.archive import UnsafeArchive
 from orchestrator.hosted.bills import JobsAsBills
 from orchestrator.hosted.predicting import predict_pictures
 from orchestrator.hosted.safetensors_file import DamagedWeights, read_header
+from orchestrator.latecomers import give_back_latecomers, latecomers
 from orchestrator.lifecycle import EndReason, Standing, State, Wish
 from orchestrator.storage.api import ObjectStore
 from orchestrator.wiring import Wiring, connect
@@ -135,6 +136,24 @@ def test_a_request_that_never_arrived_is_made_again_only_when_absence_is_certain
     assert [machine.standing for machine in run.ledger.machines("bot")] == [Standing.ABSENT, Standing.ABSENT]
     first, second = run.ledger.machines("bot")
     assert second.intent_at - first.intent_at >= 180
+
+
+def test_a_job_that_nobody_saw_before_it_was_over_is_on_the_bill(tmp_path: Path, fake: FakeReplicate) -> None:
+    run = HostedRun(tmp_path, fake, ("limits.max_cost_usd=1.5",))
+    run.accept()
+    fake.lose_answers, fake.hidden = 1, 10**6
+    assert run.drive() is EndReason.NO_MACHINE, "while the first may exist, the ceiling pays for no second"
+    fake.hidden = 0
+    while not fake.only().is_over:
+        fake.look(fake.only())
+    run.clock.sleep(3 * 3600)
+    unseen = latecomers(run.ledger.machines("bot"), run.clock.now())
+    give_back_latecomers(JobsAsBills(run.provider), run.ledger, unseen, run.told.note)
+    assert fake.billed_usd() > 0
+    assert cost_usd(run.ledger.machines("bot"), run.clock.now()) == pytest.approx(fake.billed_usd())
+    assert run.record.standing is Standing.ABSENT
+    assert "has cost $0.77" in run.told.notes[-1]
+    assert latecomers(run.ledger.machines("bot"), run.clock.now()) == [], "it is told once"
 
 
 class _KilledError(Exception):
