@@ -90,18 +90,24 @@ def _submit_once(context: JobContext, facts: JobFacts, quote: JobQuote, number: 
     try:
         job_id = context.jobs.submit(quote, dataset_url, tag)
     except (NoCapacity, AuthRejected, QuotaExceeded):
-        context.ledger.record_absent(run, epoch, tag, refused=True)
+        _record_nothing(context, tag, refused=True)
         raise
     except (Indeterminate, Transient) as error:
         context.reporter.note(f"{error.message}; looking whether a job came of it")
         return facts
     except CloudboothError as error:
-        context.ledger.record_absent(run, epoch, tag, refused=True)
+        _record_nothing(context, tag, refused=True)
         context.reporter.note(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
         return replace(facts, refused=error.message)
     context.ledger.record_created(run, epoch, tag, MachineId(job_id))
     context.ledger.record_rate(run, epoch, tag, 0.0, context.clock.now())
     return facts
+
+
+def _record_nothing(context: JobContext, tag: str, *, refused: bool = False) -> None:
+    """There is no such job (any more), so nobody reads the photos that were lent for it."""
+    context.ledger.record_absent(context.run.name, context.epoch, tag, refused=refused)
+    _forget_dataset(context, tag)
 
 
 def _lend(context: JobContext, quote: JobQuote, tag: str) -> str:
@@ -148,7 +154,7 @@ def settle(context: JobContext, facts: JobFacts) -> JobFacts:
         looks += 1
         context.clock.sleep(AGREEMENT_S)
         context.require_driver()
-    context.ledger.record_absent(context.run.name, context.epoch, record.tag)
+    _record_nothing(context, record.tag)
     return facts
 
 
@@ -175,7 +181,7 @@ def follow(context: JobContext, facts: JobFacts) -> JobFacts:
                 continue
             except MachineGone as error:
                 if _is_gone(context, job_id):
-                    context.ledger.record_absent(context.run.name, context.epoch, record.tag)
+                    _record_nothing(context, record.tag)
                     return replace(facts, gone=error.message)
                 continue
             teller.tell(job)
@@ -274,7 +280,7 @@ def cancel(context: JobContext, facts: JobFacts) -> JobFacts:
             job = context.jobs.poll(job_id)
         except MachineGone:
             if _is_gone(context, job_id):
-                context.ledger.record_absent(context.run.name, context.epoch, record.tag)
+                _record_nothing(context, record.tag)
                 return facts
             continue
         note_billing(context, record.tag, job)

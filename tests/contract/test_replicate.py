@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,26 @@ def test_the_photos_do_not_stay_at_the_service(run: HostedRun, fake: FakeReplica
     run.drive()
     assert len(fake.only().photos) == 12
     assert not fake.files
+
+
+@pytest.mark.parametrize("status", [402, 422])
+def test_photos_of_a_job_that_was_refused_do_not_stay_either(run: HostedRun, fake: FakeReplicate, status: int) -> None:
+    fake.refuse = [(status, {"detail": "no", "status": status}, {})]
+    with suppress(QuotaExceeded):
+        run.drive()
+    assert not fake.trainings
+    assert "POST /v1/files" in fake.requests
+    assert not fake.files
+
+
+def test_a_store_keeps_no_photos_of_a_request_that_never_arrived(
+    tmp_path: Path, fake: FakeReplicate, s3_store: ObjectStore
+) -> None:
+    run = HostedRun(tmp_path, fake, ("limits.max_cost_usd=1.5",), store=s3_store, upload_limit_bytes=1000)
+    run.accept()
+    fake.lose_requests = 1
+    assert run.drive() is EndReason.NO_MACHINE
+    assert list(s3_store.objects("jobs/")) == []
 
 
 def test_a_destination_that_is_new_is_private_and_one_that_exists_is_used(run: HostedRun, fake: FakeReplicate) -> None:
