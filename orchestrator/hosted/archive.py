@@ -6,9 +6,12 @@ names and names with `..` end the unpacking before anything of theirs is written
 
 from __future__ import annotations
 
+import lzma
+import re
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +23,10 @@ from providers.errors import CloudboothError
 MAX_BYTES = 40 << 30
 """Unpacked: the largest LoRA with its captions is far below, and a bomb far above."""
 MAX_FILES = 20_000
+MAX_NAME_BYTES = 255
+"""Of one part of a path, as file systems have it."""
+_NO_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and bytes that are no UTF-8. Blanks of every kind may be: programs name screenshots so."""
 _LOOK = "look at the file with `tar -tvf` or `unzip -l` before you trust it"
 
 
@@ -98,6 +105,9 @@ def _checked(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name:
         raise UnsafeArchive(f"the archive holds a name that leads elsewhere: {name!r}", _LOOK)
+    encoded = [part.encode("utf-8", "surrogateescape") for part in path.parts]
+    if _NO_CHARACTERS.search(name) or any(len(part) > MAX_NAME_BYTES for part in encoded):
+        raise UnsafeArchive(f"the archive holds a name that no file can have: {name[:80]!r}", _LOOK)
     return path
 
 
@@ -114,9 +124,19 @@ def _write(path: PurePosixPath, source: IO[bytes], folder: Path, budget: _Budget
     return Member(path, done)
 
 
+_DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, FileExistsError, NotADirectoryError,
+    RuntimeError,
+)  # fmt: skip
+
+
 @contextmanager
 def _damage_explained(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, FileExistsError, NotADirectoryError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise UnsafeArchive(f"{archive.name} is damaged: {cast(Exception, error)}", _LOOK) from None
+    except OSError as error:
+        if error.errno is not None:  # of this disk; those that the decompressors raise have none
+            raise
+        raise UnsafeArchive(f"{archive.name} is damaged: {error}", _LOOK) from None

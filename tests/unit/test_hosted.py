@@ -137,21 +137,41 @@ def _zip_with_link() -> bytes:
     return written.getvalue()
 
 
+def _deflated_and_damaged() -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("lora", bytes(range(256)) * 40)
+    content = bytearray(written.getvalue())
+    content[40:60] = b"\xff" * 20
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     "content",
     [
         _tar_with(tarfile.SYMTYPE, "out", "/etc"), _tar_with(tarfile.LNKTYPE, "out", "/etc/passwd"),
         _tar_with(tarfile.FIFOTYPE, "out", ""), tar_of({"a/../../b": b"x"}), tar_of({"/b": b"x"}),
         zip_of({"../b": b"x"}), zip_of({"c:\\b": b"x"}), _zip_with_link(), zip_of({"lora": b"x"})[:-30], b"",
+        _deflated_and_damaged(), tar_of({"a" * 300: b"x"}), tar_of({"a\udcff": b"x"}), tar_of({"a\nb": b"x"}),
     ],
     # By itself pytest would take the shorter ones as names, and with them the second in which a zip was written.
-    ids=["symlink", "hardlink", "fifo", "tar up", "tar root", "zip up", "zip drive", "zip symlink", "cut off", "empty"],
+    ids=[
+        "symlink", "hardlink", "fifo", "tar up", "tar root", "zip up", "zip drive", "zip symlink", "cut off", "empty",
+        "bad deflate", "long name", "no utf-8", "line break",
+    ],
 )  # fmt: skip
 def test_nothing_leaves_the_folder_and_nothing_half_done_stays(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "archive").write_bytes(content)
     with pytest.raises(UnsafeArchive):
         unpack(tmp_path / "archive", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["archive"]
+
+
+def test_names_of_screenshots_are_names(tmp_path: Path) -> None:
+    name = "captions/Screenshot at 9.41\u202fAM – Hündchen.txt"
+    (tmp_path / "archive").write_bytes(tar_of({name: b"x"}))
+    [member] = unpack(tmp_path / "archive", tmp_path / "out")
+    assert (tmp_path / "out" / member.path).read_bytes() == b"x"
 
 
 def test_a_zip_whose_content_does_not_match_its_checksum_is_damaged(tmp_path: Path) -> None:
