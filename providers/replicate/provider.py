@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -30,8 +31,9 @@ NAME = "replicate"
 TOKEN_NAME = "REPLICATE_API_TOKEN"
 URL_NAME = "REPLICATE_BASE_URL"
 UPLOAD_LIMIT_BYTES = 100 * 10**6
-CLOCK_DOUBT_S = 3600.0
-"""By so much the service's clock and ours may differ when an old list is no longer read."""
+CLOCK_DOUBT_S = 26 * 3600.0
+"""By so much the service's clock and ours may differ when an old list is no longer read: a laptop that takes its
+hardware clock's local time for UTC is off by up to 14 hours, and a job that is not found would be submitted again."""
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]*/[a-z0-9][a-z0-9._-]*")
 
 
@@ -151,8 +153,9 @@ class ReplicateProvider:
         except MachineGone:
             return
         except CloudboothError:
-            if not self.poll(job).status.is_over:
-                raise
+            with suppress(MachineGone):
+                if not self.poll(job).status.is_over:
+                    raise
 
     def fetch(self, job: Job, archive: Path, received: Callable[[int, int | None], None]) -> None:
         if not job.weights_url:

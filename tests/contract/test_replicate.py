@@ -177,6 +177,17 @@ def test_a_job_that_nobody_saw_before_it_was_over_is_on_the_bill(tmp_path: Path,
     assert latecomers(run.ledger.machines("bot"), run.clock.now()) == [], "it is told once"
 
 
+def test_a_lost_answer_is_found_by_a_laptop_whose_clock_is_half_a_day_ahead(
+    tmp_path: Path, fake: FakeReplicate
+) -> None:
+    run = HostedRun(tmp_path, fake)
+    run.accept()
+    fake.now = lambda: run.clock.now() - 12 * 3600
+    fake.lose_answers = 1
+    assert run.drive() is EndReason.DONE
+    assert submitted_once(fake)
+
+
 class _KilledError(Exception):
     pass
 
@@ -405,7 +416,7 @@ def test_a_list_of_many_pages_is_read_to_the_oldest_of_ours_and_no_further(run: 
     run.drive()
     mine = fake.only()
     for age in range(30):
-        asked, created_at = {**mine.input, "input_images": "elsewhere"}, mine.created_at - 7200 - age
+        asked, created_at = {**mine.input, "input_images": "elsewhere"}, mine.created_at - 48 * 3600 - age
         fake.trainings[f"other-{age}"] = replace(mine, id=f"other-{age}", input=asked, created_at=created_at)
     fake.page_size = 5
     fake.requests.clear()
