@@ -25,17 +25,13 @@ from orchestrator.publishing.targets import (
     StoreTarget,
     parse_target,
 )
-from orchestrator.publishing.to_hub import publish_to_hub
+from orchestrator.publishing.to_hub import publish_to_hub, write_token
 from orchestrator.publishing.to_programs import place, placements
 from orchestrator.publishing.to_store import lend_file, publish_to_store
 from orchestrator.spec import RunSpec, spec_from_json
 from orchestrator.storage.open import open_store
 from orchestrator.wiring import Wiring, connect, store_of, wire_up
 from providers.api import SshAccess
-from providers.errors import AuthRejected
-from providers.secret import Secret
-
-WRITE_TOKEN_NAME = "HF_WRITE_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -90,16 +86,11 @@ def publish(run: str, target: str, public: bool, folder: Path | None, endpoint_u
 
 
 def _to_hub(model: FinishedModel, repo: str, public: bool, say: _Sayer) -> Published:
-    token = os.environ.get(WRITE_TOKEN_NAME) or os.environ.get("HF_TOKEN", "")
+    token = write_token(os.environ)
     endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-    if not token.strip():
-        raise AuthRejected(
-            f"publishing to Hugging Face needs a token that may write, and {WRITE_TOKEN_NAME} is not set",
-            f"make one at {DEFAULT_ENDPOINT}/settings/tokens and `export {WRITE_TOKEN_NAME}=hf_…`",
-        )
-    secret = Secret(token.strip(), WRITE_TOKEN_NAME)
-    done = publish_to_hub(model, repo, public=public, token=secret, endpoint=endpoint, told=say.note)
-    notes = () if done.private or public else (f"{done.repo} was public before, and stays so",)
+    done = publish_to_hub(model, repo, public=public, token=token, endpoint=endpoint, told=say.note)
+    was = "private" if done.private else "public"
+    notes = () if done.private != public else (f"{done.repo} was {was} before, and stays so",)
     return Published(done.url, done.files, notes=notes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ from remote_trainer import wire
 
 CARD = "README.md"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+WRITE_TOKEN_NAME = "HF_WRITE_TOKEN"
+_LOOK_AT_NETWORK = "check the network and HF_ENDPOINT, then run the command again"
+_HTTP_LIBRARIES = frozenset({"requests", "httpx", "httpx2"})
+"""By which versions of the package ask; their errors have no base in common."""
 _INSTALL = "uv tool install 'cloudbooth[hub]'"
 
 
@@ -27,6 +31,22 @@ class PublishedRepo:
     url: str
     private: bool
     files: tuple[str, ...]
+
+
+def write_token(environ: Mapping[str, str]) -> Secret:
+    """`HF_WRITE_TOKEN`, else `HF_TOKEN`. Raises AuthRejected where neither is set, and for what no header can carry:
+    whoever refuses it there repeats it in their words.
+    """
+    name = WRITE_TOKEN_NAME if environ.get(WRITE_TOKEN_NAME) else "HF_TOKEN"
+    token = environ.get(name, "").strip()
+    if not token:
+        raise AuthRejected(
+            f"publishing to Hugging Face needs a token that may write, and {WRITE_TOKEN_NAME} is not set",
+            f"make one at {DEFAULT_ENDPOINT}/settings/tokens and `export {WRITE_TOKEN_NAME}=hf_…`",
+        )
+    if re.search(r"[^\x21-\x7e]", token):
+        raise AuthRejected(f"{name} holds blanks or letters that no token has", "copy it again: it begins with hf_")
+    return Secret(token, name)
 
 
 def publish_to_hub(
@@ -120,9 +140,9 @@ class _Explained:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         from huggingface_hub.errors import HfHubHTTPError
 
+        said = self._shown(getattr(error, "server_message", None) or error)
         if isinstance(error, HfHubHTTPError):
             status = getattr(error.response, "status_code", 0)
-            said = " ".join(str(error.server_message or error).split()).replace(self._token.reveal(), "[token]")[:300]
             if status in (401, 403):
                 raise AuthRejected(
                     f"Hugging Face does not let this token write: {said}",
@@ -132,6 +152,10 @@ class _Explained:
                 raise Transient(f"Hugging Face does not answer well: {said}") from None
             raise CloudboothError(f"Hugging Face: {said}") from None
         if isinstance(error, ValueError):  # the card, as the hub judges it before anything is sent
-            raise CloudboothError(f"Hugging Face does not take the model's card: {error}") from None
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise Transient(f"Hugging Face cannot be reached: {error}") from None
+            raise CloudboothError(f"Hugging Face does not take the model's card: {said}") from None
+        asked_by = type(error).__module__.partition(".")[0]
+        if isinstance(error, OSError) or asked_by in _HTTP_LIBRARIES:
+            raise Transient(f"Hugging Face cannot be reached: {said}", _LOOK_AT_NETWORK) from None
+
+    def _shown(self, words: object) -> str:
+        return " ".join(str(words).split()).replace(self._token.reveal(), "[token]")[:300]

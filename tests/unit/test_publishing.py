@@ -20,10 +20,12 @@ from orchestrator.publishing.targets import (
     Target,
     parse_target,
 )
-from orchestrator.publishing.to_hub import card_for_hub
+from orchestrator.publishing.to_hub import card_for_hub, publish_to_hub, write_token
 from orchestrator.publishing.to_programs import place, placements
 from orchestrator.ssh.host import SshHost
 from providers.api import SshAccess
+from providers.errors import AuthRejected, Transient
+from providers.secret import Secret
 
 MODEL = FinishedModel(
     name="bot", folder=Path("models/bot"), base="black-forest-labs/FLUX.1-dev", base_config=None, kind="lora",
@@ -122,3 +124,27 @@ def test_the_card_names_a_base_by_its_id_and_the_bases_license() -> None:
 def test_a_card_that_states_a_license_keeps_it() -> None:
     given = "---\nbase_model: me/base\nlicense: mit\n---\nbody"
     assert card_for_hub(given, "me/base", "openrail") == given
+
+
+# ---- the hub's token and address -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", ["hf_a b", "hf_a\nb", "hf_…"])
+def test_a_token_that_no_header_can_carry_is_refused_here_and_not_repeated(token: str) -> None:
+    with pytest.raises(AuthRejected, match="HF_TOKEN holds blanks") as caught:
+        write_token({"HF_WRITE_TOKEN": "", "HF_TOKEN": token})
+    assert token not in str(caught.value) + caught.value.hint
+
+
+def test_without_a_token_that_may_write_nobody_is_asked() -> None:
+    with pytest.raises(AuthRejected, match="HF_WRITE_TOKEN is not set"):
+        write_token({})
+    assert write_token({"HF_WRITE_TOKEN": " hf_a\n", "HF_TOKEN": "hf_b"}).reveal() == "hf_a"
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "nonsense", "http://[::1"])
+def test_a_hub_that_cannot_be_reached_is_no_bug_of_ours(endpoint: str) -> None:
+    token = Secret("hf_a", "HF_WRITE_TOKEN")
+    with pytest.raises(Transient, match="Hugging Face cannot be reached") as caught:
+        publish_to_hub(MODEL, "me/bot", public=False, token=token, endpoint=endpoint, told=print)
+    assert "HF_ENDPOINT" in caught.value.hint
