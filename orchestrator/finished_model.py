@@ -16,6 +16,7 @@ from orchestrator.understanding import understood
 from remote_trainer import wire
 
 RECORD = "training.json"
+_WEIGHTS = frozenset({".safetensors", ".ckpt", ".bin"})
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,10 @@ def finished_model(ledger: Ledger, run_name: str) -> FinishedModel:
     run = ledger.run(run_name)
     folders = [Path(artifact.folder) for artifact in ledger.artifacts(run_name) if artifact.kind == "output"]
     if not folders:
-        follow = (
-            f"`cloudbooth attach {run_name}`" if run.state is not State.ENDED else f"`cloudbooth resume {run_name}`"
-        )
+        verb = "resume" if run.state is State.ENDED else "attach"
         raise RunConflict(
             f"run `{run_name}` has no model yet: it is {_standing(run.state, run.reason)}",
-            f"`cloudbooth {follow} {run_name}`",
+            f"cloudbooth {verb} {run_name}",
         )
     if not folders[-1].is_dir():
         raise RunConflict(
@@ -64,9 +63,10 @@ def finished_model(ledger: Ledger, run_name: str) -> FinishedModel:
 
 
 def model_in(folder: Path, spec: RunSpec) -> FinishedModel:
-    """Raises UsageError for a folder that holds no model, and HostError for one of a later version."""
+    """Raises UsageError for a folder that holds no model or not all of it, and HostError for one of a later version."""
     with understood(str(folder / wire.MANIFEST_NAME)):
         manifest = wire.Manifest.from_bytes(_content(folder / wire.MANIFEST_NAME))
+    _require_files(folder, manifest)
     names = [entry.path for entry in manifest.files if "/" not in entry.path]
     diffusers = folder / "diffusers" if any(e.path.startswith("diffusers/") for e in manifest.files) else None
     kohya = next((folder / name for name in names if name.endswith("-kohya.safetensors")), None)
@@ -104,6 +104,21 @@ def model_in(folder: Path, spec: RunSpec) -> FinishedModel:
         method=str(settings.get("method", spec.train.method)),
         hosted=hosted,
     )
+
+
+def _require_files(folder: Path, manifest: wire.Manifest) -> None:
+    """By their lengths: what somebody has removed or cut is no model to hand on. Notes may be changed."""
+    for entry in manifest.files:
+        file = folder / entry.path
+        if not file.is_file():
+            raise UsageError(
+                f"{folder} is not whole: {entry.path} is missing", "put it back from where it was moved to"
+            )
+        if file.suffix in _WEIGHTS and file.stat().st_size != entry.bytes:
+            raise UsageError(
+                f"{folder} is not whole: {entry.path} has {file.stat().st_size} bytes, and had {entry.bytes}",
+                "put back the file that the run brought home",
+            )
 
 
 def _openable(spec: RunSpec, recorded: str) -> str:
