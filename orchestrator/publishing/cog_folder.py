@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -40,14 +41,20 @@ _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<re
 def write_cog_folder(model: FinishedModel, name: str, target: Path) -> None:
     """Writes `target`, which must not exist. `name` is `owner/name` at Replicate, empty while that is open.
 
-    Raises UsageError for a model that cannot be served alone: a LoRA whose base is on no hub.
+    Raises UsageError for a place where nothing can be written, and for a model that cannot be served alone: a LoRA
+    whose base is on no hub.
     """
     if target.exists():
         raise UsageError(f"{target} exists already", "choose another place: --to FOLDER")
     described = describe(model)
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be written: {(error.strerror or str(error)).lower()}", "choose another place: --to FOLDER"
+        ) from None
     source = model.folder / str(described["weights"]).removeprefix("weights/")
     if source.is_dir():
         shutil.copytree(source, part / str(described["weights"]))
@@ -114,7 +121,7 @@ def push_commands(name: str, target: Path) -> list[str]:
     """What a person with Docker types, in order."""
     named = name or "OWNER/NAME"
     return [
-        f"cd {target}",
+        f"cd {shlex.quote(str(target))}",
         "cog login",
         "cog predict -i prompt='a test'      # builds the image and makes one picture; needs a GPU to be quick",
         f"cog push r8.im/{named}             # after making the model, private, at https://replicate.com/create",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 from orchestrator.errors import UsageError
 from orchestrator.finished_model import FinishedModel
-from orchestrator.publishing.cog_folder import cog_yaml, describe
+from orchestrator.publishing.cog_folder import cog_yaml, describe, push_commands, write_cog_folder
 from orchestrator.publishing.lora_url import official_model, prediction_command
 from orchestrator.publishing.targets import (
     CogTarget,
@@ -110,6 +111,17 @@ def test_official_lora_models_are_named_for_the_bases_that_they_have() -> None:
     command = prediction_command("black-forest-labs/flux-dev-lora", "https://s3/bot?sig=1&x='", MODEL)
     assert "$REPLICATE_API_TOKEN" in command
     assert "lora_weights" in command
+
+
+def test_a_cog_folder_that_cannot_be_written_is_no_bug_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written: not a directory") as caught:
+        write_cog_folder(MODEL, "me/bot", tmp_path / "file" / "bot-cog")
+    assert "--to" in caught.value.hint
+
+
+def test_the_commands_can_be_pasted_wherever_the_folder_lies() -> None:
+    assert shlex.split(push_commands("me/bot", Path("/my models/bot-cog"))[0]) == ["cd", "/my models/bot-cog"]
 
 
 CARD = "---\nbase_model: {base}\ninstance_prompt: 'x'\n---\n\n# bot\n"
