@@ -38,7 +38,7 @@ def predict_pictures(
     made = []
     for seed in range(job.seed, job.seed + job.count):
         wish = PredictionWish(job.prompt, job.negative, seed, job.width, job.height, job.steps, job.guidance)
-        content = _picture(wiring, provider, provider.predict(model.hosted, wish))
+        content = _require_picture(_picture(wiring, provider, provider.predict(model.hosted, wish)), provider.name)
         made.append(_save(folder / f"{seed}.png", content, folder))
     made.append(_save(folder / "grid.png", _grid([folder / entry.path for entry in made]), folder))
     return made
@@ -57,6 +57,18 @@ def _picture(wiring: Wiring, provider: HasPredictions, prediction: str) -> bytes
                 f"{provider.name} has not made the picture in {PATIENCE_S / 60:.0f} min", f"look at {seen.web_url}"
             )
         wiring.clock.sleep(POLL_S)
+
+
+def _require_picture(content: bytes, service: str) -> bytes:
+    """Raises CloudboothError for what is none: an address that died hands out a page."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise CloudboothError(f"what {service} handed out is no picture: {error}", "the same command again") from None
+    return content
 
 
 def _save(path: Path, content: bytes, folder: Path) -> wire.FileEntry:

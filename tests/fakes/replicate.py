@@ -101,6 +101,8 @@ class FakeReplicate:
     """Lists to come that do not show the newest training yet."""
     unknown_versions: frozenset[str] = frozenset()
     page_size: int = 100
+    picture: bytes | None = None
+    """What every address of a picture hands out, instead of one."""
 
     now: Callable[[], float] = time.time
     """The service's clock."""
@@ -300,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
             if url.path.startswith("/weights/"):
                 return self._weights(url.path.rpartition("/")[2])
             if url.path.startswith("/pictures/"):
-                return self._send_bytes(_picture(url.path), "image/png")
+                return self._send_bytes(fake.picture or _picture(url.path), "image/png")
             answer = self._answer(url.path.removeprefix("/v1"), url.query, raw)
             self._hold_against_contract(url.path.removeprefix("/v1"), answer)
             self._send(answer)
