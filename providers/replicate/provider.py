@@ -66,6 +66,9 @@ class ReplicateProvider:
         inputs, fields = map_fields(trainer, wish)
         warnings = self._require_version(trainer)
         destination = self._destination or f"{self._client.account().username}/{_plain(wish.name)}"
+        existing = self._client.model(destination)
+        if existing is not None and existing.visibility == "public":
+            warnings += (f"the model {destination} is public at Replicate: everybody can use what is trained into it",)
         steps = int(wish.settings["train.steps"])
         mapped = trainer.inputs.get("train.resolution")
         return JobQuote(
@@ -73,7 +76,7 @@ class ReplicateProvider:
             trainer=trainer.name,
             version=trainer.version,
             destination=destination,
-            destination_exists=self._client.model(destination) is not None,
+            destination_exists=existing is not None,
             inputs=inputs,
             fields=fields,
             steps=steps,

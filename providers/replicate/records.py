@@ -28,6 +28,7 @@ class Account(BaseModel):
 class Model(BaseModel):
     owner: str
     name: str
+    visibility: str = "private"
 
 
 class Version(BaseModel):

@@ -367,6 +367,13 @@ def test_weights_that_are_not_whole_are_no_model(run: HostedRun, fake: FakeRepli
     assert not run.output.exists()
 
 
+def test_the_plan_warns_of_a_destination_that_everybody_can_use(run: HostedRun, fake: FakeReplicate) -> None:
+    run.drive()
+    assert run.plan().quote.warnings == ()
+    fake.models["photographer/bot"]["visibility"] = "public"
+    assert any("photographer/bot is public" in warning.message for warning in run.plan().warnings)
+
+
 # ---- the provider by itself ------------------------------------------------------------------------------------------
 
 
