@@ -3,7 +3,7 @@ fetched.
 
 What looks and what cancels goes through httpx, since the `replicate` package (1.0.7) drops `metrics` and fails on the
 status `aborted`; what uploads, creates and predicts goes through that package (`writing.py`). The token travels in a
-header, to the API's own host only, and is cut out of whatever the service says back.
+header, to the API's own host and to where the service hands out its files, and is cut out of whatever it says back.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 DOWNLOAD_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 MAX_PAGES = 100
 MAX_REDIRECTS = 5
+FILES_HOST = "replicate.delivery"
+"""It and its subdomains serve outputs, and may want the token, as the reference of the API says."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -89,7 +91,7 @@ class ReplicateClient:
         return self._ask(Prediction, "reading a prediction", f"/predictions/{quote(prediction_id, safe='')}")
 
     def download(self, url: str, target: Path, received: Callable[[int, int | None], None]) -> int:
-        """Writes what `url` holds and returns its length. The token goes along to the API's host alone.
+        """Writes what `url` holds and returns its length. The token goes along to the service's own hosts alone.
 
         Raises Transient when the transfer breaks off or is shorter than announced.
         """
@@ -156,13 +158,21 @@ class ReplicateClient:
         return f"{parts.path.removeprefix('/v1')}{f'?{parts.query}' if parts.query else ''}"
 
     def _headers_for(self, url: str) -> dict[str, str]:
-        ours, other = urlsplit(self.base_url), urlsplit(url)
-        if (ours.scheme, ours.netloc) != (other.scheme, other.netloc):
+        if not takes_token(url, self.base_url):
             return {}
         return {"Authorization": f"Bearer {self._token.reveal()}"}
 
     def _shown(self, text: str) -> str:
         return text.replace(self._token.reveal(), "[token]")
+
+
+def takes_token(url: str, base_url: str) -> bool:
+    """The API itself, and over TLS the files of Replicate's own API; no other host, whoever names it. Pure."""
+    ours, other = urlsplit(base_url), urlsplit(url)
+    if (ours.scheme, ours.netloc) == (other.scheme, other.netloc):
+        return True
+    serves_files = f".{other.netloc}".endswith(f".{FILES_HOST}")
+    return base_url == BASE_URL and other.scheme == "https" and serves_files
 
 
 def _write(response: httpx.Response, target: Path, received: Callable[[int, int | None], None]) -> int:

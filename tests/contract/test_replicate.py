@@ -23,6 +23,7 @@ from orchestrator.wiring import Wiring, connect
 from providers.errors import AuthRejected, CloudboothError, MachineGone, QuotaExceeded
 from providers.jobs import JobId, JobWish
 from providers.registry import ProviderContext
+from providers.replicate.client import BASE_URL, takes_token
 from providers.replicate.provider import ReplicateProvider
 from providers.replicate.trainers import TRAINERS
 from remote_trainer import wire
@@ -409,6 +410,24 @@ def test_the_token_shows_in_no_repr(tmp_path: Path, fake: FakeReplicate) -> None
     provider = provider_of(tmp_path, fake)
     shown = repr(provider) + repr(vars(provider)) + repr(vars(provider._client)) + repr(vars(provider._writer))
     assert fake.token not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "base_url", "takes"),
+    [
+        ("https://api.replicate.com/v1/files/x", BASE_URL, True),
+        ("https://replicate.delivery/xezq/trained_model.tar", BASE_URL, True),
+        ("https://tjzk.replicate.delivery/a.png", BASE_URL, True),
+        ("http://replicate.delivery/a.png", BASE_URL, False),
+        ("https://replicate.delivery.example.com/a.png", BASE_URL, False),
+        ("https://notreplicate.delivery/a.png", BASE_URL, False),
+        ("https://replicate.delivery@example.com/a.png", BASE_URL, False),
+        ("https://replicate.delivery/a.png", "http://127.0.0.1:8000", False),
+        ("https://storage.example.com/a.png", BASE_URL, False),
+    ],
+)
+def test_the_token_goes_to_the_services_own_hosts_alone(url: str, base_url: str, takes: bool) -> None:
+    assert takes_token(url, base_url) is takes
 
 
 def test_canceling_twice_or_what_is_over_or_unknown_is_success(run: HostedRun, fake: FakeReplicate) -> None:
