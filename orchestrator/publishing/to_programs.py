@@ -30,9 +30,19 @@ with open(part, "wb") as file:
 if seen.hexdigest() != digest:
     os.remove(part)
     sys.exit("it arrived damaged")
-os.replace(part, os.path.join(folder, name))
-print(os.path.join(folder, name))
+whole = os.path.join(folder, name)
+if os.path.exists(whole):
+    with open(whole, "rb") as file:
+        known = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            known.update(chunk)
+    if known.hexdigest() != digest:
+        os.remove(part)
+        sys.exit("another file of this name lies there: " + whole)
+os.replace(part, whole)
+print(whole)
 """
+_WHICH_FOLDER = "name the folder in which the program is installed: a1111:~/stable-diffusion-webui, comfyui:~/ComfyUI"
 
 
 @dataclass(frozen=True)
@@ -67,17 +77,17 @@ def placements(model: FinishedModel, target: ProgramTarget) -> list[Placed]:
 def place(host: Host, python: str, placed: Placed) -> str:
     """Sends one file and returns its path there; under its name it is whole or not there. Twice is safe.
 
-    Raises HostError: the program's folder must exist, since a mistyped one would be made and never looked into.
+    Raises HostError: the program's folder must exist, since a mistyped one would be made and never looked into, and
+    another file of that name is somebody's model.
     """
     with placed.file.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     done = host.send([python, "-c", _RECEIVE, placed.folder, placed.file.name, digest], _chunks(placed.file))
     if done.exit_code != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise HostError(
-            f"{host.label} did not take {placed.file.name}: {said[-1] if said else f'exit code {done.exit_code}'}",
-            "name the folder in which the program is installed: a1111:~/stable-diffusion-webui, comfyui:~/ComfyUI",
-        )
+        reason = said[-1] if said else f"exit code {done.exit_code}"
+        hint = _WHICH_FOLDER if "no folder" in reason else "publish again, with what lies there moved away"
+        raise HostError(f"{host.label} did not take {placed.file.name}: {reason}", hint)
     return done.stdout.decode().strip()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from orchestrator.errors import UsageError
 from orchestrator.finished_model import FinishedModel
+from orchestrator.host import HostError
 from orchestrator.publishing.cog_folder import cog_yaml, describe, push_commands, write_cog_folder
 from orchestrator.publishing.lora_url import official_model, prediction_command
 from orchestrator.publishing.targets import (
@@ -22,8 +24,9 @@ from orchestrator.publishing.targets import (
     parse_target,
 )
 from orchestrator.publishing.to_hub import card_for_hub, publish_to_hub, write_token
-from orchestrator.publishing.to_programs import place, placements
+from orchestrator.publishing.to_programs import Placed, place, placements
 from orchestrator.ssh.host import SshHost
+from orchestrator.this_machine import LocalHost
 from providers.api import SshAccess
 from providers.errors import AuthRejected, Transient
 from providers.secret import Secret
@@ -88,6 +91,18 @@ def test_a_file_goes_over_ssh_whole_into_the_subfolder(ssh_access: SshAccess, tm
     assert there == str(root / "models" / "loras" / "bot.safetensors")
     assert Path(there).read_bytes() == lora.read_bytes()
     assert [path.name for path in (root / "models" / "loras").iterdir()] == ["bot.safetensors"]
+
+
+def test_a_model_of_somebody_elses_is_not_replaced_and_the_same_one_may_go_twice(tmp_path: Path) -> None:
+    lora, folder = tmp_path / "bot.safetensors", tmp_path / "ComfyUI" / "models" / "loras"
+    lora.write_bytes(b"weights")
+    folder.mkdir(parents=True)
+    placed = Placed(lora, str(folder))
+    assert place(LocalHost(), sys.executable, placed) == place(LocalHost(), sys.executable, placed)
+    (folder / "bot.safetensors").write_bytes(b"another bot")
+    with pytest.raises(HostError, match="another file of this name lies there"):
+        place(LocalHost(), sys.executable, placed)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"bot.safetensors": b"another bot"}
 
 
 def test_a_lora_of_a_hubs_base_is_served_with_that_base_fetched_while_the_image_is_built() -> None:
