@@ -110,7 +110,7 @@ def _card(quote: JobQuote, job: Job, name: str, prompt: str) -> str:
         "---",
         f"base_model: {quote.weights.base}",
         f"license: {quote.weights.base_license}",
-        f"instance_prompt: {prompt!r}",
+        f"instance_prompt: {json.dumps(prompt, ensure_ascii=False)}",
         "tags: [text-to-image, dreambooth, diffusers, lora]",
         "---",
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
         "---",
         f"base_model: {job.base.partition('@')[0]}",
         *([f"license: {license_}"] if license_ else []),
-        f"instance_prompt: {prompts[0]!r}",
+        f"instance_prompt: {json.dumps(prompts[0], ensure_ascii=False)}",  # YAML takes it
         "tags: [text-to-image, dreambooth, diffusers" + ("]" if job.train.method == "full" else ", lora]"),
         "---",
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from orchestrator.budget import cost_usd
 from orchestrator.finished_model import finished_model
@@ -63,6 +65,15 @@ def test_a_run_ends_with_a_verified_model_and_costs_what_the_service_counts(
     tensors, _, _ = read_header(run.output / "bot.safetensors")
     assert all(name.startswith("transformer.") for name in tensors)
     assert f"{cost_usd(run.ledger.machines('bot'), run.clock.now()):.2f}" == f"{fake.billed_usd():.2f}" == "0.77"
+
+
+def test_the_models_card_is_yaml_whatever_the_prompt_says(tmp_path: Path, fake: FakeReplicate) -> None:
+    prompt = 'a "photo" of sks\'s robot \\o/: ä'
+    run = HostedRun(tmp_path, fake, (f"subject.instance_prompt={json.dumps(prompt)}",))
+    run.accept()
+    run.drive()
+    front = (run.output / "README.md").read_text("utf-8").split("---\n")[1]
+    assert yaml.safe_load(front)["instance_prompt"] == prompt
 
 
 def test_the_trainer_reads_every_photo_with_a_caption_beside_it(run: HostedRun, fake: FakeReplicate) -> None:
