@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -123,9 +124,13 @@ def test_official_lora_models_are_named_for_the_bases_that_they_have() -> None:
     assert official_model(MODEL) == "black-forest-labs/flux-dev-lora"
     with pytest.raises(UsageError, match="run LoRAs of FLUX"):
         official_model(FinishedModel(**{**vars(MODEL), "base": "stabilityai/sdxl"}))
-    command = prediction_command("black-forest-labs/flux-dev-lora", "https://s3/bot?sig=1&x='", MODEL)
-    assert "$REPLICATE_API_TOKEN" in command
-    assert "lora_weights" in command
+
+
+def test_the_command_carries_any_address_as_it_is_and_leaves_the_token_in_the_environment() -> None:
+    address = "https://s3/bot?sig=1&x='$(id)"
+    words = shlex.split(prediction_command("black-forest-labs/flux-dev-lora", address, MODEL))
+    assert json.loads(words[words.index("-d") + 1])["input"]["lora_weights"] == address
+    assert "Authorization: Bearer $REPLICATE_API_TOKEN" in words
 
 
 def test_a_cog_folder_that_cannot_be_written_is_no_bug_of_ours(tmp_path: Path) -> None:
