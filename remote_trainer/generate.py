@@ -50,7 +50,7 @@ def generate(job: PictureJob, workdir: Path, out: Path, emit: Emit) -> None:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and not job.allow_cpu:
-        raise TrainingFailed("no-gpu", "there is no GPU that works here", "`--allow-cpu`")
+        raise TrainingFailed("no-gpu", "this machine has no GPU that works", "`--where here` asks your own computer")
     out.mkdir(parents=True, exist_ok=True)
     emit(wire.PhaseStarted("load"))
     base = resolve_base(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from orchestrator.hosted.output import as_diffusers_names
@@ -99,3 +100,10 @@ def test_a_lora_of_another_base_is_an_error_that_says_so(job: PictureJob, tmp_pa
     foreign.write_bytes(safetensors_bytes({f"{layer}.lora_A.weight": (2, 640), f"{layer}.lora_B.weight": (640, 2)}))
     with pytest.raises(TrainingFailed, match="does not fit onto"):
         drawn(replace(job, model=str(foreign)), tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="wants a machine without a GPU")
+def test_a_machine_without_a_gpu_draws_only_where_that_was_allowed(job: PictureJob, tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="no GPU") as caught:
+        drawn(replace(job, allow_cpu=False), tmp_path)
+    assert "--where here" in caught.value.hint, "a flag that there is"
