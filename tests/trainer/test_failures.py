@@ -104,9 +104,9 @@ def test_a_folder_that_is_no_pipeline_is_named(run_folder, tmp_path):
 
 
 def test_a_family_we_cannot_train_is_named(run_folder, tmp_path):
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
     failure = failure_of(tiny_job(photo_set(run_folder, "instance", 1)), run_folder, tmp_path)
-    assert (failure.code, "FluxPipeline" in failure.message) == ("bad-job", True)
+    assert (failure.code, "KandinskyPipeline" in failure.message) == ("bad-job", True)
 
 
 def test_a_base_without_its_unet_weights_is_named(epsilon_base, run_folder, tmp_path):

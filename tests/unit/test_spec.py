@@ -189,7 +189,10 @@ def test_a_lora_can_also_be_exported_fused(write: Write) -> None:
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)
 def test_every_example_is_a_valid_spec(path: Path) -> None:
-    assert load_spec(path).data.instance.is_dir()
+    sources = [pictures.source for pictures in load_spec(path).picture_sets]
+    folders = [source.folder for source in sources if isinstance(source, PictureFolder)]
+    assert folders
+    assert all(folder.is_dir() for folder in folders)
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------
