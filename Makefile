@@ -16,7 +16,7 @@ help:
 	@echo 'make check      linters and types only'
 	@echo 'make benchmark  measurements beside named rivals'
 	@echo 'make simulate   SEEDS=10000 schedules of everything that can go wrong'
-	@echo 'make simulate-coverage  the branches that SEEDS schedules reach'
+	@echo 'make simulate-coverage  the branches that decide, reached by 240 schedules or by named tests'
 	@echo 'make docs       the generated parts of docs/ anew'
 	@echo 'make lock       pin the trainer dependencies anew (remote_trainer/requirements.lock)'
 
@@ -89,6 +89,7 @@ lock:
 simulate: env
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --processes $$(getconf _NPROCESSORS_ONLN)
 
+simulate-coverage: SEEDS = 240
 simulate-coverage: env
 	$(BIN)/python -m tests.simulation.branches --seeds $(SEEDS)
 

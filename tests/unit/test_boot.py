@@ -12,7 +12,7 @@ from orchestrator.budget import MAX_MACHINES
 from orchestrator.lifecycle import Facts, Trouble
 from orchestrator.phases import provision, release
 from orchestrator.spec import Limits
-from providers.api import BootPlan, GpuRequest, Machine, MachineId, Market, Offer, SelfRelease
+from providers.api import BootPlan, GpuRequest, Machine, MachineId, MachineStatus, Market, Offer, SelfRelease
 from providers.testing.faults import CloudFault, Mishap
 from providers.testing.simulated_cloud import SHELVES, SimulatedCloud
 from tests.unit.test_rental import World, made
@@ -68,8 +68,25 @@ def test_a_machine_that_is_stopped_while_it_boots_is_lost_and_not_broken(world: 
     facts = provision.await_ready(world.context, Facts())
     assert facts.machine_lost == "the machine has been stopped"
     assert (world.machine().trouble, world.machine().stopped) == (Trouble.LOST, True)
-    assert [rate.stopped for rate in world.machine().rates] == [True], "its disk is no dearer machine"
     assert not boot_logs(world), "nothing is wrong with its boot"
+
+
+class _ShowsMarket(SimulatedCloud):
+    """Shows of a stopped machine what it would bill if it ran, which has risen."""
+
+    def describe(self, machine: MachineId) -> Machine:
+        seen = super().describe(machine)
+        return replace(seen, price_per_hour_usd=5.0) if seen.status is MachineStatus.STOPPED else seen
+
+
+def test_what_a_stopped_machine_would_bill_is_not_what_it_bills(world: World) -> None:
+    machine = world.rented().machine_id
+    assert machine is not None
+    world.cloud.stop(machine)
+    world.cloud.__class__ = _ShowsMarket
+    provision.await_ready(world.context, Facts())
+    assert world.machine().trouble is Trouble.LOST, "and not too dear"
+    assert [rate.stopped for rate in world.machine().rates] == [True]
 
 
 class _Speechless(SimulatedCloud):

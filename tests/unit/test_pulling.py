@@ -115,7 +115,7 @@ def test_the_trainers_log_comes_home_with_the_model(scene: Scene) -> None:
 def test_it_waits_for_a_process_that_fetches_and_says_so_once(scene: Scene) -> None:
     context = scene.at(State.RETRIEVING)
     with holding(context.home.fetch_lock) as other:
-        letting_go = threading.Timer(0.25, other.kill)
+        letting_go = threading.Timer(0.15, other.kill)
         letting_go.start()
         pull_what_is_there(context)
         letting_go.join()
