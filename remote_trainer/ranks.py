@@ -67,7 +67,9 @@ def others(processes: int, run_folder: Path, died: Callable[[TrainingFailed], No
         give_up_at = time.monotonic() + FALLEN_S
         while (fallen := _fallen(children, run_folder)) is None and time.monotonic() < give_up_at:
             time.sleep(0.05)
-        raise fallen or error from error
+        if fallen is None:
+            raise
+        raise fallen from error
     finally:
         over.set()
         watch.join()
