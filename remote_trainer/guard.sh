@@ -148,6 +148,9 @@ act() {
 shorten_first() {
   boot= was=
   { read -r boot </proc/sys/kernel/random/boot_id; read -r was <"$state/boot"; } 2>/dev/null
+  # Of this machine, by its address without a query: on a network volume lies what another one of the same host left.
+  boot=${boot:+$boot $(fill "${CLOUDBOOTH_GUARD_TERMINATE%%[?
+]*}")}
   if [ "$boot" ] && [ "$boot" = "$was" ] && number "$state/limit-at"; then
     left=$((n - now))
     if [ "$left" -lt 300 ]; then

@@ -173,6 +173,20 @@ def test_a_container_that_crashes_again_and_again_is_given_back_the_fourth_time(
     assert container.begin() == pytest.approx(300, abs=5), "who was stopped so can be rescued"
 
 
+def test_another_machine_of_the_same_host_begins_with_a_whole_first_lease(
+    tmp_path: Path, service: SelfReleaseService
+) -> None:
+    """It finds the files of one that had the network volume before."""
+    machine = Machine(tmp_path, service)
+    container = RestartedContainer(machine)
+    container.begin()
+    assert (machine.state / "boot").read_text().endswith("/machines/m/terminate\n"), "and nothing of its headers"
+    machine.files.set_limit(boot_clock(), -50)
+    assert container.begin() == pytest.approx(300, abs=5)
+    machine.environment["MACHINE_NAME"] = "another"
+    assert container.begin() == pytest.approx(600, abs=5)
+
+
 def test_what_another_machine_left_on_a_network_volume_shortens_nothing(
     tmp_path: Path, service: SelfReleaseService
 ) -> None:
