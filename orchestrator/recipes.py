@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from orchestrator.dataset.framing import shows_a_person
+from orchestrator.dataset.framing import PERSON_WORDS
+from orchestrator.subject_words import ANIMAL_WORDS, STYLE_WORDS, with_article
 
 
 class Kind(Enum):
@@ -22,10 +23,9 @@ class Kind(Enum):
     STYLE = "style"
 
 
-_ANIMALS = frozenset(
-    {"animal", "pet", "dog", "puppy", "cat", "kitten", "horse", "pony", "bird", "parrot", "rabbit", "hamster", "fish",
-     "cow", "sheep", "goat", "pig", "hen", "duck", "lizard", "snake", "turtle", "tortoise", "mouse", "rat", "fox"}
-)  # fmt: skip
+_WORDS: Mapping[Kind, frozenset[str]] = {
+    Kind.PERSON: PERSON_WORDS, Kind.ANIMAL: ANIMAL_WORDS, Kind.STYLE: STYLE_WORDS
+}  # fmt: skip
 _STEPS_EACH: Mapping[Kind, int] = {Kind.PERSON: 120, Kind.ANIMAL: 100, Kind.OBJECT: 80, Kind.STYLE: 100}
 LEAST_STEPS, MOST_STEPS = 600, 2000
 _SCENES: Mapping[Kind, tuple[str, ...]] = {
@@ -49,14 +49,18 @@ class Recipe:
     validation_prompts: tuple[str, ...]
 
 
+def known_kind(words: str) -> Kind | None:
+    """By the words for what the photos show, the last of them first: "sks dog" is an animal; None for all else."""
+    for word in reversed(re.findall(r"[a-z]+", words.lower())):
+        for kind, known in _WORDS.items():
+            if word in known or word.removesuffix("s") in known:
+                return kind
+    return None
+
+
 def kind_of(words: str) -> Kind:
-    """By the words for what the photos show: "sks dog" is an animal, what nothing is known of an object."""
-    if shows_a_person(words):
-        return Kind.PERSON
-    spoken = set(re.findall(r"[a-z]+", words.lower()))
-    if spoken & _ANIMALS:
-        return Kind.ANIMAL
-    return Kind.STYLE if spoken & {"style", "painting", "drawing", "art"} else Kind.OBJECT
+    """As `known_kind`; what nothing is known of is an object."""
+    return known_kind(words) or Kind.OBJECT
 
 
 def recipe_for(kind: Kind, subject: str, photos: int) -> Recipe:
@@ -71,7 +75,7 @@ def recipe_for(kind: Kind, subject: str, photos: int) -> Recipe:
         instance, other = f"a picture in {style}", None
     else:
         instance = f"a photo of {word} {thing}"
-        other = f"a photo of {'an' if thing[:1].lower() in 'aeiou' else 'a'} {thing}"
+        other = f"a photo of {with_article(thing)}"
     count = {Kind.PERSON: 200, Kind.ANIMAL: 100}.get(kind, 0)
     return Recipe(
         instance_prompt=instance,

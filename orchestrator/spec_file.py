@@ -26,6 +26,7 @@ from orchestrator.spec import SCHEMA, RunSpec, slug
 from orchestrator.spec_data import GIT_URL, NO_FOLDER
 from orchestrator.spec_errors import Problem, problems_of, usage_error
 from orchestrator.spec_expansion import as_written, expand_files, expand_subjects
+from orchestrator.subject_words import subject_words, with_article
 
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 _PATH_KEYS = (
@@ -64,25 +65,20 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
 def spec_from_photos(folder: Path, subject: str, overrides: Sequence[str] = ()) -> RunSpec:
     """The spec behind `launch PHOTOS --subject "sks dog"`: a rare word, then what the subject is.
 
-    Prompts become "a photo of sks dog" and "a photo of a dog", the name `sks-dog`; all else is default or `--set`.
+    `subject` is read as `subject_words` reads it, so "a dog" is "sks dog". Prompts become "a photo
+    of sks dog" and "a photo of a dog", the name `sks-dog`; all else is default or `--set`.
     """
     if folder.suffix == ".toml":
         raise UsageError(
             f"{folder} is a spec, which says by itself what the photos show: --subject does not go with it",
             f"leave out --subject, or change the spec's own: `--set subject.instance_prompt={_example_of(subject)}`",
         )
-    words = subject.split()
-    if len(words) < 2:
-        raise UsageError(
-            f'--subject "{subject}" is not a rare word and then the kind of thing',
-            f'`--subject "{_completed(subject)}"`',
-        )
-    kind = " ".join(words[1:])
+    words = subject_words(subject)
     raw: dict[str, Any] = {
-        "name": slug(subject),
+        "name": slug(str(words)),
         "subject": {
-            "instance_prompt": f"a photo of {' '.join(words)}",
-            "class_prompt": f"a photo of {'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}",
+            "instance_prompt": f"a photo of {words}",
+            "class_prompt": f"a photo of {with_article(words.thing)}",
         },
         "data": {"instance": str(folder)},
     }
@@ -95,13 +91,6 @@ _INIT_HINT = (
     'a spec is a TOML file; without one give the folder of photos and say what they show: `--subject "sks dog"`'
 )
 _WITH_THE_SAME = "`cloudbooth plan` with the same arguments"
-
-
-def _completed(word: str) -> str:
-    """One word as a subject: kinds of things can be spoken, rare words seldom."""
-    if not word.strip():
-        return "sks dog"
-    return f"sks {word.strip()}" if re.search(r"[aeiouy]", word.lower()) else f"{word.strip()} dog"
 
 
 def _example_of(subject: str) -> str:

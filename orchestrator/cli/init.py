@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -16,25 +18,25 @@ from orchestrator.dataset.scan import Scan, require_usable, scan_folder
 from orchestrator.errors import UsageError
 from orchestrator.estimates import quote
 from orchestrator.first_spec import Estimate, Place, first_spec
-from orchestrator.recipes import Kind, Recipe, kind_of, recipe_for
+from orchestrator.recipes import Kind, Recipe, known_kind, recipe_for
 from orchestrator.spec import DEFAULT_BASE, RunSpec, slug
 from orchestrator.spec_file import load_spec
+from orchestrator.subject_words import SubjectWords, subject_words
 from orchestrator.whole_file import write_atomically
 from orchestrator.workload import workload
 from providers.api import Market, Offer
 from providers.registry import installed_providers
 from remote_trainer.wire import TrainSpec
 
+T = TypeVar("T")
 REFERENCE = Offer("", "", "NVIDIA GeForce RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.5)
 """What the estimate is made for without asking anybody: a GPU and a price that are usual."""
 DEFAULT_BUDGET_USD = 5.0
-RARE_WORD = "sks"
-"""What the subject is called where nobody says otherwise: it means nothing to the base."""
 
 
 @click.command(epilog='Example: cloudbooth init photos/ --subject "sks dog" --where runpod --budget 3 --yes')
 @click.argument("photos", metavar="PHOTOS", type=click.Path(path_type=Path))
-@click.option("--subject", metavar="WORDS", help='A rare word, then the kind of thing: "sks dog", "sks woman".')
+@click.option("--subject", metavar="WORDS", help='What they show, after a rare word if any: "dog", "sks woman".')
 @click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="When the words do not tell it.")
 @click.option("--where", metavar="PLACE", help="local, me@gpu-box, runpod, vast, any, or a plug-in's name.")
 @click.option("--budget", type=click.FloatRange(0), metavar="USD", help="The most that a rented run may cost.")
@@ -58,18 +60,17 @@ def init(
     """
     scan = scan_folder(photos.expanduser())
     require_usable(scan)
+    if out is not None:
+        _require_free(out.expanduser().absolute())
     ask = not (yes or as_json) and sys.stdin.isatty()
     words = _subject(subject, kind, ask)
-    chosen = Kind(kind) if kind else kind_of(words)
+    target = (out or Path(f"{slug(str(words))}.toml")).expanduser().absolute()
+    _require_free(target)
+    chosen = _kind(kind, words, ask)
     place = _place(where, ask)
     budget_usd = _budget(budget, place, ask)
-    recipe = recipe_for(chosen, words, len(scan.photos))
+    recipe = recipe_for(chosen, str(words), len(scan.photos))
     told, doubts = _look(scan)
-    target = (out or Path(f"{slug(words)}.toml")).expanduser().absolute()
-    if target.suffix != ".toml":
-        raise UsageError(f"a spec is a .toml file, not {target.name}", f"--out {target.with_suffix('.toml')}")
-    if target.exists():
-        raise UsageError(f"{target} exists already", f"--out {target.with_stem(target.stem + '-2')}")
     estimate = _estimate(recipe, len(scan.photos)) if place.rents else None
     folder = os.path.relpath(photos.expanduser().absolute(), target.parent)
     if folder.startswith(".." + os.sep + ".."):
@@ -80,27 +81,52 @@ def init(
     except OSError as error:
         raise UsageError(f"{target} cannot be written: {error.strerror or error}", "name another with --out") from None
     spec = load_spec(target)  # what is written is a spec; a bug here would otherwise be the user's
-    _tell(spec, target, chosen, place, told, doubts, estimate, as_json)
+    decided = [] if ask else _decided(words, subject, kind, chosen, where, place, budget, budget_usd)
+    _tell(spec, target, chosen, place, told, doubts, estimate, decided, as_json)
     return 0
 
 
-def _subject(subject: str | None, kind: str | None, ask: bool) -> str:
-    if subject is None and ask:
-        click.echo("What do the photos show? One word for the kind of thing: dog, woman, backpack, watercolor style")
-        subject = click.prompt("1. It is a", default=kind or "dog")
-    words = (subject or kind or Kind.OBJECT.value).split()
-    is_answer = len(words) == 1 or ask
-    return " ".join((RARE_WORD, *words) if is_answer and words[0] != RARE_WORD else words)
+def _require_free(target: Path) -> None:
+    if target.suffix != ".toml":
+        raise UsageError(f"a spec is a .toml file, not {target.name}", f"--out {target.with_suffix('.toml')}")
+    if target.exists():
+        raise UsageError(f"{target} exists already", f"--out {target.with_stem(target.stem + '-2')}")
+
+
+def _subject(subject: str | None, kind: str | None, ask: bool) -> SubjectWords:
+    if subject is not None or not ask:
+        return subject_words(kind or Kind.OBJECT.value if subject is None else subject)
+    click.echo("What do the photos show? The kind of thing, in a word or two: dog, woman, backpack, watercolor style")
+    return asked_until_clear("1. It is a", kind or "dog", subject_words)
+
+
+def _kind(kind: str | None, words: SubjectWords, ask: bool) -> Kind:
+    known = Kind(kind) if kind else known_kind(words.thing)
+    if known is not None or not ask:
+        return known or Kind.OBJECT
+    choice = click.Choice([each.value for each in Kind])
+    return Kind(click.prompt(f'   A "{words.thing}" is a', default=Kind.OBJECT.value, type=choice))
 
 
 def _place(where: str | None, ask: bool) -> Place:
-    if where is None and ask:
-        names = ", ".join(name for name in installed_providers() if name not in ("local", "ssh"))
-        click.echo(
-            f"Where to train? local (this machine), me@gpu-box (a machine of yours over SSH), or rented: {names}"
-        )
-        where = click.prompt("2. Train on", default=_configured())
-    where = where or _configured()
+    if where is not None or not ask:
+        return place_of(where or _configured())
+    names = ", ".join(name for name in installed_providers() if name not in ("local", "ssh"))
+    click.echo(f"Where to train? local (this machine), me@gpu-box (a machine of yours over SSH), or rented: {names}")
+    return asked_until_clear("2. Train on", _configured(), place_of)
+
+
+def asked_until_clear(question: str, default: str, read: Callable[[str], T]) -> T:
+    """Asks on the terminal, and again with the reason, until `read` no longer raises UsageError."""
+    while True:
+        try:
+            return read(click.prompt(question, default=default))
+        except UsageError as error:
+            click.echo(f"{error.message}; {error.hint}\n")
+
+
+def place_of(where: str) -> Place:
+    """Raises UsageError for what is neither a provider nor a host."""
     if where == "ssh":
         raise UsageError("a machine over SSH wants its address", "--where me@gpu-box")
     if where in installed_providers():
@@ -109,6 +135,29 @@ def _place(where: str | None, ask: bool) -> Place:
         return Place("ssh", where)
     known = ", ".join(installed_providers())
     raise UsageError(f'"{where}" is no provider and no host', f"`--where me@{where}` for a host; providers: {known}")
+
+
+def _decided(
+    words: SubjectWords,
+    subject: str | None,
+    kind: str | None,
+    chosen: Kind,
+    where: str | None,
+    place: Place,
+    budget: float | None,
+    budget_usd: float,
+) -> list[str]:
+    """What nobody said and nobody was asked, with the option that says it."""
+    told = []
+    if words.decided or subject is None:
+        told.append(f'it is called "{words}" (--subject)')
+    if kind is None and known_kind(words.thing) is None:
+        told.append(f"its kind: {chosen.value} (--kind)")
+    if where is None:
+        told.append(f"trained on: {place.provider} (--where)")
+    if budget is None and place.rents:
+        told.append(f"at most ${budget_usd:.2f} (--budget)")
+    return told
 
 
 def _configured() -> str:
@@ -162,8 +211,11 @@ def _tell(
     told: str,
     doubts: int,
     estimate: Estimate | None,
+    decided: list[str],
     as_json: bool,
 ) -> None:
+    for line in decided:
+        click.echo(f"decided: {line}", err=True)
     if as_json:
         cost = None if estimate is None else vars(estimate.cost_usd)
         facts = {"spec": str(file), "name": spec.name, "kind": kind.value, "provider": place.provider, "photos": told}

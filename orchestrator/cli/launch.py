@@ -27,6 +27,7 @@ from orchestrator.planning import accept, look_up, require_room
 from orchestrator.ranges import usd
 from orchestrator.spec import RunSpec
 from orchestrator.spec_file import load_spec, spec_from_photos
+from orchestrator.subject_words import subject_words
 from orchestrator.wiring import Wiring, is_hosted, wire_up
 from providers.errors import CloudboothError
 from remote_trainer.wire import Warned
@@ -198,7 +199,12 @@ def _spec(
     }
     flags = [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     all_overrides = (*of_profile(profile), *flags, *overrides)
-    return spec_from_photos(what, subject, all_overrides) if subject else load_spec(what, all_overrides)
+    if not subject:
+        return load_spec(what, all_overrides)
+    spec = spec_from_photos(what, subject, all_overrides)
+    if decided := subject_words(subject).decided:
+        click.echo(f"subject: {subject_words(subject)} ({decided})", err=True)
+    return spec
 
 
 def _standing(standing: str | None, provider: str | None, host: str | None) -> tuple[str | None, str | None]:

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from orchestrator.cli.init import asked_until_clear, place_of
 from orchestrator.cli.main import cli
 from orchestrator.recipes import LEAST_STEPS, MOST_STEPS, Kind, kind_of, recipe_for
 from orchestrator.spec_file import load_spec
@@ -83,6 +85,22 @@ def test_what_cannot_be_is_refused_with_a_hint(options: tuple[str, ...], message
     done = CliRunner().invoke(cli, ["init", "photos", "--yes", *options], standalone_mode=False)
     assert message in str(done.exception)
     assert getattr(done.exception, "hint", "")
+
+
+def test_without_a_terminal_it_says_what_it_decided() -> None:
+    done = CliRunner().invoke(cli, ["init", "photos", "--subject", "a brown dog"], standalone_mode=False)
+    assert 'decided: it is called "sks brown dog" (--subject)' in done.stderr
+    assert "decided: trained on: local (--where)" in done.stderr
+
+
+def test_an_unclear_answer_is_asked_again_with_the_reason() -> None:
+    @click.command()
+    def ask() -> None:
+        click.echo(f"trains on {asked_until_clear('Train on', 'local', place_of)}")
+
+    done = CliRunner().invoke(ask, input="moon\nme@gpu-box\n")
+    assert '"moon" is no provider and no host' in done.output
+    assert "host='me@gpu-box'" in done.output
 
 
 def test_a_spec_that_is_there_is_not_written_over() -> None:

@@ -286,11 +286,9 @@ def test_a_subject_needs_its_kind(snapshot: Callable[[str, str], None]) -> None:
     snapshot("subject_without_kind", refusal(lambda: spec_from_photos(Path("photos"), "sks")))
 
 
-@pytest.mark.parametrize(
-    ("given", "suggested"), [("dog", "sks dog"), ("Robot", "sks Robot"), ("sks", "sks dog"), ("", "sks dog")]
-)
-def test_a_subject_of_one_word_is_completed(given: str, suggested: str) -> None:
-    assert f'hint: `--subject "{suggested}"`\n' in refusal(lambda: spec_from_photos(Path("photos"), given))
+def test_a_subject_without_a_rare_word_gets_one() -> None:
+    spec = spec_from_photos(Path("photos"), "a Robot")
+    assert (spec.subject.instance_prompt, spec.name) == ("a photo of sks robot", "sks-robot")
 
 
 def test_a_spec_and_a_subject_do_not_go_together(write: Write, snapshot: Callable[[str, str], None]) -> None:
