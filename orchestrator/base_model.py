@@ -103,6 +103,13 @@ class LocalFolder:
 BaseSource = BuiltinBase | HubModel | LocalFolder | LocalFile | LinkedFile
 
 
+def shipped_folder(base: str) -> LocalFolder | None:
+    """Of a base that is files of this program: where it lies here. The trainer's code travels without it. None for
+    every other base. Raises UsageError for one that is not what was released."""
+    name = base.removeprefix("builtin:")
+    return _shipped(name) if name != base and name in SHIPPED_BASES else None
+
+
 def upload_bytes(base: BaseSource) -> int | None:
     """What travels from the laptop; None for a base that the machine has or fetches by itself."""
     return base.total_bytes if isinstance(base, LocalFolder | LocalFile) else None

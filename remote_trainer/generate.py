@@ -53,9 +53,11 @@ def generate(job: PictureJob, workdir: Path, out: Path, emit: Emit) -> None:
         raise TrainingFailed("no-gpu", "this machine has no GPU that works", "`--where here` asks your own computer")
     out.mkdir(parents=True, exist_ok=True)
     emit(wire.PhaseStarted("load"))
-    base = resolve_base(
-        job.base, workdir / "bases", job.base_config, lambda line: emit(wire.PhaseStarted("load", line))
-    )
+    base = ""
+    if job.needs_base:
+        base = resolve_base(
+            job.base, workdir / "bases", job.base_config, lambda line: emit(wire.PhaseStarted("load", line))
+        )
     made: dict[str, list[Path]] = {}
     pipeline: Any = None
     for column in COLUMNS[job.compare]:

@@ -303,6 +303,11 @@ class PictureJob:
     """As `Job.base_config`."""
     allow_cpu: bool = True
 
+    @property
+    def needs_base(self) -> bool:
+        """A whole model in diffusers' form opens by itself."""
+        return self.compare or self.kind != "diffusers"
+
 
 @dataclass(frozen=True)
 class FileEntry:

@@ -10,6 +10,7 @@ from typing import get_args
 
 import click
 
+from orchestrator.base_model import shipped_folder
 from orchestrator.cli.options import json_option, run_argument
 from orchestrator.cli.render.events import describe
 from orchestrator.errors import RunConflict, UsageError
@@ -21,6 +22,7 @@ from orchestrator.progress import Progress
 from orchestrator.sampling_call import Studio
 from orchestrator.spec import spec_from_json
 from orchestrator.wiring import Wiring, connect, wire_up
+from providers.api import Access, ThisMachine
 from remote_trainer import wire
 
 WHERE = ("auto", "here", "machine", "replicate")
@@ -144,6 +146,7 @@ def _here(wiring: Wiring, job: wire.PictureJob, folder: Path, teller: _Teller) -
     access = wiring.local_access()
     host = connect(access)
     try:
+        job = replace(job, base=base_on(access, job, ""))
         return Studio.on(host, access).make(job, str(folder.absolute()), teller.saw)
     finally:
         host.close()
@@ -163,7 +166,9 @@ def _on_kept_machine(
         run_folder = f"{studio.workdir}/runs/{context.folder_name}"
         model = f"{run_folder}/{wire.OUTPUT_FOLDER}/{Path(job.model).relative_to(context.output_folder)}"
         out = f"{run_folder}/generated/{int(wiring.clock.now())}"
-        there = replace(job, model=model, base=_base_there(job), allow_cpu=context.spec.compute.allow_cpu)
+        there = replace(
+            job, model=model, base=base_on(access, job, studio.workdir), allow_cpu=context.spec.compute.allow_cpu
+        )
         made = studio.make(there, out, teller.saw)
         studio.fetch(out, made, folder)
         return made
@@ -171,8 +176,14 @@ def _on_kept_machine(
         host.close()
 
 
-def _base_there(job: wire.PictureJob) -> str:
-    if Path(job.base).is_absolute():
+def base_on(access: Access, job: wire.PictureJob, workdir: str) -> str:
+    """What the trainer there opens the base by. One that ships with this program was sent to a machine by its run."""
+    if not job.needs_base:
+        return job.base
+    here = isinstance(access, ThisMachine)
+    if (shipped := shipped_folder(job.base)) is not None:
+        return str(shipped.path) if here else f"{workdir}/bases/{shipped.content_sha256[:12]}"
+    if not here and Path(job.base).is_absolute():
         raise UsageError("the base lies on this computer, and the machine has it under another name", "--where here")
     return job.base
 

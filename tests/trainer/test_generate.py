@@ -81,7 +81,8 @@ def test_a_picture_carries_its_settings_as_automatic1111_reads_them(job: Picture
 
 def test_a_whole_model_is_opened_by_itself(job: PictureJob, tmp_path: Path) -> None:
     whole = build_base(tmp_path / "whole", "epsilon")
-    assert drawn(replace(job, kind="diffusers", model=str(whole), count=1), tmp_path) == ["42.png", "grid.png"]
+    job = replace(job, base="/no/base", kind="diffusers", model=str(whole), count=1)
+    assert drawn(job, tmp_path) == ["42.png", "grid.png"]
 
 
 def test_a_lora_that_a_hosted_trainer_named_the_older_way_is_opened(job: PictureJob, tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""What `generate` asks a trainer for, decided without one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.base_model import LocalFolder, inspect_base
+from orchestrator.cli.generate import base_on
+from orchestrator.errors import UsageError
+from providers.api import SshAccess, ThisMachine
+from remote_trainer.wire import PictureJob
+
+LORA = PictureJob("bot", "builtin:toybox", "/models/bot.safetensors", "lora", "a dog")
+HERE, RENTED = ThisMachine(workdir="/state/host", python="python3"), SshAccess("gpu-box")
+
+
+def test_a_base_that_ships_with_the_program_is_opened_where_it_lies_since_the_code_travels_without_it() -> None:
+    assert (Path(base_on(HERE, LORA, "")) / "model_index.json").is_file()
+
+
+def test_a_machine_has_a_shipped_base_where_its_run_put_it() -> None:
+    base = inspect_base(LORA.base)
+    assert isinstance(base, LocalFolder)
+    assert base_on(RENTED, LORA, "/workspace") == f"/workspace/bases/{base.content_sha256[:12]}"
+
+
+def test_other_bases_are_the_trainers_to_find() -> None:
+    for name in ("builtin:tiny", "me/base@abc123"):
+        assert base_on(RENTED, replace(LORA, base=name), "/workspace") == name
+
+
+def test_a_base_of_this_computer_matters_on_a_machine_only_where_it_is_opened() -> None:
+    whole = replace(LORA, base="/home/me/base", model="/models/diffusers", kind="diffusers")
+    assert base_on(RENTED, whole, "/workspace") == "/home/me/base"
+    with pytest.raises(UsageError, match="under another name"):
+        base_on(RENTED, replace(whole, compare=True), "/workspace")
