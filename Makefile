@@ -35,6 +35,7 @@ endif
 $(VENV)/.complete: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { printf 'error: `$(PYTHON)` is missing or older than 3.11\n\nhint: make demo PYTHON=python3.12\n' >&2; exit 1; }
+	@echo 'making $(VENV): installs PyTorch for the CPU and the rest, takes minutes, once'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(INSTALL_TORCH)
@@ -48,6 +49,12 @@ demo: env
 	@echo
 	@echo 'the model:                 $(DEMO_HOME)/models/robot/diffusers'
 	@echo 'pictures before and after: $(DEMO_HOME)/models/robot/before-after.png'
+	@echo '  (its rows are the validation_prompts of examples/toybox/robot.toml, in their order)'
+	@echo
+	@echo 'next, a picture of it:'
+	@echo "  CLOUDBOOTH_HOME='$(DEMO_HOME)/state' $(BIN)/cloudbooth generate robot 'a photo of sks robot on the beach'"
+	@echo 'or the grid of the README:'
+	@echo "  $(BIN)/python examples/toybox/grid.py '$(DEMO_HOME)/models/robot/diffusers' '$(DEMO_HOME)/grid.png'"
 
 # One process more than cores: most tests wait for a server, a child or a clock. A file stays in one process, for what its
 # fixtures train or build is dear. `.venv/bin/python -m pytest` runs one by one.
