@@ -20,7 +20,7 @@ from orchestrator.lifecycle import State
 from orchestrator.phases.context import RunContext
 from orchestrator.progress import Progress
 from orchestrator.sampling_call import Studio
-from orchestrator.spec import spec_from_json
+from orchestrator.spec import RunSpec, spec_from_json
 from orchestrator.wiring import Wiring, connect, wire_up
 from providers.api import Access, ThisMachine
 from remote_trainer import wire
@@ -90,7 +90,7 @@ def generate(
         width=width,
         height=height,
         steps=steps,
-        guidance=guidance,
+        guidance=guidance_of(guidance, spec),
         sampler=sampler,
         compare=compare,
         base_config=model.base_config,
@@ -130,6 +130,11 @@ def _size(text: str | None, model: FinishedModel) -> tuple[int | None, int | Non
         if side % 8 or not 64 <= side <= 4096:
             raise UsageError(f"a side of {side} pixels cannot be made", f"--size {_near(sides[0])}x{_near(sides[1])}")
     return sides
+
+
+def guidance_of(asked: float | None, spec: RunSpec) -> float | None:
+    """What the spec says of the run's own pictures holds for these; None leaves it to the base's pipeline."""
+    return asked if asked is not None else spec.train.validation_guidance_scale
 
 
 def _near(side: int) -> int:

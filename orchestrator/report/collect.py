@@ -28,7 +28,7 @@ from orchestrator.report.contents import (
     StepPoint,
 )
 from orchestrator.report.history import host_phases, machine_entries, money_of, state_spans
-from orchestrator.report.recorded_plan import RecordedPlan
+from orchestrator.report.recorded_plan import RecordedPlan, stated_guidance
 from orchestrator.report.usage import model_files
 from orchestrator.understanding import understood
 from remote_trainer import wire
@@ -51,6 +51,7 @@ def collect(ledger: Ledger, home: RunHome, run_name: str, now: float) -> Report:
     spans = state_spans(run, moves, now)
     output = _output_folder(ledger, run_name)
     record = _json_object(output / "training.json") if output else {}
+    guidance = stated_guidance(run.spec_json)
     return Report(
         run=run.name,
         at=now,
@@ -78,7 +79,7 @@ def collect(ledger: Ledger, home: RunHome, run_name: str, now: float) -> Report:
         settings=plan.settings,
         decisions=_once([*plan.decisions, *progress.decisions]),
         environment=_environment(record, events),
-        model_files=model_files(output, plan.instance_prompt, plan.base) if output else (),
+        model_files=model_files(output, plan.instance_prompt, plan.base, guidance) if output else (),
         places=_places(ledger, home, run_name, output),
     )
 

@@ -49,6 +49,14 @@ class RecordedPlan:
         )
 
 
+def stated_guidance(spec_json: str) -> float | None:
+    """What the spec of a run states for its pictures. Never raises, as `RecordedPlan.of_json`."""
+    try:
+        return _number(_object(_object(json.loads(spec_json)).get("train")).get("validation_guidance_scale"))
+    except ValueError:
+        return None
+
+
 def _settings(plan: dict[str, Any], train: dict[str, Any]) -> Iterator[Setting]:
     for key in ("instance_prompt", "class_prompt"):
         if _text(plan.get(key)):

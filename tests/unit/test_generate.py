@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.base_model import LocalFolder, inspect_base
-from orchestrator.cli.generate import base_on
+from orchestrator.cli.generate import base_on, guidance_of
 from orchestrator.errors import UsageError
+from orchestrator.spec_file import spec_from_photos
 from providers.api import SshAccess, ThisMachine
 from remote_trainer.wire import PictureJob
+from tests.e2e.command import PHOTOS
 
 LORA = PictureJob("bot", "builtin:toybox", "/models/bot.safetensors", "lora", "a dog")
 HERE, RENTED = ThisMachine(workdir="/state/host", python="python3"), SshAccess("gpu-box")
@@ -37,3 +39,10 @@ def test_a_base_of_this_computer_matters_on_a_machine_only_where_it_is_opened() 
     assert base_on(RENTED, whole, "/workspace") == "/home/me/base"
     with pytest.raises(UsageError, match="under another name"):
         base_on(RENTED, replace(whole, compare=True), "/workspace")
+
+
+def test_pictures_have_the_guidance_that_the_runs_spec_states_unless_another_is_asked_for() -> None:
+    spec = spec_from_photos(PHOTOS, "sks robot", ("train.validation_guidance_scale=1.0",))
+    assert guidance_of(None, spec) == 1.0
+    assert guidance_of(0.0, spec) == 0.0
+    assert guidance_of(None, spec_from_photos(PHOTOS, "sks robot")) is None

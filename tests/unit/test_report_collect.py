@@ -17,7 +17,8 @@ from orchestrator.rental import ProviderTerms
 from orchestrator.report.collect import collect
 from orchestrator.report.contents import Report
 from orchestrator.report.history import AFTERWARDS
-from orchestrator.report.recorded_plan import RecordedPlan
+from orchestrator.report.recorded_plan import RecordedPlan, stated_guidance
+from orchestrator.report.usage import model_files
 from remote_trainer import wire
 from tests.unit.recorded_run import CEILING_USD, PROMPTS, RecordedRun
 from tests.unit.test_plan import rented
@@ -167,6 +168,13 @@ def test_what_opens_the_model_follows_from_its_files(done: Report) -> None:
     assert "load_lora_weights" in diffusers.example
     assert "revision='451f4fe1'" in diffusers.example
     assert "ComfyUI" in kohya.opens_in
+
+
+def test_the_code_asks_for_the_guidance_that_the_spec_states(done: Report, tmp_path: Path) -> None:
+    assert "guidance_scale" not in done.model_files[0].example
+    (tmp_path / "bot.safetensors").touch()
+    [file] = model_files(tmp_path, "a dog", "me/base", stated_guidance('{"train": {"validation_guidance_scale": 1.0}}'))
+    assert "pipe('a dog', guidance_scale=1.0)" in file.example
 
 
 def test_versions_come_from_beside_the_model(done: Report) -> None:
