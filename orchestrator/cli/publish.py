@@ -26,7 +26,7 @@ from orchestrator.publishing.targets import (
     parse_target,
 )
 from orchestrator.publishing.to_hub import publish_to_hub, write_token
-from orchestrator.publishing.to_programs import place, placements
+from orchestrator.publishing.to_programs import place, placements, require_program
 from orchestrator.publishing.to_store import lend_file, publish_to_store
 from orchestrator.spec import RunSpec, spec_from_json
 from orchestrator.storage.open import open_store
@@ -82,7 +82,7 @@ def publish(run: str, target: str, public: bool, folder: Path | None, endpoint_u
             published = _to_program(wiring, model, wanted, say)
         case _:
             assert_never(wanted)
-    return _tell(published, as_json)
+    return _tell(published, say.said, as_json)
 
 
 def _to_hub(model: FinishedModel, repo: str, public: bool, say: _Sayer) -> Published:
@@ -123,6 +123,7 @@ def _to_program(wiring: Wiring, model: FinishedModel, target: ProgramTarget, say
     access = wiring.local_access() if target.host is None else _ssh(target.host)
     host = connect(access)
     try:
+        require_program(host, access.python, target)
         there = []
         for placed in placements(model, target):
             say.file(placed.file.name, placed.file.stat().st_size)
@@ -142,8 +143,11 @@ class _Sayer:
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
+        self.said = set[str]()
+        """Files that a person has read of already."""
 
     def file(self, name: str, size: int) -> None:
+        self.said.add(name)
         if self._as_json:
             click.echo(json.dumps({"type": "transfer", "what": name, "total_bytes": size}))
         else:
@@ -153,13 +157,14 @@ class _Sayer:
         click.echo(json.dumps({"type": "note", "text": text}) if self._as_json else text, err=not self._as_json)
 
 
-def _tell(published: Published, as_json: bool) -> int:
+def _tell(published: Published, said: set[str], as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"type": "summary", **vars(published)}))
         return 0
     click.echo(f"published: {published.where}")
     for file in published.files:
-        click.echo(f"  {file}")
+        if file not in said:
+            click.echo(f"  {file}")
     for note in published.notes:
         click.echo(f"note: {note}", err=True)
     if published.next:

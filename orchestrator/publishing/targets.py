@@ -52,11 +52,14 @@ class ProgramTarget:
     root: str
     """The program's folder, or its `models` folder."""
 
+    @property
+    def models(self) -> str:
+        root = self.root.rstrip("/")
+        return root if root.rsplit("/", 1)[-1] == "models" else f"{root}/models"
+
     def folder(self, *, adapter: bool) -> str:
         """Where files of a kind belong: the program looks nowhere else."""
-        root = self.root.rstrip("/")
-        models = root if root.rsplit("/", 1)[-1] == "models" else f"{root}/models"
-        return f"{models}/{_SUBFOLDERS[self.program][0 if adapter else 1]}"
+        return f"{self.models}/{_SUBFOLDERS[self.program][0 if adapter else 1]}"
 
 
 Target = StoreTarget | HubTarget | CogTarget | LoraUrlTarget | ProgramTarget
@@ -82,7 +85,8 @@ def parse_target(text: str) -> Target:
         raise UsageError(f"{kind} needs the folder where it is installed", f"{kind}:~/{kind}, or {kind}:me@host:{kind}")
     if "/" in text or text.startswith((".", "~")) or Path(text).is_dir():
         return StoreTarget(Path(text).expanduser().absolute().as_uri())
-    raise UsageError(f'"{text}" is no place to publish to', TARGETS)
+    meant = f"did you mean ./{text}? Else: " if text and not colon else ""
+    raise UsageError(f'"{text}" is no place to publish to', meant + TARGETS)
 
 
 def _repo(text: str, kind: str) -> str:

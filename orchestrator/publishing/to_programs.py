@@ -42,6 +42,13 @@ if os.path.exists(whole):
 os.replace(part, whole)
 print(whole)
 """
+_LOOK = """
+import os, sys
+models = os.path.expanduser(sys.argv[1])
+if not os.path.isdir(models):
+    root = os.path.dirname(models)
+    print(root + (" has no models/" if os.path.isdir(root) else " does not exist"))
+"""
 _WHICH_FOLDER = "name the folder in which the program is installed: a1111:~/stable-diffusion-webui, comfyui:~/ComfyUI"
 
 
@@ -72,6 +79,15 @@ def placements(model: FinishedModel, target: ProgramTarget) -> list[Placed]:
             "train with `--set output.formats='[\"single-file\"]'`",
         )
     return placed
+
+
+def require_program(host: Host, python: str, target: ProgramTarget) -> None:
+    """Raises UsageError where the program's folder is not there or has no `models`, and HostError as `place`."""
+    seen = host.run([python, "-c", _LOOK, target.models])
+    if seen.exit_code != 0:
+        raise HostError(f"{host.label} cannot be looked at: {seen.stderr.decode(errors='replace').strip()[-200:]}")
+    if problem := seen.stdout.decode(errors="replace").strip():
+        raise UsageError(problem if target.host is None else f"{problem} on {target.host}", _WHICH_FOLDER)
 
 
 def place(host: Host, python: str, placed: Placed) -> str:

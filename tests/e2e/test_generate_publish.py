@@ -111,8 +111,9 @@ def test_programs_find_each_file_in_their_own_subfolder(trained: Cloudbooth) -> 
         f"{trained.root}/webui/models/Lora/bot-kohya.safetensors",
         f"{trained.root}/webui/models/Stable-diffusion/bot_2.safetensors",
     ]
-    wrong = trained.run("publish", "bot", f"comfyui:{trained.root}/nowhere", check=4)
-    assert "there is no folder" in wrong.stderr
+    wrong = trained.run("publish", "bot", f"comfyui:{trained.root}/nowhere", check=2)
+    assert "nowhere does not exist" in wrong.stderr
+    assert ".safetensors" not in wrong.stderr, "as if it were copied"
     assert not (trained.root / "nowhere").exists()
 
 

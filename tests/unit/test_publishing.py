@@ -25,7 +25,7 @@ from orchestrator.publishing.targets import (
     parse_target,
 )
 from orchestrator.publishing.to_hub import card_for_hub, publish_to_hub, write_token
-from orchestrator.publishing.to_programs import Placed, place, placements
+from orchestrator.publishing.to_programs import Placed, place, placements, require_program
 from orchestrator.ssh.host import SshHost
 from orchestrator.this_machine import LocalHost
 from providers.api import SshAccess
@@ -64,6 +64,12 @@ def test_a_target_that_cannot_be_understood_comes_with_the_forms_that_can(text: 
     assert caught.value.hint
 
 
+def test_a_bare_word_may_be_meant_as_a_folder() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_target("out")
+    assert caught.value.hint.startswith("did you mean ./out?")
+
+
 @pytest.mark.parametrize(
     ("program", "root", "adapter", "folder"),
     [
@@ -92,6 +98,17 @@ def test_a_file_goes_over_ssh_whole_into_the_subfolder(ssh_access: SshAccess, tm
     assert there == str(root / "models" / "loras" / "bot.safetensors")
     assert Path(there).read_bytes() == lora.read_bytes()
     assert [path.name for path in (root / "models" / "loras").iterdir()] == ["bot.safetensors"]
+
+
+def test_the_folder_of_a_program_must_be_one_before_anything_goes_there(tmp_path: Path) -> None:
+    target = ProgramTarget("a1111", None, str(tmp_path / "webui"))
+    with pytest.raises(UsageError, match="webui does not exist"):
+        require_program(LocalHost(), sys.executable, target)
+    (tmp_path / "webui").mkdir()
+    with pytest.raises(UsageError, match="webui has no models/"):
+        require_program(LocalHost(), sys.executable, target)
+    (tmp_path / "webui" / "models").mkdir()
+    require_program(LocalHost(), sys.executable, target)
 
 
 def test_a_model_of_somebody_elses_is_not_replaced_and_the_same_one_may_go_twice(tmp_path: Path) -> None:
