@@ -53,7 +53,7 @@ from orchestrator.plan_warnings import (
 from orchestrator.ranges import Range
 from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
 from orchestrator.single_file_base import LinkedFile, LocalFile
-from orchestrator.spec import RunSpec
+from orchestrator.spec import BUILTIN_RESOLUTION, RunSpec
 from orchestrator.storage.planned import StoragePlan
 from orchestrator.workload import Workload, workload
 from providers.api import Offer, Volume
@@ -70,8 +70,8 @@ BUILTIN_LEARNING_RATES: dict[Method, tuple[float, str]] = {
     "dora": (2e-2, "as for a LoRA: a builtin base begins with random weights"),
 }
 SHIPPED_LEARNING_RATES: dict[Method, tuple[float, str]] = {
-    "full": (2e-4, "a network of 4.5 M weights bears a hundred times the usual rate, see docs/experiments.md"),
-    "lora": (2e-3, "a network of 4.5 M weights bears twenty times the usual rate, see docs/experiments.md"),
+    "full": (2e-4, "a denoiser of 4.5 M weights bears a hundred times the usual rate, see docs/experiments.md"),
+    "lora": (2e-3, "a denoiser of 4.5 M weights bears twenty times the usual rate, see docs/experiments.md"),
     "dora": (2e-3, "as for a LoRA on this base"),
 }
 
@@ -207,6 +207,8 @@ def make_plan(
     if offer.price_per_hour_usd > 0:
         rental = plan_rental(spec, offers, choice, work, terms_of(offer), history, measured, volume)
     train, decisions = _resolve_training(spec, base, work.family, None if rental is None else rental.quote)
+    if is_builtin(base) and train.resolution == BUILTIN_RESOLUTION:
+        decisions.insert(0, Decision(f"train.resolution = {train.resolution}", "the size that builtin bases draw at"))
     formats = spec.output.formats
     if not formats:
         formats = work.family.formats[train.method][:1]

@@ -11,7 +11,7 @@ from orchestrator.dataset.translation import Translated
 from orchestrator.families import STABLE_DIFFUSION_XL, Family, family_of
 from orchestrator.rental import Rental
 from orchestrator.single_file_base import LinkedFile
-from orchestrator.spec import RunSpec
+from orchestrator.spec import BUILTIN_RESOLUTION, RunSpec
 from orchestrator.workload import ENVIRONMENT_GB, Workload
 from providers.api import Offer
 from remote_trainer.wire import TrainSpec, Warned
@@ -19,8 +19,6 @@ from remote_trainer.wire import TrainSpec, Warned
 _DISTILLED = re.compile(
     r"schnell|turbo|lightning|hyper-?sd|(?<![a-z])lcm(?![a-z])|flux[._-]?2-klein-(?!base)", re.IGNORECASE
 )
-BUILTIN_RESOLUTION = 64
-"""Pixels: what builtin bases are made for."""
 LEAST_XL_RESOLUTION = 768
 """Pixels: below it SDXL is far from the 1024 it was made for."""
 NOTABLE_ENLARGEMENT = 2.0

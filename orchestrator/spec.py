@@ -21,6 +21,8 @@ from providers.api import SshAccess
 from remote_trainer.wire import EVERY_FORMAT, ExportFormat, TrainSpec
 
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+BUILTIN_RESOLUTION = 64
+"""Pixels: what builtin bases are made for, and the default with them."""
 _PORT_IN_HOST = re.compile(r"((?:[^@]+@)?)(?:([^:\[\]]+)|\[([^\]]+)\]):(\d+)")
 
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from orchestrator.dataset.buckets import Sizing
 from orchestrator.errors import UsageError
-from orchestrator.spec import SCHEMA, RunSpec, slug
+from orchestrator.spec import BUILTIN_RESOLUTION, SCHEMA, RunSpec, slug
 from orchestrator.spec_data import GIT_URL, NO_FOLDER
 from orchestrator.spec_errors import Problem, problems_of, usage_error
 from orchestrator.spec_expansion import as_written, expand_files, expand_subjects
@@ -128,6 +128,7 @@ def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source
     _absolutize_sets(raw, Path.cwd())
     _prompts_of_sets(raw)
     _resolution_of_sets(raw)
+    _resolution_of_builtin(raw)
     # Missing sections as empty ones: pydantic then names the missing key and not only its section.
     for section in ("subject", "data"):
         raw.setdefault(section, {})
@@ -222,6 +223,13 @@ def _resolution_of_sets(raw: dict[str, Any]) -> None:
             if unit in ("side", "area", "short-edge") and isinstance(value, (int, float)) and 0 < value <= 2048:
                 train.setdefault("resolution", Sizing(unit, value, square=True).side)
             return
+
+
+def _resolution_of_builtin(raw: dict[str, Any]) -> None:
+    """A builtin base knows one size, far from the usual default."""
+    base, train = _find(raw, "model.base"), raw.setdefault("train", {})
+    if isinstance(base, str) and base.startswith("builtin:") and isinstance(train, dict):
+        train.setdefault("resolution", BUILTIN_RESOLUTION)
 
 
 def _tables(value: object) -> list[dict[str, Any]]:

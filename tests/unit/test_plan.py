@@ -21,7 +21,7 @@ from orchestrator.spec import RunSpec
 from orchestrator.spec_file import spec_from_photos
 from providers.api import Market, Offer
 from providers.errors import NoCapacity
-from remote_trainer.wire import ImageSpec, decode, encode
+from remote_trainer.wire import Decision, ImageSpec, decode, encode
 from remote_trainer.wire import Job as WireJob
 
 COMMIT = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
@@ -497,6 +497,16 @@ def test_no_line_of_a_plan_is_wider_than_the_terminal(width: int) -> None:
     render_plan(plan("data.regularization=generate:2", offer=RENTED), console)
     assert isinstance(console.file, io.StringIO)
     assert max(map(len, console.file.getvalue().splitlines())) <= width
+
+
+def test_a_base_that_lies_on_the_machine_that_trains_is_not_to_upload() -> None:
+    assert "to upload" not in rendered(plan(base=SHIPPED))
+    assert "to upload" in rendered(plan(base=SHIPPED, offer=RENTED))
+
+
+def test_the_size_of_a_builtin_base_comes_with_its_reason() -> None:
+    made = plan("model.base=builtin:toybox", base=SHIPPED)
+    assert Decision("train.resolution = 64", "the size that builtin bases draw at") in made.decisions
 
 
 def test_many_photos_are_summed_up() -> None:

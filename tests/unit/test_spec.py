@@ -291,6 +291,14 @@ def test_a_subject_without_a_rare_word_gets_one() -> None:
     assert (spec.subject.instance_prompt, spec.name) == ("a photo of sks robot", "sks-robot")
 
 
+def test_a_builtin_base_is_trained_at_its_own_size_unless_the_spec_says_another() -> None:
+    def side(*overrides: str) -> int:
+        return spec_from_photos(Path("photos"), "sks dog", overrides).train.resolution
+
+    assert (side("model.base=builtin:toybox"), side()) == (64, 512)
+    assert side("model.base=builtin:toybox", "train.resolution=128") == 128
+
+
 def test_a_spec_and_a_subject_do_not_go_together(write: Write, snapshot: Callable[[str, str], None]) -> None:
     snapshot("spec_with_subject", refusal(lambda: spec_from_photos(write(MINIMAL), "sks dog")))
 

@@ -74,7 +74,7 @@ def _subject(plan: Plan) -> Table:
         source = _class_source(plan.class_images)
         table.add_row("class", escape(f'"{plan.class_prompt}", {source}'))
         table.add_row("prior weight", f"{plan.train.prior_loss_weight:g}")
-    table.add_row("base", escape(_base(plan.base)))
+    table.add_row("base", escape(_base(plan.base, travels=plan.offer.provider != "local")))
     table.add_row("model", escape(f"{plan.output_folder / plan.name}: {', '.join(plan.formats)}"))
     return table
 
@@ -93,7 +93,8 @@ def _class_source(images: ClassImages) -> str:
     return ", ".join(parts)
 
 
-def _base(base: BaseSource) -> str:
+def _base(base: BaseSource, *, travels: bool) -> str:
+    to_upload = " to upload" if travels else ""
     match base:
         case BuiltinBase(name):
             return f"builtin:{name}, comes with the trainer"
@@ -104,9 +105,9 @@ def _base(base: BaseSource) -> str:
             size = "" if base.bytes is None else f", {_size(base.bytes)}"
             return f"{url}{size}, fetched by the machine"
         case LocalFolder(builtin=name) if name:
-            return f"builtin:{name}, comes with this program, {_size(base.total_bytes)} to upload"
+            return f"builtin:{name}, comes with this program, {_size(base.total_bytes)}{to_upload}"
         case LocalFolder(path) | LocalFile(path):
-            return f"{path}, {_size(base.total_bytes)} to upload"
+            return f"{path}, {_size(base.total_bytes)}{to_upload}"
         case _:
             assert_never(base)
 
