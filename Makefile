@@ -52,7 +52,7 @@ demo: env
 	@echo '  (its rows are the validation_prompts of examples/toybox/robot.toml, in their order)'
 	@echo
 	@echo 'next, a picture of it:'
-	@echo "  CLOUDBOOTH_HOME='$(DEMO_HOME)/state' $(BIN)/cloudbooth generate robot 'a photo of sks robot on the beach'"
+	@echo "  CLOUDBOOTH_HOME='$(DEMO_HOME)/state' $(BIN)/cloudbooth generate robot 'a photo of sks robot on the beach' --to '$(DEMO_HOME)/pictures'"
 	@echo 'or the grid of the README:'
 	@echo "  $(BIN)/python examples/toybox/grid.py '$(DEMO_HOME)/models/robot/diffusers' '$(DEMO_HOME)/grid.png'"
 
