@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.base_model import DEFAULT_ENDPOINT
+from orchestrator.base_model import DEFAULT_ENDPOINT, shipped_folder
 from orchestrator.errors import UsageError
 from orchestrator.tokens.bpe import Tokenizer, read_tokenizer
 from orchestrator.tokens.embeddings import EmbeddingTable, find_embeddings
@@ -32,12 +32,13 @@ class TokenSource:
 
 
 def open_source(base: str, cache: Path, *, wants_embeddings: bool, tell: Callable[[str], None]) -> TokenSource:
-    """base: a diffusers folder, a tokenizer's folder, or a hub id. What is fetched stays in `cache`.
+    """base: a diffusers folder, a tokenizer's folder, `builtin:toybox`, or a hub id. What is fetched stays in `cache`.
 
     wants_embeddings: fetch them from the hub, too; those in a folder are always used. Raises UsageError for a base
     without a tokenizer of this kind, and when the hub does not hand it out.
     """
-    path = Path(base).expanduser()
+    shipped = shipped_folder(base)
+    path = shipped.path if shipped is not None else Path(base).expanduser()
     if path.is_dir():
         inside = path / "tokenizer"
         weights = _weights_in(path / "text_encoder" if inside.is_dir() else path.parent / "text_encoder")
@@ -45,6 +46,8 @@ def open_source(base: str, cache: Path, *, wants_embeddings: bool, tell: Callabl
     found = _HUB_ID.fullmatch(base)
     if found is None or base.startswith((".", "/", "~")):
         hint = "give a folder that holds `tokenizer/`, or a hub id, `owner/name`"
+        if base == "builtin:tiny":  # written where it is trained: its one rare word is no secret
+            hint = f'its rare token is "sks"; for another base {hint}'
         raise UsageError(f"{base} is neither a folder nor a hub id", hint)
     repo, revision = found[1], found[2] or "main"
     address = f"{(os.environ.get('HF_ENDPOINT') or DEFAULT_ENDPOINT).rstrip('/')}/{repo}/resolve/{revision}"

@@ -251,3 +251,18 @@ class TestHub:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_the_base_that_ships_with_the_program_is_asked_and_has_no_rare_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDBOOTH_HOME", str(tmp_path / "home"))
+    shown = run("builtin:toybox")
+    assert shown.exit_code == 0
+    assert '"sks", will do' in " ".join(shown.stdout.split())
+
+
+def test_the_base_that_the_trainer_writes_has_its_rare_token_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_source("builtin:tiny", tmp_path, wants_embeddings=False, tell=lambda _: None)
+    assert caught.value.hint.startswith('its rare token is "sks"')

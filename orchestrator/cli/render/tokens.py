@@ -15,6 +15,7 @@ def render_tokens(found: Sequence[RareToken], prompt: str, known: str, console: 
     """A table, then how to use it. Legible without color and at 80 columns."""
     if not found:
         console.print(f'no token of the base is rare enough: each is a word, or more than one piece in "{prompt}"')
+        console.print('other --letters may find one; a made-up word of several pieces, such as "sks", will do, too')
         return
     measured = any(token.norm is not None for token in found)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
