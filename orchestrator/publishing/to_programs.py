@@ -60,12 +60,12 @@ class Placed:
     folder: str
 
 
-def placements(model: FinishedModel, target: ProgramTarget) -> list[Placed]:
+def placements(model: FinishedModel, target: ProgramTarget, again: str = "") -> list[Placed]:
     """Adapters to the LoRAs, whole models to the checkpoints, with the `.yaml` that some need beside them. Pure but for
     a look into the model's folder.
 
     Of two adapters kohya's goes, which every version of both programs reads. Raises UsageError for a model that
-    neither program opens.
+    neither program opens, with `again`, the command that trains one that they open.
     """
     adapter = model.kohya or model.lora
     placed = [Placed(adapter, target.folder(adapter=True))] if adapter is not None else []
@@ -76,7 +76,7 @@ def placements(model: FinishedModel, target: ProgramTarget) -> list[Placed]:
     if not placed:
         raise UsageError(
             f"run `{model.name}` has neither a LoRA nor a single file, which is what {target.program} opens",
-            "train with `--set output.formats='[\"single-file\"]'`",
+            again,
         )
     return placed
 
