@@ -5,6 +5,7 @@ Each check is a function that returns findings and raises nothing; a finding tha
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,16 @@ def ssh_client() -> Iterator[Finding]:
     yield Finding("ssh", Verdict.GOOD, asked.stderr.strip() or program)
 
 
+def installing(extra: str, prefix: Path | None = None) -> str:
+    """The command that adds an extra to this installation, or to one at `prefix`: by what has made it."""
+    prefix = prefix or Path(sys.prefix)
+    if (prefix / "uv-receipt.toml").exists():
+        return f"uv tool install --force '.[{extra}]'"
+    if (prefix / "pipx_metadata.json").exists():
+        return f"pipx install --force '.[{extra}]'"
+    return f"{shlex.quote(str(prefix / 'bin' / 'python'))} -m pip install '.[{extra}]'"
+
+
 def this_machine() -> Iterator[Finding]:
     """Whether `provider = "local"` has what it needs; found without importing it."""
     missing = []
@@ -117,7 +128,7 @@ def this_machine() -> Iterator[Finding]:
             missing.append(name)
     if missing:
         fact = f"{', '.join(missing)} not installed here: a run on this machine first builds an environment"
-        yield Finding("training here", Verdict.UNCHECKED, fact, "in the checkout: uv tool install --force '.[train]'")
+        yield Finding("training here", Verdict.UNCHECKED, fact, f"in the checkout: {installing('train')}")
         return
     gpu = "an NVIDIA driver" if shutil.which("nvidia-smi") else "no NVIDIA driver, so on the CPU: days for real models"
     yield Finding("training here", Verdict.GOOD, f"torch {metadata.version('torch')}, {gpu}")

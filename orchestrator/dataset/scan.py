@@ -268,10 +268,18 @@ def _count(folder: Path, photos: list[Photo], findings: list[Finding]) -> Iterat
             yield Finding(Severity.ERROR, folder, held, f"give that folder: `{shlex.quote(str(inside))}`")
             return
         raw = any("raw" in finding.message for finding in findings)
-        known = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        known = readable(reads_heif())
         message = "holds no photos in a format that can be read" if findings else "is empty"
-        yield Finding(Severity.ERROR, folder, message, "export them as JPEG" if raw else f"readable are {known}")
+        yield Finding(Severity.ERROR, folder, message, "export them as JPEG" if raw else known)
     elif len(photos) < FEW_PHOTOS:
         count = "a single photo" if len(photos) == 1 else f"only {len(photos)} photos"
-        risk = "the model will mostly repeat them" if len(photos) < VERY_FEW_PHOTOS else "more make it more flexible"
+        repeated = "it" if len(photos) == 1 else "them"
+        very_few = len(photos) < VERY_FEW_PHOTOS
+        risk = f"the model will mostly repeat {repeated}" if very_few else "more make it more flexible"
         yield Finding(Severity.WARNING, folder, f"holds {count}: {risk}", several)
+
+
+def readable(heif: bool) -> str:
+    """Which files are photos here, as a hint. `heif`: whether the extra of that name is installed."""
+    known = ", ".join(sorted(suffix[1:] for suffix in (SUFFIXES | HEIF_SUFFIXES if heif else SUFFIXES)))
+    return f"readable are {known}" if heif else f"readable are {known}, and with the extra `[heif]` heic, heif, hif"

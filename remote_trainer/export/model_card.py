@@ -15,6 +15,8 @@ _SHOWN = (
     "method", "steps", "resolution", "batch_size", "gradient_accumulation", "learning_rate", "lr_schedule",
     "prior_loss_weight", "lora_rank", "lora_alpha", "min_snr_gamma", "precision", "seed",
 )  # fmt: skip
+_PROGRAM_LICENSE = "apache-2.0"
+"""Of this program, and so of the bases that it brings along."""
 
 
 def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
@@ -23,7 +25,7 @@ def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
     prompts = sorted(
         {spec.prompt for spec in instance} | {i.caption for spec in instance for i in spec.images if i.caption}
     )
-    license_ = license_of(family.folder)
+    license_ = _PROGRAM_LICENSE if job.base.startswith("builtin:") else license_of(family.folder)
     lines = [
         "---",
         f"base_model: {job.base.partition('@')[0]}",
@@ -53,9 +55,17 @@ def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
         "",
         "Everything else is in `training.json`.",
         "",
-        f"License: {license_} (the base's)." if license_ else f"License: that of the base `{job.base}`; see its page.",
+        _license(job, license_),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _license(job: Job, license_: str) -> str:
+    if job.base.startswith("builtin:"):
+        return f"License: {license_}, that of the program which the base `{job.base}` comes with."
+    return (
+        f"License: {license_} (the base's)." if license_ else f"License: that of the base `{job.base}`; see its page."
+    )
 
 
 def license_of(base: Path) -> str:

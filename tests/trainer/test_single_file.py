@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,9 @@ def test_the_license_is_the_one_that_the_bases_card_states(tmp_path, epsilon_bas
     (tmp_path / "README.md").write_text("---\ntags: [x]\nlicense: creativeml-openrail-m\n---\n# Base\nlicense: none\n")
     assert license_of(tmp_path) == "creativeml-openrail-m"
     job = tiny_job(photo_set(tmp_path, "instance", 1))
-    assert "License: that of the base" in model_card(job, open_base(str(epsilon_base)), {})
+    of_hub, builtin = replace(job, base="owner/base"), replace(job, base="builtin:tiny")
+    assert "License: that of the base" in model_card(of_hub, open_base(str(epsilon_base)), {})
+    assert "License: apache-2.0, that of the program" in model_card(builtin, open_base(str(epsilon_base)), {})
 
 
 def test_equal_weights_make_equal_kohya_files_in_every_process(tmp_path):

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from orchestrator import doctor
 from orchestrator.cli.main import cli
-from orchestrator.doctor import Finding, Verdict
+from orchestrator.doctor import Finding, Verdict, installing
 from orchestrator.host import HostUnreachable
 from orchestrator.plan import StandingMachine
 from orchestrator.storage.folder import FolderStore
@@ -164,3 +164,11 @@ def test_a_machine_that_lets_nobody_in_is_bad() -> None:
 
     [finding] = doctor.machine(look)
     assert (finding.verdict, finding.hint) == (Verdict.BAD, "ssh me@gpu-box")
+
+
+@pytest.mark.parametrize(
+    ("mark", "command"), [("uv-receipt.toml", "uv tool"), ("pipx_metadata.json", "pipx"), ("pyvenv.cfg", "-m pip")]
+)
+def test_an_extra_is_added_by_what_has_made_the_installation(tmp_path: Path, mark: str, command: str) -> None:
+    (tmp_path / mark).touch()
+    assert f"{command} install" in installing("train", tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.dataset.picture import MAX_BYTES, MAX_PIXELS
-from orchestrator.dataset.scan import Scan, Severity, require_usable, scan_folder, scan_photo
+from orchestrator.dataset.scan import Scan, Severity, readable, require_usable, scan_folder, scan_photo
 from orchestrator.errors import UsageError
 from tests.fakes.photos import photo_folder, picture, save_photo
 
@@ -109,7 +109,7 @@ def test_twice_the_same_file_is_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "warning"),
     [
-        (1, "holds a single photo: the model will mostly repeat them"),
+        (1, "holds a single photo: the model will mostly repeat it"),
         (2, "holds only 2 photos: the model will mostly repeat them"),
         (4, "holds only 4 photos: more make it more flexible"),
     ],
@@ -144,6 +144,12 @@ def test_photos_in_hidden_or_deep_folders_are_not_looked_for(tmp_path: Path) -> 
     save_photo(tmp_path / "1" / "2" / "3" / "4" / "a.jpg")
     [error] = scan_folder(tmp_path).errors
     assert error.message == "is empty"
+
+
+@pytest.mark.parametrize("heif", [True, False])
+def test_the_readable_formats_name_heic_and_what_it_needs(heif: bool) -> None:
+    assert "heic" in readable(heif)
+    assert ("[heif]" in readable(heif)) is not heif
 
 
 # ---- bad files -----------------------------------------------------------------------------------------------------
