@@ -108,7 +108,8 @@ class Cloudbooth:
         return [line for line in lines if kind is None or line["type"] == kind]
 
     def _env(self) -> dict[str, str]:
-        return {**os.environ, "CLOUDBOOTH_HOME": str(self.root / "state"), "OMP_NUM_THREADS": "1", **self.environ}
+        inherited = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+        return {**inherited, "CLOUDBOOTH_HOME": str(self.root / "state"), "OMP_NUM_THREADS": "1", **self.environ}
 
 
 def _as_a_terminal_starts_it() -> None:

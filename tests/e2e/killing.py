@@ -22,7 +22,6 @@ from orchestrator.remote_run import RemoteRun, probe, unpack_code
 from orchestrator.ssh.host import SshHost
 from orchestrator.transfer.chunks import CHUNK_BYTES
 from orchestrator.transfer.sending import upload
-from orchestrator.transfer.streams import NEAR_STREAMS
 from providers.api import SshAccess
 from remote_trainer import wire
 from tests.fakes.sshd import Sshd
@@ -35,6 +34,8 @@ MIB = 1 << 20
 @dataclass(frozen=True)
 class Outcome:
     kills: int
+    connections: int
+    """That stood when they came, all together: a busy machine answers as late as a far one, and gets more streams."""
     moved_bytes: int
     """All that crossed, over all attempts."""
     size_bytes: int
@@ -47,7 +48,7 @@ class Outcome:
     @property
     def allowed_bytes(self) -> int:
         """One chunk for each stream and kill."""
-        return self.kills * NEAR_STREAMS * CHUNK_BYTES
+        return self.connections * CHUNK_BYTES
 
 
 def open_run(access: SshAccess) -> RemoteRun:
@@ -85,7 +86,7 @@ def killed_transfer(
     entry = make_file((here if way == "up" else there) / "weights", size)
     arrived = (there if way == "up" else here) / "weights"
     run.host.close()
-    moved = done = killed = 0
+    moved = done = killed = connections = 0
     while not arrived.exists():
         at = done + chance.uniform(0.05, 0.9) * (size - done) / max(1, kills - killed)
         argv = [
@@ -103,13 +104,14 @@ def killed_transfer(
                 done += int(count)
                 if killed < kills and done >= at:
                     killed += 1
+                    connections += server.connections()
                     if end == "laptop":
                         laptop.kill()
                         break
                     server.kill_connections()
                     at = done + chance.uniform(0.05, 0.9) * (size - done) / max(1, kills - killed)
         done = 0
-    return Outcome(killed, moved, size, sha256_of(arrived) == entry.sha256)
+    return Outcome(killed, connections, moved, size, sha256_of(arrived) == entry.sha256)
 
 
 def _laptop(way: Way, access: SshAccess, here: Path, entry: wire.FileEntry) -> None:
