@@ -115,7 +115,8 @@ class _Crew:
 
     def _listen(self) -> None:
         lost: BaseException | None = None
-        pace = _Pace(time.monotonic(), len(self._threads))
+        first_is_well = True
+        pace = _Pace(time.monotonic(), len(self._hosts))
         while self._living:
             try:
                 told = self._told.get(timeout=TICK_S)
@@ -127,12 +128,16 @@ class _Crew:
                     lost = told.error  # the others take over what it leaves
                 elif told.error is not None:
                     raise told.error
+                if told.stream == 0:
+                    first_is_well = told.error is None
+                if self._living == 0 and first_is_well and self.left_bytes():
+                    self._start(0)  # the first had ended before a twin gave back its share
                 continue
             self.on_bytes(told)
             pace.moved(told)
             if pace.measured(time.monotonic()):
                 self._grow_to(next_streams(pace.observed, self.round_trip_s, self.left_bytes()))
-                pace.begin(time.monotonic(), len(self._threads))
+                pace.begin(time.monotonic(), len(self._hosts))
         while not self._told.empty():
             rest = self._told.get()
             assert isinstance(rest, int)
@@ -141,14 +146,16 @@ class _Crew:
             raise lost
 
     def _grow_to(self, streams: int) -> None:
-        for number in range(len(self._threads), streams):
-            host = self.first if number == 0 else self.first.twin()
-            remote = self.remote if number == 0 else self.remote.over(host)
-            self._hosts.append(host)
-            thread = threading.Thread(target=self._work, args=(remote, number), name=f"transfer-{number}", daemon=True)
-            self._threads.append(thread)
-            self._living += 1
-            thread.start()
+        for number in range(len(self._hosts), streams):
+            self._hosts.append(self.first if number == 0 else self.first.twin())
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        remote = self.remote if number == 0 else self.remote.over(self._hosts[number])
+        thread = threading.Thread(target=self._work, args=(remote, number), name=f"transfer-{number}", daemon=True)
+        self._threads.append(thread)
+        self._living += 1
+        thread.start()
 
     def _work(self, remote: RemoteRun, stream: int) -> None:
         untold, told_at = 0, time.monotonic()
