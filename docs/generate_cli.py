@@ -32,6 +32,7 @@ from orchestrator.market import Listing, Refusal
 from orchestrator.plan import Plan
 from orchestrator.report.contents import Report
 from remote_trainer import wire
+from remote_trainer.wire import events, train_spec
 
 DOCS = Path(__file__).parent
 
@@ -201,7 +202,7 @@ class Key:
 
 def spec_keys() -> list[Key]:
     """Every key a spec may have. Raises KeyError for one without a meaning."""
-    docs = field_docs(spec) | field_docs(spec_data) | field_docs(wire)
+    docs = field_docs(spec) | field_docs(spec_data) | field_docs(train_spec)
     return list(_keys(spec.RunSpec, "", docs))
 
 
@@ -270,7 +271,7 @@ def _section_title(head: str) -> str:
 
 
 def event_table() -> str:
-    docs = field_docs(wire)
+    docs = field_docs(events)
     rows = ["| `type` | fields | meaning |", "|---|---|---|"]
     for cls in typing.get_args(wire.Event):
         if cls is wire.Unknown:
