@@ -38,6 +38,7 @@ def isolated_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
         monkeypatch.setenv(f"XDG_{kind}_HOME", str(home / f".{kind.lower()}"))
     monkeypatch.setenv("SSH_AUTH_SOCK", str(home / "no-agent"))
     monkeypatch.delenv("CLOUDBOOTH_SSH_CONFIG", raising=False)
+    monkeypatch.setenv("CLOUDBOOTH_NOTIFY", "")  # `--notify` sets it for its process, which later tests share
     return home
 
 
