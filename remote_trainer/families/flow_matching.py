@@ -12,7 +12,28 @@ from torch import Tensor
 
 from ..errors import TrainingFailed
 from ..objective import NoiseSchedule, flow_schedule
-from .latent_diffusion import load_component, read_json
+from .latent_diffusion import DiffusersFolder, load_component, read_json
+
+
+class FlowTransformer(DiffusersFolder):
+    """What Stable Diffusion 3 and Flux share: a transformer of billions of parameters, to which adapters alone are
+    trained. Raises TrainingFailed as `noise_schedule` and `require_channels` do, and "base-not-found" when a
+    configuration is missing or broken.
+    """
+
+    denoiser_folder = "transformer"
+    trainable_texts: tuple[str, ...] = ()
+    unused_by_adapters: tuple[str, ...]
+    """Components of the base's pipeline that an adapter has nothing to do with."""
+
+    def load_denoiser_pipeline(self, *, with_texts: bool = False) -> Any:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        return self.pipeline_class()(
+            transformer=with_unread_weights(self.denoiser_class(), self.folder / "transformer"),
+            scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder / "scheduler"),
+            **dict.fromkeys(self.unused_by_adapters),
+        )
 
 
 def noise_schedule(folder: Path) -> NoiseSchedule:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..wire import ADAPTERS_AND_KOHYA, ExportFormat, Method, Weights
+from ..wire import ADAPTERS_AND_KOHYA, ExportFormat, Method
 from .api import Autoencoder, Guidance, TextEmbedding, TextEncoder
 from .flow_matching import (
+    FlowTransformer,
     TokenWindow,
     as_picture,
     as_sequence,
@@ -24,16 +25,15 @@ from .flow_matching import (
     positions,
     require_channels,
     t5_window,
-    with_unread_weights,
     without_patches,
 )
-from .latent_diffusion import component_config, load_denoiser, load_kl_autoencoder, parameters_about
+from .latent_diffusion import component_config, load_kl_autoencoder
 
 _T5_TOKENS = 512
 """As in the pipeline."""
 
 
-class Flux1:
+class Flux1(FlowTransformer):
     """Implements `Family`. Reads configurations only; weights are loaded when asked for.
 
     Latents are patches throughout: (B, 64, H/16, W/16). Raises TrainingFailed("base-not-found") when a configuration
@@ -41,13 +41,12 @@ class Flux1:
     """
 
     name = "flux-1"
-    denoiser_folder = "transformer"
     lora_targets: tuple[str, ...] = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip
-    trainable_texts: tuple[str, ...] = ()
+    unused_by_adapters = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     formats: Mapping[Method, tuple[ExportFormat, ...]] = ADAPTERS_AND_KOHYA
 
     def __init__(self, folder: Path) -> None:
@@ -59,13 +58,10 @@ class Flux1:
         self.guidance: Guidance = "told" if transformer.get("guidance_embeds") else "none"
         self.schedule = noise_schedule(folder / "scheduler")
 
-    def denoiser_parameters(self) -> int:
-        return parameters_about(self.folder / "transformer")
-
-    def load_denoiser(self, device: torch.device, weights: Weights = "fp32") -> nn.Module:
+    def denoiser_class(self) -> Any:
         from diffusers import FluxTransformer2DModel
 
-        return load_denoiser(FluxTransformer2DModel, self.folder / "transformer", device, weights)
+        return FluxTransformer2DModel
 
     def load_autoencoder(self, device: torch.device) -> Autoencoder:
         return _PatchAutoencoder(load_kl_autoencoder(self.folder / "vae", device))
@@ -117,19 +113,6 @@ class Flux1:
         from diffusers import FluxPipeline
 
         return FluxPipeline
-
-    def load_pipeline(self, folder: Path) -> Any:
-        return self.pipeline_class().from_pretrained(folder, torch_dtype=torch.float32)
-
-    def load_denoiser_pipeline(self, *, with_texts: bool = False) -> Any:
-        from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-
-        absent = dict.fromkeys(("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-        return self.pipeline_class()(
-            transformer=with_unread_weights(FluxTransformer2DModel, self.folder / "transformer"),
-            scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder / "scheduler"),
-            **absent,
-        )
 
 
 class _PatchAutoencoder:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..wire import ADAPTERS_ALONE, ExportFormat, Method, Weights
+from ..wire import ADAPTERS_ALONE, ExportFormat, Method
 from .api import Autoencoder, Guidance, TextEmbedding, TextEncoder
 from .flow_matching import (
+    FlowTransformer,
     as_picture,
     as_sequence,
     load_text_model,
@@ -21,16 +22,15 @@ from .flow_matching import (
     patches_of,
     positions,
     require_channels,
-    with_unread_weights,
     without_patches,
 )
-from .latent_diffusion import component_config, load_component, load_denoiser, parameters_about, read_json
+from .latent_diffusion import component_config, load_component, read_json
 
 _TOKENS, _LAYERS = 512, (9, 18, 27)
 """As in the pipeline."""
 
 
-class Flux2Klein:
+class Flux2Klein(FlowTransformer):
     """Implements `Family`. Reads configurations only; weights are loaded when asked for.
 
     Latents are patches throughout: (B, 128, H/16, W/16). Raises TrainingFailed("base-not-found") when a configuration
@@ -38,8 +38,7 @@ class Flux2Klein:
     """
 
     name = "flux-2-klein"
-    denoiser_folder = "transformer"
-    trainable_texts: tuple[str, ...] = ()
+    unused_by_adapters = ("vae", "text_encoder", "tokenizer")
     formats: Mapping[Method, tuple[ExportFormat, ...]] = ADAPTERS_ALONE
 
     def __init__(self, folder: Path) -> None:
@@ -56,13 +55,10 @@ class Flux2Klein:
         singles = (f"single_transformer_blocks.{n}.attn.to_out" for n in range(int(transformer["num_single_layers"])))
         self.lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj", *singles)
 
-    def denoiser_parameters(self) -> int:
-        return parameters_about(self.folder / "transformer")
-
-    def load_denoiser(self, device: torch.device, weights: Weights = "fp32") -> nn.Module:
+    def denoiser_class(self) -> Any:
         from diffusers import Flux2Transformer2DModel
 
-        return load_denoiser(Flux2Transformer2DModel, self.folder / "transformer", device, weights)
+        return Flux2Transformer2DModel
 
     def load_autoencoder(self, device: torch.device) -> Autoencoder:
         from diffusers import AutoencoderKLFlux2
@@ -109,18 +105,6 @@ class Flux2Klein:
         from diffusers import Flux2KleinPipeline
 
         return Flux2KleinPipeline
-
-    def load_pipeline(self, folder: Path) -> Any:
-        return self.pipeline_class().from_pretrained(folder, torch_dtype=torch.float32)
-
-    def load_denoiser_pipeline(self, *, with_texts: bool = False) -> Any:
-        from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
-
-        return self.pipeline_class()(
-            transformer=with_unread_weights(Flux2Transformer2DModel, self.folder / "transformer"),
-            scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder / "scheduler"),
-            **dict.fromkeys(("vae", "text_encoder", "tokenizer")),
-        )
 
 
 class _NormalizingAutoencoder:

@@ -1,8 +1,9 @@
-"""What families share that are a folder of components with a KL autoencoder; and a process of ε or v prediction."""
+"""What families share that are a folder of components with a KL autoencoder."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,38 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingFailed
-from ..objective import NoiseSchedule, diffusion_schedule
 from ..quantized import quantize_blocks
 from ..wire import Weights
 from .api import Autoencoder
 
 _BYTES_PER_PARAMETER = 4
+
+
+class DiffusersFolder(ABC):
+    """The part of `Family` that is done alike for every base: a family says which classes its components are."""
+
+    folder: Path
+    denoiser_folder: str
+
+    @abstractmethod
+    def denoiser_class(self) -> Any:
+        """Of diffusers; imported when asked for, as all of diffusers is."""
+
+    @abstractmethod
+    def pipeline_class(self) -> Any:
+        """As in `Family`."""
+
+    def denoiser_parameters(self) -> int:
+        return parameters_about(self.folder / self.denoiser_folder)
+
+    def load_denoiser(self, device: torch.device, weights: Weights = "fp32") -> nn.Module:
+        return load_denoiser(self.denoiser_class(), self.folder / self.denoiser_folder, device, weights)
+
+    def load_autoencoder(self, device: torch.device) -> Autoencoder:
+        return load_kl_autoencoder(self.folder / "vae", device)
+
+    def load_pipeline(self, folder: Path) -> Any:
+        return self.pipeline_class().from_pretrained(folder, torch_dtype=torch.float32)
 
 
 class KlAutoencoder:
@@ -35,28 +62,6 @@ class KlAutoencoder:
     def decode(self, latents: Tensor) -> Tensor:
         pixels: Tensor = self._vae.decode(latents.float() / self._scale + self._shift, return_dict=False)[0]
         return pixels.float().clamp(-1.0, 1.0)
-
-
-def noise_schedule(folder: Path) -> NoiseSchedule:
-    """folder: the base's `scheduler`. Raises TrainingFailed("bad-job") for a process that is neither ε nor v."""
-    from diffusers import DDPMScheduler
-
-    prediction = read_json(folder / "scheduler_config.json").get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise TrainingFailed("bad-job", f"the base predicts {prediction!r}", "use a base that predicts ε or v")
-    # DDPM reads the betas of every scheduler's config; T and ᾱ do not depend on how the base samples.
-    alphas_cumprod: Tensor = DDPMScheduler.from_pretrained(folder).alphas_cumprod
-    return diffusion_schedule(prediction, alphas_cumprod)
-
-
-def sampling_scheduler(folder: Path) -> Any:
-    """The scheduler that the base's own pipeline samples with; DDIM where that one cannot be imported."""
-    import diffusers
-
-    try:
-        return getattr(diffusers, read_json(folder / "scheduler_config.json")["_class_name"]).from_pretrained(folder)
-    except ImportError:  # a few need scipy, which is not worth its place on a host
-        return diffusers.DDIMScheduler.from_pretrained(folder)
 
 
 def parameters_about(folder: Path) -> int:

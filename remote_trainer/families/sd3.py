@@ -9,24 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..wire import ADAPTERS_ALONE, ExportFormat, Method, Weights
-from .api import Autoencoder, Guidance, TextEmbedding, TextEncoder
+from ..wire import ADAPTERS_ALONE, ExportFormat, Method
+from .api import Guidance, TextEmbedding, TextEncoder
 from .flow_matching import (
+    FlowTransformer,
     TokenWindow,
     clip_window,
     load_text_model,
     noise_schedule,
     require_channels,
     t5_window,
-    with_unread_weights,
 )
-from .latent_diffusion import component_config, load_denoiser, load_kl_autoencoder, parameters_about, read_json
+from .latent_diffusion import component_config, read_json
 
 _T5_TOKENS = 256
 """As in the pipeline."""
 
 
-class StableDiffusion3:
+class StableDiffusion3(FlowTransformer):
     """Implements `Family`. Reads configurations only; weights are loaded when asked for.
 
     Raises TrainingFailed("base-not-found") when a configuration is missing or broken, and "bad-job" for another
@@ -34,13 +34,14 @@ class StableDiffusion3:
     """
 
     name = "stable-diffusion-3"
-    denoiser_folder = "transformer"
     guidance: Guidance = "classifier-free"
     lora_targets: tuple[str, ...] = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
     )  # fmt: skip
-    trainable_texts: tuple[str, ...] = ()
+    unused_by_adapters = (
+        "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3",
+    )  # fmt: skip
     formats: Mapping[Method, tuple[ExportFormat, ...]] = ADAPTERS_ALONE
 
     def __init__(self, folder: Path) -> None:
@@ -52,16 +53,10 @@ class StableDiffusion3:
         self.pixel_multiple = self.pixels_per_latent * int(self._transformer["patch_size"])
         self.schedule = noise_schedule(folder / "scheduler")
 
-    def denoiser_parameters(self) -> int:
-        return parameters_about(self.folder / "transformer")
-
-    def load_denoiser(self, device: torch.device, weights: Weights = "fp32") -> nn.Module:
+    def denoiser_class(self) -> Any:
         from diffusers import SD3Transformer2DModel
 
-        return load_denoiser(SD3Transformer2DModel, self.folder / "transformer", device, weights)
-
-    def load_autoencoder(self, device: torch.device) -> Autoencoder:
-        return load_kl_autoencoder(self.folder / "vae", device)
+        return SD3Transformer2DModel
 
     def load_text_encoder(self, device: torch.device) -> TextEncoder:
         from transformers import CLIPTextModelWithProjection, T5EncoderModel
@@ -115,21 +110,6 @@ class StableDiffusion3:
         from diffusers import StableDiffusion3Pipeline
 
         return StableDiffusion3Pipeline
-
-    def load_pipeline(self, folder: Path) -> Any:
-        return self.pipeline_class().from_pretrained(folder, torch_dtype=torch.float32)
-
-    def load_denoiser_pipeline(self, *, with_texts: bool = False) -> Any:
-        from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-
-        absent = dict.fromkeys(
-            ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
-        )
-        return self.pipeline_class()(
-            transformer=with_unread_weights(SD3Transformer2DModel, self.folder / "transformer"),
-            scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder / "scheduler"),
-            **absent,
-        )
 
 
 class _ClipsAndT5:
