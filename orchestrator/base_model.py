@@ -88,6 +88,8 @@ class LocalFolder:
     """The diffusers class that its index names; empty when it names none."""
     builtin: str = ""
     """Its name, where it is one of `SHIPPED_BASES`."""
+    longest_side: int | None = None
+    """Of a picture, in pixels, where its transformer has learned so many places and no more."""
 
     @property
     def total_bytes(self) -> int:
@@ -224,7 +226,7 @@ def _folder(path: Path) -> LocalFolder:
         )
     except OSError as error:
         raise UsageError(f"{error.filename or path} cannot be read: {error.strerror}") from None
-    return LocalFolder(path, files, _pipeline_named_in(path / _INDEX))
+    return LocalFolder(path, files, _pipeline_named_in(path / _INDEX), longest_side=_longest_side_in(path))
 
 
 def _pipeline_named_in(index: Path) -> str:
@@ -232,6 +234,16 @@ def _pipeline_named_in(index: Path) -> str:
     with suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads(index.read_bytes())["_class_name"])
     return ""
+
+
+def _longest_side_in(folder: Path) -> int | None:
+    """None for a base without such a limit, and for a broken one, of which the trainer says more."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        transformer = json.loads((folder / "transformer" / "config.json").read_bytes())
+        halvings = len(json.loads((folder / "vae" / "config.json").read_bytes())["block_out_channels"]) - 1
+        places = int(transformer["pos_embed_max_size"])
+        return places * int(transformer["patch_size"]) << halvings
+    return None
 
 
 # ---- on the hub ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ published architecture without its weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import UsageError
@@ -123,6 +123,7 @@ _SIZES: Mapping[str, tuple[Family, ...]] = {
     "Flux2KleinPipeline": (FLUX_2_KLEIN_4B, FLUX_2_KLEIN_9B),
 }
 """By diffusers class; where there are two, the second is the one whose base is named `…large…` or `…9b…`."""
+_FIRST_3_MEDIUM = re.compile(r"3-medium", re.IGNORECASE)
 _LARGER = re.compile(r"large|9b", re.IGNORECASE)
 _NAMES = (
     (re.compile(r"flux[._-]?2.*klein", re.IGNORECASE), "Flux2KleinPipeline"),
@@ -150,12 +151,29 @@ def family_of(base: str, pipeline: str = "") -> Family:
     return sizes[-1] if _LARGER.search(name) else sizes[0]
 
 
+def longest_side(base: str, pipeline: str) -> int | None:
+    """Of a picture, in pixels, as far as a base is known by its name; None where nothing limits it.
+
+    The transformer of Stable Diffusion 3 has learned 192×192 places of 16 pixels, that of 3.5 medium 384×384. What no
+    name tells apart is taken for the larger: the machine looks again.
+    """
+    family = family_of(base, pipeline)
+    if family not in (STABLE_DIFFUSION_3_MEDIUM, STABLE_DIFFUSION_3_LARGE):
+        return None
+    return 3072 if family == STABLE_DIFFUSION_3_LARGE or _FIRST_3_MEDIUM.search(base) else 6144
+
+
 def require_ways(
-    base: str, pipeline: str, train: TrainSpec, formats: Sequence[ExportFormat], buckets: Sequence[tuple[int, int]]
+    base: str,
+    pipeline: str,
+    train: TrainSpec,
+    formats: Sequence[ExportFormat],
+    buckets: Collection[tuple[int, int]],
+    most_pixels: int | None = None,
 ) -> None:
     """Raises UsageError for what the trainer would refuse on a machine that is paid for: a kind of base it does not
     know, a method or format that the family lacks, text encoders that do not train, sides of buckets (pixels) that its
-    latents cannot have.
+    latents cannot have. `most_pixels`: the longest side that a look at the base has shown, see `longest_side`.
     """
     method = train.method
     if pipeline and pipeline not in _SIZES and not base.startswith("builtin:"):
@@ -182,3 +200,10 @@ def require_ways(
     if uneven:
         message = f"buckets of a base of the family {family.name} have sides that are multiples of "
         raise UsageError(f"{message}{family.pixel_multiple}, not {uneven[0]}", "make train.resolution a multiple of 64")
+    limit = most_pixels or longest_side(base, pipeline)
+    if limit is not None and any(max(bucket) > limit for bucket in buckets):
+        width, height = max(buckets, key=max)
+        raise UsageError(
+            f"{base} has places for {limit} pixels a side, and pictures would be trained at {width}×{height}",
+            f"choose a resolution below {limit}, or crop long pictures: `train.aspect_buckets = false`",
+        )

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from orchestrator.base_model import BaseSource, BuiltinBase, HubModel, is_builtin, job_base, pipeline_name, upload_bytes
+from orchestrator.base_model import (
+    BaseSource,
+    BuiltinBase,
+    HubModel,
+    LocalFolder,
+    is_builtin,
+    job_base,
+    pipeline_name,
+    upload_bytes,
+)
 from orchestrator.budget import training_deadline_s
 from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.placement import Placement
@@ -40,6 +49,7 @@ from orchestrator.plan_data import (
     expected_visits,
     instance_placements,
     plan_sets,
+    sizes_of,
     steps_per_epoch,
 )
 from orchestrator.plan_warnings import (
@@ -198,8 +208,8 @@ def make_plan(
     )
     buckets = Counter(placement.bucket for placement in placements)
     require_ways(
-        spec.model.base, pipeline_name(base), spec.train, spec.output.formats,
-        [(bucket.width, bucket.height) for bucket in buckets],
+        spec.model.base, pipeline_name(base), spec.train, spec.output.formats, sizes_of(sets, spec.train.resolution),
+        base.longest_side if isinstance(base, LocalFolder) else None,
     )  # fmt: skip
     choice = choose(spec, offers, history, work, measured)
     offer = choice.offer

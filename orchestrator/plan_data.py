@@ -119,6 +119,12 @@ def instance_placements(sets: Sequence[PlannedSet]) -> tuple[Placement, ...]:
     return tuple(placed for each in sets if each.role == "instance" for placed in each.placements)
 
 
+def sizes_of(sets: Sequence[PlannedSet], resolution: int) -> set[tuple[int, int]]:
+    """(width, height) in pixels of everything that is trained on; what the host makes or fetches is square."""
+    made = {(resolution, resolution) for each in sets if each.generate or each.fetch}
+    return made | {(placed.bucket.width, placed.bucket.height) for each in sets for placed in each.placements}
+
+
 def class_images_of(sets: Sequence[PlannedSet]) -> ClassImages | None:
     """All sets of the role class taken together; None without one."""
     found = [each for each in sets if each.role == "class"]

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from .dataset.pictures import Framing, Picture, PictureSet, load_views
 from .dataset.views import View, views_of
-from .errors import TrainingFailed
 from .families.api import Family, TextEmbedding, TextEncoder
 from .stopping import ShouldStop, check
 from .wire import DatasetSpec, Warned
@@ -112,10 +111,8 @@ def encode_sets(
 ) -> list[EncodedSet]:
     """Loads the autoencoder, encodes every view of every picture by itself and lets the autoencoder go.
 
-    Raises TrainingFailed("bad-job") for a bucket that the autoencoder cannot halve often enough, "bad-image" as
-    `load_views` does, and StopRequested.
+    Raises TrainingFailed("bad-image") as `load_views` does, and StopRequested.
     """
-    _require_fitting_buckets(family, [picture for each in sets for picture in each.pictures])
     autoencoder = family.load_autoencoder(device)
 
     def encode(picture: Picture, views: Sequence[View]) -> tuple[EncodedPicture, ...]:
@@ -134,14 +131,6 @@ def encode_sets(
         )
         for each in sets
     ]
-
-
-def _require_fitting_buckets(family: Family, pictures: Sequence[Picture]) -> None:
-    multiple = family.pixel_multiple
-    for picture in pictures:
-        if picture.width % multiple or picture.height % multiple:
-            size = f"{picture.width}×{picture.height}"
-            raise TrainingFailed("bad-job", f"bucket {size} is no multiple of {multiple} pixels", "change `resolution`")
 
 
 def _shrunk(mask: Tensor, factor: int) -> Tensor:

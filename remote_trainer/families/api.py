@@ -116,6 +116,8 @@ class Family(Protocol):
     """f: the side of a latent in pixels."""
     pixel_multiple: int
     """What the sides of buckets must be multiples of; of f itself, and of more where latents are taken in patches."""
+    longest_side: int | None
+    """Of a picture, in pixels: the denoiser knows no places beyond; None where it knows them all."""
     guidance: Guidance
     denoiser_folder: str
     """Name of the denoiser's component in `model_index.json`."""

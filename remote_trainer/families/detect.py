@@ -43,8 +43,8 @@ def open_base(base: str) -> Family:
 
 
 def require_ways(family: Family, job: Job) -> None:
-    """Raises TrainingFailed("bad-job") for a method or a format that the family does not have, and for text encoders
-    that are to be trained and cannot.
+    """Raises TrainingFailed("bad-job") for a method or a format that the family does not have, text encoders that are
+    to be trained and cannot, and pictures of a size that it cannot draw.
     """
     method = job.train.method
     if method not in family.formats:
@@ -62,6 +62,21 @@ def require_ways(family: Family, job: Job) -> None:
             known = ", ".join(family.formats[method])
             message = f"a {family.name} trained by {method} has no format {chosen}"
             raise TrainingFailed("bad-job", message, f"leave it out of output.formats; there are: {known}")
+    buckets = {(image.bucket_width, image.bucket_height) for each in job.datasets for image in each.images}
+    if any(each.generate or each.fetch for each in job.datasets):
+        buckets.add((job.train.resolution, job.train.resolution))
+    for bucket in sorted(buckets):
+        _require_size(family, bucket)
+
+
+def _require_size(family: Family, bucket: tuple[int, int]) -> None:
+    size, multiple = "×".join(map(str, bucket)), family.pixel_multiple
+    if any(side % multiple for side in bucket):
+        message = f"bucket {size} is no multiple of {multiple} pixels"
+        raise TrainingFailed("bad-job", message, "make train.resolution a multiple of 64")
+    if family.longest_side is not None and max(bucket) > family.longest_side:
+        message = f"bucket {size} is longer than the {family.longest_side} pixels that the base has places for"
+        raise TrainingFailed("bad-job", message, "choose a smaller train.resolution, or crop long pictures")
 
 
 def _download(base: str) -> Path:

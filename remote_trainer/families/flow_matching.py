@@ -22,6 +22,7 @@ class FlowTransformer(DiffusersFolder):
     """
 
     denoiser_folder = "transformer"
+    longest_side: int | None = None
     trainable_texts: tuple[str, ...] = ()
     unused_by_adapters: tuple[str, ...]
     """Components of the base's pipeline that an adapter has nothing to do with."""

@@ -51,6 +51,8 @@ class StableDiffusion3(FlowTransformer):
         require_channels(self._transformer, self.latent_channels)
         self.pixels_per_latent = 2 ** (len(vae["block_out_channels"]) - 1)
         self.pixel_multiple = self.pixels_per_latent * int(self._transformer["patch_size"])
+        # It learned a place for each patch of a square this large; a picture takes those in the middle.
+        self.longest_side = self.pixel_multiple * int(self._transformer["pos_embed_max_size"])
         self.schedule = noise_schedule(folder / "scheduler")
 
     def denoiser_class(self) -> Any:

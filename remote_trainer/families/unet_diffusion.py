@@ -25,6 +25,7 @@ class UNetDiffusion(DiffusersFolder):
     """
 
     denoiser_folder = "unet"
+    longest_side: int | None = None
     guidance: Guidance = "classifier-free"
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     trainable_texts: tuple[str, ...]

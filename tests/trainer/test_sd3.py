@@ -100,10 +100,29 @@ def test_what_it_cannot_be_trained_by_or_exported_to_is_refused_before_anything_
     assert refusal.value.code == "bad-job"
 
 
-def test_buckets_must_be_multiples_of_the_transformer_s_patches(base, run_folder):
-    job = tiny_job(photo_set(run_folder, "instance", 1, ((SIDE, SIDE + 2),)), steps=1, method="lora", formats=("lora",))
-    with pytest.raises(TrainingFailed, match="no multiple of 4 pixels"):
-        Watched().train(job, run_folder, base)
+@pytest.mark.parametrize(
+    ("height", "problem"),
+    [(SIDE + 2, "no multiple of 4 pixels"), (132, "longer than the 128 pixels that the base has places for")],
+)
+def test_buckets_must_fit_the_transformer_s_patches_and_their_places(height, problem, base, run_folder):
+    job = tiny_job(photo_set(run_folder, "instance", 1, ((SIDE, height),)), steps=1, method="lora", formats=("lora",))
+    watched = Watched()
+    with pytest.raises(TrainingFailed, match=problem):
+        watched.train(job, run_folder, base)
+    assert [phase.name for phase in watched.of(flow_specs.wire.PhaseStarted)] == ["load"]
+
+
+def test_a_picture_as_long_as_the_places_reach_is_drawn(base):
+    family = open_base(str(base))
+    assert family.longest_side == 128
+    denoiser, texts = family.load_denoiser(CPU), family.load_text_encoder(CPU).encode([PROMPT])
+    for latents, fits in ((64, True), (66, False)):
+        noisy = torch.zeros(1, 4, latents, 8)
+        if fits:
+            assert family.predict(denoiser, noisy, torch.ones(1), texts.tokens, texts.pooled).shape == noisy.shape
+        else:
+            with pytest.raises(ValueError, match="pos_embed_max_size"):
+                family.predict(denoiser, noisy, torch.ones(1), texts.tokens, texts.pooled)
 
 
 def test_frozen_weights_in_bfloat16_leave_the_adapter_in_float32(base, run_folder):

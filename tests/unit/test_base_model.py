@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +69,19 @@ def test_a_folder_is_listed_with_sizes_and_without_hidden_files(tmp_path: Path) 
         ("model_index.json", 2), ("unet/weights.safetensors", 1000),
     ]  # fmt: skip
     assert base.total_bytes == 1002
+
+
+def test_a_folder_tells_how_long_a_picture_its_transformer_has_places_for(tmp_path: Path) -> None:
+    folder = diffusers_folder(tmp_path / "base")
+    for name, config in {
+        "transformer": {"pos_embed_max_size": 96, "patch_size": 2},
+        "vae": {"block_out_channels": [128, 256, 512, 512]},
+    }.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config))
+    base = inspect_base(str(folder))
+    assert isinstance(base, LocalFolder)
+    assert base.longest_side == 96 * 2 * 8
 
 
 def test_a_base_tells_its_pipeline_from_its_index_or_through_the_hub(tmp_path: Path, hub: FakeHub) -> None:

@@ -108,6 +108,8 @@ def test_adapters_of_large_families_at_1024_pixels_fit_into_the_usual_cards(
             "cannot be exported as single-file",
         ),
         ("owner/flux", "FluxPipeline", "lora", (), (520, 512), "multiples of 16, not 520"),
+        ("a/stable-diffusion-3.5-large", "", "lora", (), (1024, 3136), "places for 3072 pixels .* 1024×3136"),
+        ("a/stable-diffusion-3.5-medium", "", "lora", (), (6208, 1024), "places for 6144 pixels"),
     ],
 )  # fmt: skip
 def test_what_a_family_has_no_way_to_do_is_refused_before_anything_is_rented(

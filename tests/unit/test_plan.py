@@ -209,6 +209,14 @@ def test_a_base_from_the_laptop_is_counted_as_upload() -> None:
     assert plan().upload_bytes is None
 
 
+def test_a_picture_longer_than_the_base_has_places_for_is_refused_in_the_plan() -> None:
+    base = LocalFolder(Path("/base"), (), pipeline="StableDiffusion3Pipeline", longest_side=640)
+    assert plan("train.aspect_buckets=false", base=base).buckets[0].bucket == Bucket(512, 512)
+    with pytest.raises(UsageError, match="has places for 640 pixels a side") as refusal:
+        plan(instance=scan(photo("wide.jpg", 2000, 1000)), base=base)
+    assert "aspect_buckets = false" in refusal.value.hint
+
+
 # ---- money ---------------------------------------------------------------------------------------------------------
 
 
