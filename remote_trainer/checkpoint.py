@@ -46,7 +46,7 @@ class RunState:
     step: int
     """Also the position in the order of pictures and the key of every random draw."""
     identity: str
-    """What the weights belong to: base, method, rank, seed; a checkpoint of another identity is refused."""
+    """What the weights belong to, see `identity_of`; a checkpoint of another identity is refused."""
     frozen: Frozen
     evaluations: tuple[wire.Evaluated, ...]
     """So that the record beside the model is the same whether or not the run was interrupted."""

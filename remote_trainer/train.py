@@ -29,6 +29,7 @@ from .export.output import finished, rehearse, write_output
 from .failures import memory_hint, named_failures
 from .families.api import Family
 from .families.detect import open_base, require_ways
+from .identity import difference, identity_of
 from .micro_batch import MicroBatches
 from .optimizers import build_optimizer, groups, learning_rate
 from .progress import Progress
@@ -191,7 +192,7 @@ def _train(
     if validate.is_due(0, spec) and not all(path.exists() for path in validate.picture_files(run_folder, 0, spec)):
         make_pictures(0)
     if resumed is None:
-        state = evaluated(RunState(0, _identity(job), frozen, ()))
+        state = evaluated(RunState(0, identity_of(job), frozen, ()))
     else:
         resumed.restore(parameters, optimizer, ema)
         state = resumed.state
@@ -261,22 +262,14 @@ def _own_checkpoint(job: Job, run_folder: Path, emit: Emit) -> Checkpoint | None
     found = checkpoint.newest(run_folder)
     if found is None:
         return None
-    if found.state.identity != _identity(job) or found.state.step > job.train.steps:
-        message = f"{found.folder.name} was made by a run with other settings ({found.state.identity})"
-        raise TrainingFailed("bad-job", message, "start a run of another name, or give these settings")
+    other = difference(found.state.identity, job)
+    if not other and found.state.step > job.train.steps:
+        other = f"it has {found.state.step} steps, asked for are {job.train.steps}"
+    if other:
+        message = f"{found.folder.name} was made by a run with other settings: {other}"
+        raise TrainingFailed("bad-job", message, "start a run of another name, or give these settings and pictures")
     emit(Decision(f"resume from step {found.state.step}", f"{found.folder.name} is the newest whole checkpoint"))
     return found
-
-
-def _identity(job: Job) -> str:
-    """The settings under which weights of a checkpoint mean something."""
-    spec = job.train
-    adapter = "" if spec.method == "full" else f" rank={spec.lora_rank} alpha={spec.lora_alpha or spec.lora_rank:g}"
-    kept = "" if spec.optimizer == "adamw" else f" optimizer={spec.optimizer}"
-    kept += "" if spec.ema_decay is None else f" ema={spec.ema_decay:g}"
-    targets = f" targets={','.join(spec.lora_targets)}" if spec.lora_targets else ""
-    texts = "" if spec.text_encoder_learning_rate is None else " text-encoders"
-    return f"base={job.base} method={spec.method}{adapter}{targets}{texts} seed={spec.seed}{kept}"
 
 
 def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Checkpoint | None, emit: Emit) -> Frozen:

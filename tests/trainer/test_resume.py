@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from remote_trainer import wire
 from remote_trainer.errors import TrainingFailed
+from remote_trainer.identity import difference, identity_of
 from tests.trainer.tiny_runs import SIDE, Watched, final_weights, photo_set, tiny_job
 
 SIZES = ((SIDE, SIDE), (SIDE, SIDE + 16))
@@ -134,6 +136,37 @@ def test_a_job_without_a_learning_rate_is_refused(epsilon_base, run_folder):
 def test_a_checkpoint_of_another_method_is_refused(epsilon_base, run_folder):
     photos = photo_set(run_folder, "instance", 2)
     Watched(stop_after=1).train(tiny_job(photos, method="full"), run_folder, epsilon_base)
-    with pytest.raises(TrainingFailed, match="other settings") as failure:
+    with pytest.raises(TrainingFailed, match="other settings: made with method=full, asked for method=lora") as failure:
         Watched().train(tiny_job(photos, method="lora"), run_folder, epsilon_base)
     assert failure.value.code == "bad-job"
+
+
+def test_a_checkpoint_made_from_other_pictures_is_refused_by_the_set_s_name(epsilon_base, run_folder):
+    photos, of_class = photo_set(run_folder, "instance", 2), photo_set(run_folder, "class", 2)
+    Watched(stop_after=1).train(tiny_job(photos, of_class), run_folder, epsilon_base)
+    fewer = replace(of_class, images=of_class.images[:1])
+    with pytest.raises(TrainingFailed, match=r"made with pictures\[class\]=\w{8}, asked for pictures\[class\]=\w{8}"):
+        Watched().train(tiny_job(photos, fewer), run_folder, epsilon_base)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_another"),
+    [
+        ({"folder": "elsewhere"}, False),
+        ({"prompt": "a photo of a cat"}, True),
+        ({"repeats": 3}, True),
+        ({"probability": 0.5}, True),
+        ({"mirror": True}, True),
+        ({"generate": 4}, True),
+        ({"fetch": wire.GitPictures("https://example.com/a.git", "", 3)}, True),
+        ({"images": ()}, True),
+        ({"images": (wire.ImageSpec("b.png", "00", 64, 64),)}, False),
+        ({"images": (wire.ImageSpec("a.png", "11", 64, 64),)}, True),
+        ({"images": (wire.ImageSpec("a.png", "00", 64, 64, masked=True),)}, True),
+        ({"images": (wire.ImageSpec("a.png", "00", 64, 64, caption="x"),)}, True),
+    ],
+)
+def test_whatever_changes_what_is_learned_from_a_set_makes_it_another(change, is_another):
+    first = wire.DatasetSpec("class", "class", "data/class", "a dog", (wire.ImageSpec("a.png", "00", 64, 64),))
+    found = identity_of(tiny_job(first))
+    assert bool(difference(found, tiny_job(replace(first, **change)))) is is_another
