@@ -202,7 +202,7 @@ def data_decisions(spec: RunSpec, sets: Sequence[PlannedSet]) -> list[Decision]:
         decisions.append(Decision(f"{rest} of {len(placements)} photos use the instance prompt", "no caption file"))
     for each in sets:
         if each.fetch is not None and each.fetch.commit is None:
-            what = f"take {each.fetch.url} as it is when the machine fetches it"
+            what = f"take {each.fetch.url} as it is when the first machine fetches it, and no later"
             decisions.append(Decision(what, "this computer has no git to pin it with"))
     masked = [each.id for each in sets if each.mask]
     if masked and spec.data.ship_originals:

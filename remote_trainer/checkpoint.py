@@ -42,6 +42,15 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Pin:
+    """The commit of a git repository that a set's pictures were taken from."""
+
+    set: str
+    """Its id."""
+    commit: str
+
+
+@dataclass(frozen=True)
 class RunState:
     step: int
     """Also the position in the order of pictures and the key of every random draw."""
@@ -50,6 +59,7 @@ class RunState:
     frozen: Frozen
     evaluations: tuple[wire.Evaluated, ...]
     """So that the record beside the model is the same whether or not the run was interrupted."""
+    pins: tuple[Pin, ...] = ()
 
 
 @dataclass(frozen=True)

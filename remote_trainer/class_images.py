@@ -12,12 +12,14 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import git_pictures, wire
+from .checkpoint import Pin
 from .commit import file_entry
 from .dataset.pictures import fetched_folder, generated_files
 from .denoising import Denoising
@@ -33,13 +35,29 @@ _BATCH = {"cuda": 4, "cpu": 1}
 _SHEET, _THUMBNAIL = 64, 96
 
 
-def fetch_all(job: Job, run_folder: Path, emit: Emit, should_stop: ShouldStop) -> None:
-    """Brings the pictures of every git repository that are not here yet. Raises as `git_pictures.fetch` does."""
+def fetch_all(
+    job: Job, run_folder: Path, emit: Emit, should_stop: ShouldStop, pins: Sequence[Pin] = ()
+) -> tuple[Pin, ...]:
+    """Brings the pictures of every git repository that are not here yet, and returns what they were taken from.
+
+    A repository that the plan could not pin is pinned by the first machine: its checkpoints hold `pins`, so that every
+    later one takes the same pictures. Raises as `git_pictures.fetch` does.
+    """
+    commits = {pin.set: pin.commit for pin in pins}
+    taken = []
     for spec in job.datasets:
+        if spec.fetch is None:
+            continue
         folder = fetched_folder(run_folder, spec)
-        if spec.fetch is not None and git_pictures.fetched_files(folder) is None:
+        if git_pictures.fetched_files(folder) is None:
             emit(PhaseStarted("class-images", f"{spec.fetch.count} of {spec.fetch.url}"))
-            git_pictures.fetch(spec.fetch, folder, emit, should_stop)
+            wanted = replace(spec.fetch, commit=spec.fetch.commit or commits.get(spec.id))
+            git_pictures.fetch(wanted, folder, emit, should_stop)
+            if wanted.commit is None:
+                what = f"take {wanted.url} at commit {git_pictures.fetched_commit(folder)}"
+                emit(Decision(what, "what it has now: the plan did not pin it"))
+        taken.append(Pin(spec.id, git_pictures.fetched_commit(folder)))
+    return tuple(taken)
 
 
 def missing(job: Job, run_folder: Path) -> int:

@@ -1,7 +1,7 @@
 """Class images from a public git repository: one commit, without history, and of its files only the wanted ones.
 
-Such repositories hold thousands of pictures in several folders; a plain clone would bring gigabytes. Standard library
-only, apart from Pillow, which tells pictures from what merely has their names.
+Such repositories hold thousands of pictures in several folders; a plain clone would bring gigabytes. Nothing but pixels
+is kept of a picture, as of photos that travel.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ _SETTINGS = (
 _TRANSPORTS = "https:http:git:file"
 _POLL_S = 0.1
 _CLONE_YOURSELF = "clone it yourself and give the folder in data.regularization"
+
+
+def fetched_commit(folder: Path) -> str:
+    """The full hash of what `fetch` has brought. Raises FileNotFoundError while it has not been through."""
+    return str(json.loads((folder / RECORD).read_bytes())["commit"])
 
 
 def fetched_files(folder: Path) -> list[Path] | None:
@@ -131,17 +136,24 @@ def _literal(path: str) -> str:
 
 
 def _keep_pictures(files: Sequence[Path], folder: Path) -> list[str]:
+    """Moves what holds pixels alone, and writes those of every other as PNG, upright. What cannot be read stays."""
     from PIL import Image
+
+    from .dataset.upright import is_plain, upright_rgb
 
     kept = []
     for number, file in enumerate(files):
         try:
             with Image.open(file) as image:
-                image.convert("RGB")
+                image.load()
+                upright = None if is_plain(image) else upright_rgb(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue
-        name = f"{number:06d}{file.suffix.lower()}"
-        os.replace(file, folder / name)
+        name = f"{number:06d}{file.suffix.lower() if upright is None else '.png'}"
+        if upright is None:
+            os.replace(file, folder / name)
+        else:
+            upright.save(folder / name, compress_level=1)
         kept.append(name)
     return kept
 

@@ -107,7 +107,7 @@ def _train(
 
     if not world.leads:
         world.wait_for_all()  # the first makes and fetches class images
-    class_images.fetch_all(job, run_folder, emit, should_stop)
+    pins = class_images.fetch_all(job, run_folder, emit, should_stop, resumed.state.pins if resumed else ())
     settings = validate.sampler_settings(spec)
     kept = class_images.Shelf(shelf, job, settings, device.type, frozen.precision)
     kept.take(run_folder, emit)
@@ -192,7 +192,7 @@ def _train(
     if validate.is_due(0, spec) and not all(path.exists() for path in validate.picture_files(run_folder, 0, spec)):
         make_pictures(0)
     if resumed is None:
-        state = evaluated(RunState(0, identity_of(job), frozen, ()))
+        state = evaluated(RunState(0, identity_of(job), frozen, (), pins))
     else:
         resumed.restore(parameters, optimizer, ema)
         state = resumed.state

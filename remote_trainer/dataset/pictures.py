@@ -219,15 +219,8 @@ def _covering(image: Image.Image, picture: Picture) -> Image.Image:
     gives one picture, wherever it is scaled."""
     from PIL import Image
 
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
+    from .upright import TURNS
+
     across = picture.orientation >= 5
     width, height = (image.height, image.width) if across else image.size
     scale = max(picture.width / width, picture.height / height)
@@ -237,6 +230,6 @@ def _covering(image: Image.Image, picture: Picture) -> Image.Image:
     drafted = image.draft(None, (2 * stored[0], 2 * stored[1]))
     plain = image if image.mode in ("L", "RGB") else image.convert("RGB")
     small = plain.resize(stored, Image.Resampling.LANCZOS, drafted[1] if drafted else None, 3.0)
-    if picture.orientation in turns:
-        small = small.transpose(turns[picture.orientation])
+    if picture.orientation in TURNS:
+        small = small.transpose(TURNS[picture.orientation])
     return small.convert("RGB")

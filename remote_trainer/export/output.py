@@ -161,6 +161,7 @@ def _record(job: Job, family: Family, state: RunState) -> dict[str, Any]:
     settings = wire.encode(job.train)
     settings |= {"learning_rate": state.frozen.learning_rate, "precision": state.frozen.precision}
     settings |= {"lora_alpha": job.train.lora_alpha or job.train.lora_rank}
+    commits = {pin.set: pin.commit for pin in state.pins}
     return {
         "name": job.name,
         "base": job.base,
@@ -171,6 +172,7 @@ def _record(job: Job, family: Family, state: RunState) -> dict[str, Any]:
         "decided": wire.encode(state.frozen),
         "datasets": [
             {"id": spec.id, "role": spec.role, "prompt": spec.prompt, "pictures": spec.pictures}
+            | ({"repository": spec.fetch.url, "commit": commits[spec.id]} if spec.fetch else {})
             for spec in job.datasets
         ],
         "evaluations": [wire.encode(evaluation) for evaluation in state.evaluations],

@@ -10,7 +10,8 @@ import subprocess
 import pytest
 from PIL import Image
 
-from remote_trainer import git_pictures, wire
+from remote_trainer import class_images, git_pictures, wire
+from remote_trainer.checkpoint import Frozen, RunState
 from remote_trainer.dataset.pictures import fetched_folder, load_pixels, training_set
 from remote_trainer.errors import TrainingFailed
 from remote_trainer.stopping import StopRequested
@@ -86,6 +87,55 @@ def test_a_pinned_commit_stays_what_it_was(repository, tmp_path, warned):
     commit(work)
     assert reds(fetch(tmp_path / "pinned", warned, url, count=3, at=first))[0] == 0
     assert reds(fetch(tmp_path / "newest", warned, url, count=3))[0] == 1
+
+
+def test_the_first_machine_pins_what_the_plan_could_not_and_the_next_takes_the_same(repository, tmp_path):
+    url, work, _ = repository
+    spec = dataclasses.replace(photo_set(tmp_path, "class", 0), fetch=GitPictures(url, "person_ddim", 3))
+    job, told = tiny_job(spec), []
+    pins = class_images.fetch_all(job, tmp_path / "first", told.append, lambda: False)
+    assert [decision.what for decision in told if isinstance(decision, wire.Decision)] == [
+        f"take {url} at commit {pins[0].commit}"
+    ]
+    Image.new("RGB", (SIDE, SIDE), "white").save(work / "person_ddim/000.png")
+    assert commit(work) != pins[0].commit
+    told.clear()
+    assert class_images.fetch_all(job, tmp_path / "next", told.append, lambda: False, pins) == pins
+    assert [type(event) for event in told] == [wire.PhaseStarted]
+    first, second = (
+        [path.read_bytes() for path in git_pictures.fetched_files(fetched_folder(tmp_path / run, spec))]
+        for run in ("first", "next")
+    )
+    assert first == second
+    state = RunState(1, "", Frozen("fp32", 1, False, 1e-3), (), pins)
+    assert wire.loads(RunState, wire.dumps(state)) == state
+
+
+def test_of_a_picture_nothing_but_upright_pixels_is_kept(tmp_path):
+    clone, folder = tmp_path / "clone", tmp_path / "kept"
+    clone.mkdir()
+    folder.mkdir()
+    wide = Image.new("RGB", (8, 4), "red")
+    wide.paste("blue", (4, 0, 8, 4))
+    lying = Image.Exif()
+    lying[0x0112], lying[0x010F] = 6, "a camera"  # to be turned right
+    wide.save(clone / "a.png", exif=lying)
+    wide.save(clone / "b.png")
+    seen_through = Image.new("RGBA", (8, 4), (255, 0, 0, 0))
+    seen_through.save(clone / "c.png")
+    deep = Image.new("I;16", (8, 4), 257 * 100)
+    deep.save(clone / "d.png")
+    names = ["a.png", "b.png", "c.png", "d.png"]
+    assert git_pictures._keep_pictures([clone / name for name in names], folder) == [
+        "000000.png", "000001.png", "000002.png", "000003.png",
+    ]  # fmt: skip
+    turned, plain, laid_on_white, flat = (Image.open(path) for path in sorted(folder.iterdir()))
+    assert (turned.size, turned.getpixel((0, 0)), turned.getpixel((0, 7))) == ((4, 8), (255, 0, 0), (0, 0, 255))
+    assert not turned.getexif()
+    assert b"a camera" not in (folder / "000000.png").read_bytes()
+    assert (plain.size, laid_on_white.getpixel((0, 0)), flat.getpixel((0, 0))) == ((8, 4), (255,) * 3, (100,) * 3)
+    assert (clone / "a.png").exists()
+    assert not (clone / "b.png").exists(), "what is plain keeps its bytes"
 
 
 def test_what_was_fetched_is_not_fetched_again(repository, tmp_path, warned):
