@@ -295,6 +295,21 @@ class Ledger:
             self._require_epoch(name, epoch)
             self._db.execute("UPDATE runs SET wish = ? WHERE name = ?", (Wish.RUN.value, name))
 
+    def forget_run(self, name: str, epoch: int) -> None:
+        """Removes every row of a run that has ended and of whose machines nothing is left; its name is free then.
+
+        Raises RunConflict for any other.
+        """
+        with self._transaction():
+            self._require_epoch(name, epoch)
+            ended = self._db.execute("SELECT state FROM runs WHERE name = ?", (name,)).fetchone()["state"]
+            if ended != State.ENDED.value or any(m.absent_at is None for m in self.machines(name)):
+                raise RunConflict(f"run `{name}` is not over", "`cloudbooth ps` shows what it is at")
+            self._db.execute("DELETE FROM rates WHERE tag IN (SELECT tag FROM machines WHERE run = ?)", (name,))
+            for table in ("machines", "moves", "artifacts"):
+                self._db.execute(f"DELETE FROM {table} WHERE run = ?", (name,))
+            self._db.execute("DELETE FROM runs WHERE name = ?", (name,))
+
     def moves(self, name: str) -> list[MoveRecord]:
         """In the order they were made."""
         rows = self._db.execute("SELECT * FROM moves WHERE run = ? ORDER BY id", (name,))

@@ -33,6 +33,20 @@ class Reporter(Protocol):
         ...
 
 
+class Silent:
+    """For verbs that need a context and tell nothing."""
+
+    def moved(self, state: State, why: str) -> None: ...
+
+    def event(self, envelope: wire.Envelope, progress: Progress) -> None: ...
+
+    def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None: ...
+
+    def arrived(self, what: str, path: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
 class Meter:
     """Counts the bytes of one transfer and reports the sum at every change. Called with a difference."""
 

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stop": ("control", "Checkpoint, bring it home, give the machine back."),
     "down": ("control", "Give the machine back now, without a checkpoint."),
     "resume": ("control", "Continue a run from its newest checkpoint."),
+    "forget": ("forget", "Remove a run that is over, and free its name."),
     "gpus": ("gpus", "Show what can be rented now, all providers side by side."),
     "tokens": ("tokens", "List tokens that a base hardly knows, to name a subject with."),
     "gc": ("gc", "Find machines no run answers for, and give them back."),

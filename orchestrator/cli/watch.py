@@ -27,7 +27,7 @@ from orchestrator.lifecycle import State
 from orchestrator.mirror import EventReader
 from orchestrator.phases.retrieve import fetch_log
 from orchestrator.progress import Progress
-from orchestrator.reporter import Reporter
+from orchestrator.reporter import Reporter, Silent
 from orchestrator.spec import spec_from_json
 from orchestrator.wiring import Wiring, is_hosted, wire_up
 from remote_trainer import wire
@@ -193,27 +193,13 @@ def _trainer_log(wiring: Wiring, run: str) -> str:
     machine = wiring.ledger.machine(run, record.attempt)
     lives = machine is not None and machine.absent_at is None and machine.machine_id is not None
     if lives and not is_hosted(spec_from_json(record.spec_json)):  # the driver of a hosted job keeps its log here
-        context = wiring.context(run, 0, _Silent())
+        context = wiring.context(run, 0, Silent())
         remote = context.open_remote()
         try:
             fetch_log(remote, home)
         finally:
             remote.host.close()
     return home.trainer_log.read_text(errors="replace") if home.trainer_log.exists() else ""
-
-
-class _Silent:
-    """For verbs that need a context and tell nothing."""
-
-    def moved(self, state: State, why: str) -> None: ...
-
-    def event(self, envelope: wire.Envelope, progress: Progress) -> None: ...
-
-    def transfer(self, what: str, done_bytes: int, total_bytes: int) -> None: ...
-
-    def arrived(self, what: str, path: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 def _print_trainer_log(text: str, run: str, as_json: bool) -> None:

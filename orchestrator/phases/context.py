@@ -103,6 +103,10 @@ class RunContext:
         access = self.access()
         if access is None:
             raise HostUnreachable("the provider does not know yet where the machine answers")
+        return self.remote_at(access)
+
+    def remote_at(self, access: Access) -> RemoteRun:
+        """The same for a machine that no run has at present, as one that stands after a run's end."""
         host = self.connect(access)
         try:
             code = trainer_code()

@@ -114,6 +114,10 @@ def test_a_run_can_be_looked_at_while_it_trains_and_after_it_was_ended(cloudboot
     assert view(cloudbooth, "robot")["machines_held"] == []
     assert_can_be_looked_at(cloudbooth, "robot")
 
+    assert list(cloudbooth.root.rglob("runs/robot*")) != []
+    cloudbooth.run("forget", "robot", "--yes", "--json")
+    assert list(cloudbooth.root.rglob("runs/robot*")) == [], "neither the laptop's folder nor the machine's is left"
+
 
 def test_status_and_pull_name_the_files_that_are_on_the_disk_and_no_others(cloudbooth: Cloudbooth) -> None:
     cloudbooth.run(*cloudbooth.launch_argv("robot", "--steps", "60", "--set", "train.checkpoint_every=10"))
