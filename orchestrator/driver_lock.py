@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import RunConflict
+from orchestrator.operating_system import is_locked, take_lock
 
 LOCK_PATIENCE_S = 1.0
 
@@ -23,15 +23,11 @@ def driver_lock(file: Path, run: str) -> Iterator[None]:
     until = time.monotonic() + LOCK_PATIENCE_S
     with file.open("a+") as handle:
         while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if take_lock(handle):
                 break
-            except OSError:
-                if time.monotonic() >= until:
-                    raise RunConflict(
-                        f"another process drives run `{run}`", f"watch it with `cloudbooth attach {run}`"
-                    ) from None
-                time.sleep(0.05)
+            if time.monotonic() >= until:
+                raise RunConflict(f"another process drives run `{run}`", f"watch it with `cloudbooth attach {run}`")
+            time.sleep(0.05)
         yield
 
 
@@ -39,10 +35,6 @@ def is_driven(file: Path) -> bool:
     """Whether a living process of this machine drives the run."""
     try:
         with file.open() as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-            return False
+            return is_locked(handle)
     except FileNotFoundError:
         return False

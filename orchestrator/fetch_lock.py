@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from orchestrator.operating_system import take_lock_of_process
 
 LOCK_POLL_S = 0.1
 
@@ -21,10 +22,8 @@ def fetching_alone(file: Path, while_waiting: Callable[[], None] = lambda: None)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as handle:
         while True:
-            try:
-                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if take_lock_of_process(handle):
                 break
-            except (BlockingIOError, PermissionError):  # POSIX allows either for "held by another"
-                while_waiting()
-                time.sleep(LOCK_POLL_S)
+            while_waiting()
+            time.sleep(LOCK_POLL_S)
         yield

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import subprocess
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.host import Completed, ConnectionLost, HostError
+from orchestrator.operating_system import TRAINS_HERE, kill_session, never_block, session_of_its_own
 from orchestrator.output_tail import Tail
 
 PIPE_BYTES = 256 << 10
@@ -148,6 +148,10 @@ def _stdout(child: subprocess.Popen[bytes], argv: Sequence[str], idle_timeout_s:
 
 
 def _start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    if not TRAINS_HERE:
+        raise HostError(
+            "a run on this machine needs Linux or macOS", "train elsewhere: `--provider any`, or `--host me@gpu-box`"
+        )
     home = Path.home()
     child = subprocess.Popen(
         list(argv),
@@ -156,10 +160,10 @@ def _start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,
         bufsize=0,
         cwd=home if home.is_dir() else "/",
-        start_new_session=True,
+        **session_of_its_own(),
     )
     assert child.stdin is not None
-    os.set_blocking(child.stdin.fileno(), False)
+    never_block(child.stdin)
     return child
 
 
@@ -174,8 +178,7 @@ def _let_go(child: subprocess.Popen[bytes], grace_s: float = LEASH_GRACE_S) -> N
     try:
         child.wait(grace_s)
     except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        kill_session(child)
         child.wait()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from orchestrator.operating_system import sync_folder as sync_folder
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces `path`; when this returns, content and name are on the disk. Twice is safe, at once is not.
@@ -18,12 +20,3 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(part, path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Puts the names in a folder on the disk: a rename is durable only with the folder it happened in."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

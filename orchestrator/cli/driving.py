@@ -24,6 +24,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, Standing, State, Wish
 from orchestrator.notify import VARIABLE as NOTIFY_VARIABLE
 from orchestrator.notify import Notifier, targets_of
+from orchestrator.operating_system import session_of_its_own
 from orchestrator.phases.loss import was_shipped_to
 from orchestrator.reporter import Reporter
 from orchestrator.spec import spec_from_json, spec_to_json
@@ -109,7 +110,7 @@ def detach(wiring: Wiring, run: str) -> int:
     home.root.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up
     with home.driver_log.open("ab") as log:
         child = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=dict(os.environ)
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ), **session_of_its_own()
         )
     deadline = time.monotonic() + DETACH_TIMEOUT_S
     while time.monotonic() < deadline:

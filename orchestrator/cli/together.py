@@ -19,6 +19,7 @@ from rich.console import Console
 from orchestrator.cli.driving import DETACH_TIMEOUT_S, drive_to_end
 from orchestrator.cli.render.live import PLAIN_STEP_LINE_EVERY_S, PlainReporter
 from orchestrator.driver_lock import is_driven
+from orchestrator.operating_system import session_of_its_own
 from orchestrator.wiring import Wiring, wire_up
 from providers.errors import CloudboothError
 
@@ -32,7 +33,7 @@ def carry_in_background(wiring: Wiring, runs: Sequence[str]) -> list[str]:
         return []
     argv = [sys.executable, "-P", "-c", "from orchestrator.cli.together import main; main()", *runs]
     with (wiring.home.root / "drivers.log").open("ab") as log:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **session_of_its_own())
     until = time.monotonic() + DETACH_TIMEOUT_S + len(runs) * 0.2
     missing = list(runs)
     while missing and time.monotonic() < until and child.poll() is None:

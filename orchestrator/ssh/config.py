@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.host import HostUnreachable, LoginRefused
+from orchestrator.operating_system import account_home
 from providers.api import SshAccess
 
 CONFIG_VARIABLE = "CLOUDBOOTH_SSH_CONFIG"
@@ -304,23 +305,12 @@ def _tilde(path: Path, home: Path) -> Path:
 
 def _at_home(path: Path, home: Path) -> Path:
     """Undoes OpenSSH's own expansion of `~` where `$HOME` is another folder."""
-    real = _passwd_home()
+    real = account_home()
     if real is not None and real != home and path.is_relative_to(real / ".ssh"):
         return home / path.relative_to(real)
     return _tilde(path, home)
 
 
 def _is_real_home(home: Path) -> bool:
-    real = _passwd_home()
+    real = account_home()
     return real is None or real == home
-
-
-def _passwd_home() -> Path | None:
-    try:
-        import pwd
-    except ImportError:  # Windows
-        return None
-    try:
-        return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:
-        return None

@@ -25,6 +25,7 @@ from typing import IO, Any
 import paramiko  # type: ignore[import-untyped]
 
 from orchestrator.host import HostUnreachable
+from orchestrator.operating_system import SOCKETS_ARE_FILES, session_of_its_own
 from orchestrator.ssh.config import Destination
 from orchestrator.ssh.host_keys import HostKey, algorithms_for, check, expected_keys
 from orchestrator.ssh.login import AGENT_TIMEOUT_S, log_in
@@ -148,12 +149,17 @@ def _dial_through(
     destination: Destination, argv: Sequence[str], complaints: IO[bytes]
 ) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """The proxy gets a socket pair as stdin and stdout: unlike pipes, paramiko sees its end as an end."""
+    if not SOCKETS_ARE_FILES:
+        raise HostUnreachable(
+            f"the proxy to {destination.given} cannot be used: here a process cannot have a socket as its input",
+            "forward a port by hand, `ssh -L 2222:HOST:22 PROXY`, and use `--host localhost` with compute.ssh.port",
+        )
     ours, theirs = socket.socketpair()
     with theirs:
         try:
             # Its own session: a Ctrl-C at the terminal is ours to handle, not the proxy's.
             proxy = subprocess.Popen(
-                argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=complaints, start_new_session=True
+                argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=complaints, **session_of_its_own()
             )
         except OSError as error:
             ours.close()

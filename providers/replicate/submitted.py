@@ -44,9 +44,10 @@ class SubmittedJobs:
             file.flush()
             os.fsync(file.fileno())
         part.replace(self._folder / f"{submitted.tag}.json")
-        folder = os.open(self._folder, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        if os.name == "posix":  # Windows opens no folders
+            folder = os.open(self._folder, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
 
     def answered(self, submitted: Submitted, job_id: str) -> None:
         self.write(replace(submitted, job_id=job_id))
