@@ -75,9 +75,10 @@ def offences(source: str) -> Iterator[str]:
             yield node.arg
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_module_but_one_calls_what_a_system_may_lack(path: Path) -> None:
-    assert list(offences(path.read_text("utf-8"))) == []
+def test_no_module_but_one_calls_what_a_system_may_lack() -> None:
+    found = {str(path.relative_to(ROOT)): list(offences(path.read_text("utf-8"))) for path in MODULES}
+    assert {path: calls for path, calls in found.items() if calls} == {}
+    assert len(found) > 200
 
 
 def test_the_search_finds_what_it_looks_for() -> None:
