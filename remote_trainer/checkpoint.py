@@ -79,6 +79,8 @@ class Checkpoint:
                 raise ValueError(f"{self.folder.name} holds other parameters than this run trains")
             for name, parameter in parameters.items():
                 parameter.copy_(weights.get_tensor(name))
+        # Only a fused optimizer counts on the device; for any other, reading the count there would wait for the GPU.
+        on_host, counts_on_device = torch.device("cpu"), bool(optimizer.defaults.get("fused"))
         with safe_open(self.folder / _OPTIMIZER, "pt") as moments:
             for key in moments.keys():  # noqa: SIM118 - not a dict
                 name, _, entry = key.rpartition("/")
@@ -87,8 +89,8 @@ class Checkpoint:
                 if entry.endswith(_INTEGER):
                     optimizer.state[parameter][entry.removesuffix(_INTEGER)] = int(value)
                 else:
-                    # A fused optimizer keeps its step count on the device too. A clone is aligned, a view may not be.
-                    optimizer.state[parameter][entry] = value.clone().to(parameter.device)
+                    place = on_host if entry == "step" and not counts_on_device else parameter.device
+                    optimizer.state[parameter][entry] = value.clone().to(place)  # a clone is aligned, a view may not be
         if ema is not None:
             with safe_open(self.folder / _EMA, "pt") as averages:
                 for name, average in ema.averages.items():

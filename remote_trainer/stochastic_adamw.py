@@ -42,11 +42,13 @@ class StochasticAdamW(torch.optim.Optimizer):
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.int64)
+            state["step"] = (
+                0  # a number of Python's: reading one from a GPU would wait for the GPU, for every parameter
+            )
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         state["step"] += 1
-        step = int(state["step"])
+        step = state["step"]
         source = torch.Generator(parameter.device).manual_seed(
             generator("rounding", self._seed, step, place).initial_seed()
         )

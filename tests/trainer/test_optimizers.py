@@ -67,6 +67,25 @@ def test_a_resumed_optimizer_and_average_repeat_the_bits(name, tmp_path):
         assert torch.equal(resumed.ema.averages[parameter], straight.ema.averages[parameter])
 
 
+@pytest.mark.parametrize("name", ["adamw-bf16", "adafactor"])
+def test_what_a_resumed_optimizer_counts_is_never_asked_of_the_device(name, tmp_path):
+    """Parameters without storage stand in for those on a GPU: nothing can be read back from them."""
+    trained = Regression(name)
+    trained.run(range(1, 4))
+    checkpoint.save(
+        tmp_path, RunState(3, "b", Frozen("fp32", 1, False, 1e-2), ()), trained.parameters, trained.optimizer, 1
+    )
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    layer = trained.layer.to("meta")
+    optimizer = build_optimizer(layer.parameters(), wire.TrainSpec(optimizer=name))
+    found.restore(dict(layer.named_parameters()), optimizer)
+    for kept in optimizer.state.values():
+        assert int(kept["step"]) == 3
+        moments = [value for entry, value in kept.items() if entry != "step"]
+        assert {value.device.type for value in moments} == {"meta"}
+
+
 def test_rounding_at_random_picks_one_of_the_two_neighbors_and_is_right_on_average():
     exact = torch.tensor([1.0 + 2**-10, -(1.0 + 2**-10), 3.1415926, -1e-20, 0.0])
     source = torch.Generator().manual_seed(3)
