@@ -1,7 +1,8 @@
 """What can be asked of the trainer package on a host: `python -m remote_trainer VERB …`. A few calls each.
 
 The agent's verbs (start, status, stop, forget, follow, saved, guard) and those of `files` (read, digest, have, accept,
-finish) answer the laptop and print JSON or bytes; `supervise` and the stages `prepare` and `train` are started by them.
+finish) answer the laptop and print JSON or bytes; `supervise` and the stages `prepare`, `train` and `pictures` are
+started by them.
 `sample` makes pictures from a finished model: it starts `draw` in the right environment.
 """
 
@@ -123,7 +124,8 @@ def _prepare(call: argparse.Namespace) -> int:
 
         python = environment.ensure_environment(envs, report, allow_cpu=job.allow_cpu)
         if not job.allow_cpu:
-            emit(wire.Decision(f"train on {environment.require_cuda(str(python))}", "a matrix product there is right"))
+            verb = "train" if job.pictures is None else "draw"
+            emit(wire.Decision(f"{verb} on {environment.require_cuda(str(python))}", "a matrix product there is right"))
         write_atomically(call.run_folder / supervisor.PREPARED_FILE, wire.dumps({"python": str(python)}))
 
     return stage.run(call.events_fd, call.lock_fd, work, ends_itself=False)
@@ -158,6 +160,20 @@ def _train(call: argparse.Namespace) -> int:
             emit(wire.Done(outcome.step, outcome.manifest_sha256))
 
     return stage.run(call.events_fd, call.lock_fd, work, ends_itself=True)
+
+
+def _pictures(call: argparse.Namespace) -> int:
+    """In place of training: SIGTERM kills it, for half a picture is nothing to save."""
+
+    def work(emit: stage.Emit, _should_stop: stage.ShouldStop) -> None:
+        emit(wire.PhaseStarted("load"))
+        from .picture_output import make_pictures
+
+        job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
+        manifest = make_pictures(job, call.run_folder, _workdir(call.run_folder), emit)
+        emit(wire.Done(manifest.step, manifest.sha256))
+
+    return stage.run(call.events_fd, call.lock_fd, work, ends_itself=False)
 
 
 def _sample(call: argparse.Namespace) -> int:
@@ -236,10 +252,12 @@ VERBS = {
     "status": _status, "start": _start, "stop": _stop, "forget": _forget, "follow": _follow, "read": _read,
     "digest": _digest, "have": _have, "accept": _accept, "finish": _finish, "saved": _saved, "guard": _guard,
     "grant": _grant, "token": _token,
-    "supervise": _supervise, "prepare": _prepare, "train": _train, "rank": _rank,
+    "supervise": _supervise, "prepare": _prepare, "train": _train, "rank": _rank, "pictures": _pictures,
     "storage": _storage, "upload": _upload, "sample": _sample, "draw": _draw,
 }  # fmt: skip
-FROM_THE_LAPTOP = frozenset(VERBS) - {"supervise", "prepare", "train", "rank", "storage", "upload"}
+FROM_THE_LAPTOP = frozenset(VERBS) - {
+    "supervise", "prepare", "train", "rank", "pictures", "storage", "upload",
+}  # fmt: skip
 
 _TAKES: dict[str, list[str]] = {
     "status": ["run"], "start": ["run", "epoch"], "stop": ["run", "epoch", "now"], "forget": ["run", "epoch"],
@@ -247,6 +265,7 @@ _TAKES: dict[str, list[str]] = {
     "accept": ["root", "run", "epoch", "needed"], "finish": ["root", "entries"],
     "saved": ["run", "manifests"], "guard": ["workdir"],
     "supervise": ["run", "epoch", "start"], "prepare": ["run", "fd"], "train": ["run", "fd"],
+    "pictures": ["run", "fd"],
     "grant": ["run", "epoch"], "token": ["run", "epoch"], "rank": ["run"],
     "storage": ["run", "fd"], "upload": ["run", "fd"],
     "sample": ["workdir", "request"], "draw": ["workdir", "request"],

@@ -50,6 +50,8 @@ def review(guard: GuardFiles) -> wire.LapseAction:
         kept: list[wire.CommittedFolder] = []
         saved: set[str] = set()
         for run in sorted((guard.workdir / "runs").glob("[!.]*")):
+            if _makes_pictures(run):
+                continue  # their seeds make them again for cents, and a stopped disk bills for days
             found = oversight.worth_keeping(
                 folders.committed_checkpoints(run), folders.committed(run, wire.OUTPUT_FOLDER)
             )
@@ -59,3 +61,7 @@ def review(guard: GuardFiles) -> wire.LapseAction:
         action = oversight.on_lapse(kept, saved)
         guard.set_on_lapse(action)
         return action
+
+
+def _makes_pictures(run: Path) -> bool:
+    return (folders.read_json(run / wire.JOB_FILE) or {}).get("pictures") is not None

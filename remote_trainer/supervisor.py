@@ -1,9 +1,9 @@
 """Runs a job on the host and outlives the laptop. Standard library only, Python 3.9 or later.
 
 One supervisor per run folder, detached from any login. It works through stages, each a child in its own process
-group: `prepare` finds or builds the Python environment, `train` trains. A stage sends its events through a pipe; the
-supervisor is the only writer of `events.jsonl`. The stage's stdin is a leash: when the supervisor dies, however
-suddenly, the stage reads end-of-file and ends itself, so that no orphan trains on.
+group: `prepare` finds or builds the Python environment, `train` trains (or `pictures` makes some). A stage sends its
+events through a pipe; the supervisor is the only writer of `events.jsonl`. The stage's stdin is a leash: when the
+supervisor dies, however suddenly, the stage reads end-of-file and ends itself, so that no orphan trains on.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ LAST_WORD_PATIENCE_S = 20.0
 """How long an ended run waits for room to write down how it ended."""
 PREPARED_FILE = "environment.json"
 STAGES = ("prepare", "train")
+PICTURES_STAGE = "pictures"
+"""In place of training, for a job that trains nothing."""
 STORAGE_STAGE = "storage"
 """First of all where uploads were lent for: a store out of reach must not be found out after training."""
 
@@ -110,11 +112,12 @@ class _Supervisor:
         if not self._previous_stage_is_gone():
             self._say(wire.Failed("internal", "an earlier trainer of this run does not end"))
             return
-        for stage in stages_of(self._folder):
-            if stage == STAGES[-1]:
+        work = STAGES[-1] if job.pictures is None else PICTURES_STAGE
+        for stage in stages_of(self._folder, work=work):
+            if stage == work:
                 tenancy.say_what_is_proven()
             exit_code = self._run_to_an_end(stage, job, tenancy)
-            if self._ended is None and (exit_code != 0 or self._stop_requested or stage == STAGES[-1]):
+            if self._ended is None and (exit_code != 0 or self._stop_requested or stage == work):
                 self._say(self._last_word(exit_code, tenancy))
             if self._ended is not None:
                 return
@@ -203,7 +206,7 @@ class _Supervisor:
 
     def _stage_argv(self, stage: str, events_fd: int, lock_fd: int) -> list[str]:
         python = sys.executable
-        if stage == "train":
+        if stage in (STAGES[-1], PICTURES_STAGE):
             prepared = folders.read_json(self._folder / PREPARED_FILE) or {}
             python = str(prepared.get("python", sys.executable))
         return [
@@ -266,13 +269,14 @@ class _Supervisor:
         self._stop_requested = True
 
 
-def stages_of(run_folder: Path, clocks: Clocks = HERE) -> tuple[str, ...]:
-    """What a supervisor works through. Before the first checkpoint a store out of reach is a setting to mend; later it
-    is no reason to end a run.
+def stages_of(run_folder: Path, clocks: Clocks = HERE, *, work: str = STAGES[-1]) -> tuple[str, ...]:
+    """What a supervisor works through, `work` last. Before the first checkpoint a store out of reach is a setting to
+    mend; later it is no reason to end a run.
     """
     held = held_grant(run_folder, clocks)
     lent = held is not None and held.left_s(clocks) > 0
-    return (STORAGE_STAGE, *STAGES) if lent and not folders.committed_checkpoints(run_folder) else STAGES
+    stages = (*STAGES[:-1], work)
+    return (STORAGE_STAGE, *stages) if lent and not folders.committed_checkpoints(run_folder) else stages
 
 
 def stage_environment(job: wire.Job, run_folder: Path) -> dict[str, str]:

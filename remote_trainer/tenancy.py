@@ -120,7 +120,8 @@ class Tenancy:
         if self._guard is None:
             return
         self._uploads_told()
-        safe = self._review(self._guard) == "terminate"
+        # Pictures are no reason to keep a disk, and one to wait a little for whoever asked for them.
+        safe = self._review(self._guard) == "terminate" and self._job.pictures is None
         if only_copy.others_at_work(self._guard, self._folder):
             return
         now_s = self._clocks.boot_clock()

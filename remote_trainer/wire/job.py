@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Optional
 
 from .codec import PROTOCOL, Bounds, Count, Positive
+from .picture_job import PictureJob
 from .train_spec import Crop, ExportFormat, TrainSpec
 
 
@@ -112,4 +113,7 @@ class Job:
     it sees, and asks training to stop this much before `limit_s`."""
     wait_for_laptop_s: Annotated[float, Bounds(ge=0)] = 3600.0
     """How long a rented machine waits, after the run's end, for the laptop to take what lies nowhere else."""
+    pictures: Optional[PictureJob] = None
+    """Nothing is trained: these are made instead, with `base` as above, and committed as the run's output. On the
+    laptop `model` is a path there."""
     protocol: int = PROTOCOL

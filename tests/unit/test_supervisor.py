@@ -12,7 +12,7 @@ import pytest
 from remote_trainer import commit, wire
 from remote_trainer.deadline import Clocks
 from remote_trainer.hub_token import hold_token, token_file
-from remote_trainer.supervisor import STAGES, STORAGE_STAGE, stages_of
+from remote_trainer.supervisor import PICTURES_STAGE, STAGES, STORAGE_STAGE, stages_of
 from remote_trainer.upload_grant import drop_grant, held_grant, hold_grant
 
 URL = "https://store.example/x"
@@ -41,6 +41,10 @@ def test_a_store_that_was_lent_is_tried_before_anything_else(run_folder: Path) -
     lend(run_folder, at(0.0))
     assert stages_of(run_folder, at(10.0)) == (STORAGE_STAGE, *STAGES)
     drop_grant(run_folder)
+
+
+def test_pictures_are_made_in_place_of_training(run_folder: Path) -> None:
+    assert stages_of(run_folder, at(0.0), work=PICTURES_STAGE) == ("prepare", "pictures")
 
 
 def test_what_was_lent_and_has_expired_is_not_tried(run_folder: Path) -> None:

@@ -190,6 +190,18 @@ def test_a_run_that_is_safe_elsewhere_ends_its_lease_at_once(rented: Rented) -> 
     assert rented.guard.on_lapse == "terminate"
 
 
+def test_pictures_keep_no_disk_and_wait_a_little_for_whoever_asked_for_them(tmp_path: Path) -> None:
+    wanted = wire.PictureJob("dog", "builtin:tiny", "/model", "lora", "a dog")
+    rented = Rented(tmp_path, replace(JOB, pictures=wanted, wait_for_laptop_s=600.0))
+    (rented.run_folder / wire.JOB_FILE).write_bytes(wire.dumps(rented.job))
+    rented.tenancy.begin()
+    made = committed(rented.run_folder, 4, wire.OUTPUT_FOLDER)
+    rented.tenancy.heard(wire.Done(4, made.manifest_sha256))
+    rented.tenancy.end(wire.Done(4, made.manifest_sha256))
+    assert rented.guard.on_lapse == "terminate"
+    assert left_s(rented.guard.lease_s) == pytest.approx(600, abs=5)
+
+
 def test_a_run_that_ends_leaves_the_machine_to_another_that_is_at_work(rented: Rented) -> None:
     rented.tenancy.begin()
     other = folders.acquire(run_on(rented.root, "cat") / folders.SUPERVISOR_LOCK, wait_s=0)
