@@ -18,6 +18,7 @@ from orchestrator.interruptions import (
     best_interval_s,
     expected_time_s,
 )
+from orchestrator.picture_work import PictureWork
 from orchestrator.ranges import Range, duration
 from orchestrator.workload import ENVIRONMENT_GB, GB, Workload
 from providers.api import Offer
@@ -101,7 +102,7 @@ class Quote:
 
 
 def quote(
-    work: Workload, offer: Offer, measured: Measured | None = None, rate: InterruptionRate | None = None
+    work: Workload | PictureWork, offer: Offer, measured: Measured | None = None, rate: InterruptionRate | None = None
 ) -> Quote:
     """What `work` takes on `offer`. `rate` replaces the assumption about its market.
 
@@ -109,6 +110,8 @@ def quote(
     """
     rate = rate or assumed_rate(offer)
     speed = gpu_speed(offer.gpu)
+    if isinstance(work, PictureWork):
+        return _quote_pictures(work, offer, speed, rate)
     per_step, is_measured = seconds_per_step(work, offer.gpu, measured or {})
     checkpoint_s = _checkpoint_s(work, speed)
     lag_s = work.checkpoint_gb * 8000 / (STORE_MBPS if work.stored else LAPTOP_MBPS.expected)
@@ -150,6 +153,33 @@ def quote(
     )
 
 
+def _quote_pictures(work: PictureWork, offer: Offer, speed: GpuSpeed, rate: InterruptionRate) -> Quote:
+    """Nothing is kept of pictures that an interruption has met: all are made again."""
+    before = [*_until_software(), _base_phase(work.base_gb, work.carried_gb, offer)]
+    before += [Phase("model", _mbps(work.model_gb, LAPTOP_MBPS)), Phase("load", LOAD_S)]
+    drawing = _gpu_s(work.draw_tflop, speed) + _spread(STEP_OVERHEAD_S * work.pictures * work.steps, 0.5, 2)
+    phases = (*before, Phase("pictures", drawing), Phase("bring home", _mbps(work.result_gb, LAPTOP_MBPS)))
+    restart = _sum(before)
+    duration = _sum(phases) + _interrupted(drawing, drawing.expected, 0.0, restart, 0.0, rate)
+    received_gb = ENVIRONMENT_GB + work.base_gb + work.model_gb
+    traffic_usd = received_gb * offer.download_usd_per_gb + work.result_gb * offer.upload_usd_per_gb
+    return Quote(
+        offer=offer,
+        seconds_per_step=drawing * (1 / (work.pictures * work.steps)),
+        phases=phases,
+        checkpoint_every=1,
+        interval_reason="pictures have no checkpoints",
+        checkpoint_s=0.0,
+        restart_s=restart.expected,
+        interruption_rate=rate,
+        interruptions=rate.per_hour * duration.expected / 3600,
+        duration_s=duration,
+        cost_usd=duration * (offer.price_per_hour_usd / 3600) + Range(traffic_usd, traffic_usd, traffic_usd),
+        traffic_usd=traffic_usd,
+        is_measured=False,
+    )
+
+
 def seconds_per_step(work: Workload, gpu: str, measured: Measured) -> tuple[Range, bool]:
     """And whether it rests on a measurement.
 
@@ -174,14 +204,21 @@ def seconds_per_step(work: Workload, gpu: str, measured: Measured) -> tuple[Rang
 
 def _before_training(work: Workload, offer: Offer, speed: GpuSpeed) -> list[Phase]:
     """Everything that every machine of the run has to do before its first step."""
-    stated = offer.download_mbps
-    mbps = STATED_MBPS_SHARE * stated if stated else UNKNOWN_MBPS
     return [
-        Phase("boot", BOOT_S),
-        Phase("environment", ENVIRONMENT_S),
-        Phase("base", _mbps(work.family.base_gb, mbps) if not work.carried_gb else _mbps(work.carried_gb, LAPTOP_MBPS)),
+        *_until_software(),
+        _base_phase(work.family.base_gb, work.carried_gb, offer),
         Phase("load and encode", LOAD_S + _gpu_s(work.family.encode_tflop * work.area * work.photos, speed)),
     ]
+
+
+def _until_software() -> list[Phase]:
+    return [Phase("boot", BOOT_S), Phase("environment", ENVIRONMENT_S)]
+
+
+def _base_phase(base_gb: float, carried_gb: float, offer: Offer) -> Phase:
+    stated = offer.download_mbps
+    mbps = STATED_MBPS_SHARE * stated if stated else UNKNOWN_MBPS
+    return Phase("base", _mbps(carried_gb, LAPTOP_MBPS) if carried_gb else _mbps(base_gb, mbps))
 
 
 def _checkpoint_s(work: Workload, speed: GpuSpeed) -> float:

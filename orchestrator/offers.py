@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.dataset.git_pictures import unpinned
 from orchestrator.estimates import Measured, Quote, quote
 from orchestrator.interruptions import Seen, rate_of
+from orchestrator.picture_work import PictureWork
 from orchestrator.ranges import usd
 from orchestrator.single_file_base import is_single_file
 from orchestrator.spec import RunSpec
@@ -121,7 +122,7 @@ def choose(
     spec: RunSpec,
     offers: Sequence[Offer],
     history: OfferHistory = NOTHING_RENTED,
-    work: Workload | None = None,
+    work: Workload | PictureWork | None = None,
     measured: Measured | None = None,
 ) -> Choice:
     """The best offer that fits: markets, then GPUs in the spec's order of preference, then the expected cost of the
@@ -148,7 +149,7 @@ def choose(
 def best_quote(
     spec: RunSpec,
     offers: Sequence[Offer],
-    work: Workload,
+    work: Workload | PictureWork,
     history: OfferHistory = NOTHING_RENTED,
     measured: Measured | None = None,
 ) -> Quote:

@@ -70,7 +70,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
         base,
         offers,
         machine,
-        lambda offer: terms_of(provider, offer, _proven_at(wiring, offer)),
+        lambda offer: terms_of(provider, offer, proven_at(wiring, offer)),
         measured_speeds(spec, wiring.ledger.runs(), wiring.home.run, pipeline_name(base)),
         OfferHistory(seen=spot_record(wiring.ledger.every_machine(), wiring.clock.now())),
         volume,
@@ -105,7 +105,7 @@ def _within_what_its_keeper_pays(wiring: Wiring, spec: RunSpec, plan: Plan) -> P
     return replace(plan, deadline_s=deadline_s, decisions=(*plan.decisions, decided))
 
 
-def _proven_at(wiring: Wiring, offer: Offer) -> float | None:
+def proven_at(wiring: Wiring, offer: Offer) -> float | None:
     """When a machine of the offer's provider last gave itself back in a fire drill; None when the last one failed."""
     drill = read_drill(wiring.home.providers_folder / offer.provider)
     return drill.at if drill is not None and drill.gave_itself_back else None

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from orchestrator.budget import rescue_usd, reserve_s, seconds_left
 from orchestrator.estimates import Measured, Quote
 from orchestrator.offers import Choice, OfferHistory, best_quote, fitting_offers, machine_disk_gb
+from orchestrator.picture_work import PictureWork
 from orchestrator.spec import Limits, RunSpec
 from orchestrator.workload import Workload
 from providers.api import HasStop, MachineProvider, Market, Offer, Volume
@@ -83,7 +84,7 @@ def plan_rental(
     spec: RunSpec,
     offers: Sequence[Offer],
     choice: Choice,
-    work: Workload,
+    work: Workload | PictureWork,
     terms: ProviderTerms,
     history: OfferHistory,
     measured: Measured | None = None,

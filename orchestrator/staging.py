@@ -34,9 +34,20 @@ def stage(home: RunHome, plan: Plan) -> wire.Job:
         else:
             images[each.id] = (ship_originals if plan.ship_originals else prepare_photos)(placed, folder)
     job = build_job(plan, plan.name, images)
+    _write_job(home, job)
+    return job
+
+
+def stage_job(home: RunHome, job: wire.Job) -> None:
+    """Of a job without photos: as `stage`."""
+    shutil.rmtree(home.root, ignore_errors=True)
+    home.staged.mkdir(parents=True)
+    _write_job(home, job)
+
+
+def _write_job(home: RunHome, job: wire.Job) -> None:
     write_atomically(home.job_file, wire.dumps(job))
     sync_folder(home.root.parent)
-    return job
 
 
 def read_staged_job(home: RunHome) -> wire.Job:

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
 from orchestrator.base_model import shipped_folder
 from orchestrator.cli.options import json_option, run_argument
 from orchestrator.cli.render.events import describe
+from orchestrator.cli.render.summary import tell
+from orchestrator.cli.rented_pictures import on_rented_machine
 from orchestrator.errors import RunConflict, UsageError
 from orchestrator.finished_model import FinishedModel, finished_model
 from orchestrator.hosted.predicting import predict_pictures
+from orchestrator.ledger import RunRecord
 from orchestrator.lifecycle import State
 from orchestrator.phases.context import RunContext
+from orchestrator.picture_place import Circumstances, Place, place_for
+from orchestrator.picture_run import PICTURES_MAX_COST_USD, RentalWish
 from orchestrator.progress import Progress
 from orchestrator.sampling_call import Studio
 from orchestrator.spec import RunSpec, spec_from_json
-from orchestrator.wiring import Wiring, connect, wire_up
-from providers.api import Access, ThisMachine
+from orchestrator.wiring import Wiring, connect, is_hosted, wire_up
+from providers.api import Access, Market, ThisMachine
 from remote_trainer import wire
 
-WHERE = ("auto", "here", "machine", "replicate")
+WHERE = ("auto", *(place.value for place in Place))
 
 
 @click.command(epilog='Example: cloudbooth generate my-dog "a photo of sks dog on the moon" --compare')
@@ -44,8 +52,16 @@ WHERE = ("auto", "here", "machine", "replicate")
     type=click.Choice(WHERE),
     default="auto",
     show_default=True,
-    help="On this computer, on the machine that the run keeps, or at Replicate.",
+    help="On this computer, on the machine that the run keeps, on one rented for this, or at Replicate.",
 )
+@click.option("--provider", metavar="NAME", help="Rent there; else where the run trained, or wherever is cheapest.")
+@click.option("--gpu", "gpus", multiple=True, metavar="NAME", help="Rent this GPU; again for a second choice.")
+@click.option("--spot", is_flag=True, help="Rent what is cheaper and may be taken away at any moment.")
+@click.option("--max-price", type=float, metavar="USD", help="Rent nothing that costs more than this an hour.")
+@click.option(
+    "--max-cost", type=float, metavar="USD", help=f"The most that a rented machine may cost: {PICTURES_MAX_COST_USD:g}."
+)
+@click.option("--yes", "-y", is_flag=True, help="Rent without asking.")
 @click.option(
     "--to", "target", metavar="FOLDER", type=click.Path(path_type=Path), help="Else ./RUN-pictures/001, 002 …"
 )
@@ -62,20 +78,29 @@ def generate(
     sampler: wire.Sampler | None,
     compare: bool,
     where: str,
+    provider: str | None,
+    gpus: tuple[str, ...],
+    spot: bool,
+    max_price: float | None,
+    max_cost: float | None,
+    yes: bool,
     target: Path | None,
     as_json: bool,
 ) -> int:
     """Make pictures with a run's model, and a grid of them.
 
     Without --where: on the machine that the run keeps, if it keeps one; at Replicate, if the run trained there; else on
-    this computer, whose trainer environment is built when it is missing. Each PNG carries its settings as
-    AUTOMATIC1111 reads them.
+    this computer, whose trainer environment is built when it is missing. A computer without a GPU is spared a run that
+    trained on a rented machine: another is quoted, and rented if you agree. It makes the pictures as a run of its own,
+    is given back, and what it cost is said. Each PNG carries its settings as AUTOMATIC1111 reads them.
     """
     wiring = wire_up()
     record = wiring.ledger.run(run)
     spec = spec_from_json(record.spec_json)
     model = finished_model(wiring.ledger, run)
-    place = _place(where, model, kept=record.state is State.KEEPING)
+    wish = _rental_wish(where, provider, gpus, spot, max_price, max_cost)
+    asked = Place.RENTED if wish is not None else None if where == "auto" else Place(where)
+    place = place_for(asked, _circumstances(record, spec, model, asks=yes or (sys.stdin.isatty() and not as_json)))
     width, height = _size(size, model)
     folder = target or _fresh_folder(run)
     job = wire.PictureJob(
@@ -97,26 +122,54 @@ def generate(
     )
     teller = _Teller(as_json)
     match place:
-        case "replicate":
+        case Place.REPLICATE:
             made = predict_pictures(wiring, spec, model, job, folder, teller.note)
-        case "machine":
+        case Place.MACHINE:
             made = _on_kept_machine(wiring, run, job, folder, teller)
-        case _:
+        case Place.RENTED:
+            wish = wish or RentalWish()
+            rented = on_rented_machine(wiring, spec, model, job, folder, wish, yes=yes, as_json=as_json)
+            if rented is None:
+                return 0
+            if not rented.made:
+                return tell(rented.summary, as_json)
+            about = {"run": rented.summary.run, "cost_usd": rented.summary.cost_usd}
+            return _tell(folder, rented.made, place, as_json, **about)
+        case Place.HERE:
             made = _here(wiring, job, folder, teller)
     return _tell(folder, made, place, as_json)
 
 
-def _place(where: str, model: FinishedModel, *, kept: bool) -> str:
-    if where == "machine" and not kept:
-        raise RunConflict(f"run `{model.name}` keeps no machine", "`launch --keep 30m` makes a run do so; --where here")
-    if where == "replicate" and not model.hosted:
-        raise RunConflict(
-            f"run `{model.name}` was not trained at Replicate, so the model is not there",
-            f"`cloudbooth publish {model.name} replicate` says how to bring it there; --where here",
-        )
-    if where != "auto":
-        return where
-    return "machine" if kept else "replicate" if model.hosted else "here"
+def _rental_wish(
+    where: str,
+    provider: str | None,
+    gpus: tuple[str, ...],
+    spot: bool,
+    max_price: float | None,
+    max_cost: float | None,
+) -> RentalWish | None:
+    """None when nobody speaks of renting. Raises UsageError for who names a machine and another place."""
+    given = {"--provider": provider, "--gpu": gpus, "--spot": spot, "--max-price": max_price, "--max-cost": max_cost}
+    flags = [flag for flag, value in given.items() if value not in (None, (), False)]
+    if where not in ("auto", Place.RENTED.value) and flags:
+        raise UsageError(f"{flags[0]} is for a machine to be rented, not for --where {where}", "--where rented")
+    if where == "auto" and not flags:
+        return None
+    return RentalWish(
+        provider, gpus, Market.SPOT if spot else Market.ON_DEMAND, max_price,
+        PICTURES_MAX_COST_USD if max_cost is None else max_cost,
+    )  # fmt: skip
+
+
+def _circumstances(record: RunRecord, spec: RunSpec, model: FinishedModel, *, asks: bool) -> Circumstances:
+    return Circumstances(
+        run=model.name,
+        kept=record.state is State.KEEPING,
+        hosted=bool(model.hosted),
+        trained_on_rental=spec.compute.provider not in ("local", "ssh") and not is_hosted(spec),
+        able_here=shutil.which("nvidia-smi") is not None or model.base.startswith("builtin:"),
+        asks=asks,
+    )
 
 
 def _size(text: str | None, model: FinishedModel) -> tuple[int | None, int | None]:
@@ -224,10 +277,14 @@ class _Teller:
     def arrived(self, what: str, path: str) -> None: ...
 
 
-def _tell(folder: Path, made: list[wire.FileEntry], place: str, as_json: bool) -> int:
+def _tell(folder: Path, made: Sequence[wire.FileEntry], place: Place, as_json: bool, **about: Any) -> int:
+    """`about`: the run of a machine that was rented, and what it cost."""
     files = [str(folder / entry.path) for entry in made]
     if as_json:
-        click.echo(json.dumps({"type": "summary", "folder": str(folder), "files": files, "where": place}))
-    else:
-        click.echo(files[-1])
+        data = {"type": "summary", "folder": str(folder), "files": files, "where": place.value, **about}
+        click.echo(json.dumps(data))
+        return 0
+    if about:
+        click.echo(f"{about['run']}: cost ${about['cost_usd']:.2f}, and the machine is gone", err=True)
+    click.echo(files[-1])
     return 0

@@ -14,6 +14,7 @@ from orchestrator.home import RunHome
 from orchestrator.host import Host, HostUnreachable
 from orchestrator.ledger import Ledger, MachineRecord, RunRecord
 from orchestrator.lifecycle import Wish
+from orchestrator.picture_run import picture_record
 from orchestrator.remote_run import RemoteRun, probe, unpack_code
 from orchestrator.reporter import Reporter
 from orchestrator.spec import RunSpec
@@ -47,8 +48,9 @@ class RunContext:
 
     @property
     def output_folder(self) -> Path:
-        """Where the finished model goes."""
-        return self.spec.output.folder / self.run.name
+        """Where the finished model goes, or the pictures that were made with one."""
+        pictures = picture_record(self.run.plan_json)
+        return Path(pictures.folder) if pictures is not None else self.spec.output.folder / self.run.name
 
     @property
     def folder_name(self) -> str:

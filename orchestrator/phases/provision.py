@@ -29,9 +29,12 @@ from orchestrator.phases.context import RunContext
 from orchestrator.phases.loss import Loss, declare_lost, loss_of_machine
 from orchestrator.phases.persistence import wait_while_wanted
 from orchestrator.phases.storage import after_a_loss
+from orchestrator.picture_run import picture_record
+from orchestrator.picture_work import PictureWork
 from orchestrator.plan_json import planned_pipeline
 from orchestrator.recovery import capacity_pause_s, history_of, too_dear
 from orchestrator.ssh.machine_keys import make_machine_keys
+from orchestrator.staging import read_staged_job
 from orchestrator.volumes import require_free
 from orchestrator.whole_file import write_atomically
 from providers.api import BootPlan, HasLogs, HasStop, Machine, MachineId, MachineStatus, Offer
@@ -95,7 +98,14 @@ def choose_next(context: RunContext, intents: list[MachineRecord], avoided: froz
     history = history_of(intents, context.spec.limits.max_cost_usd, context.clock.now())
     steps_done = max((artifact.step for artifact in context.ledger.artifacts(context.run.name)), default=0)
     history = replace(history, quarantined=history.quarantined | avoided, steps_done=steps_done)
-    return choose(context.spec, offers, history, None, _measured_by_others(context))
+    return choose(context.spec, offers, history, _pictures_to_make(context), _measured_by_others(context))
+
+
+def _pictures_to_make(context: RunContext) -> PictureWork | None:
+    """None for a run that trains."""
+    record = picture_record(context.run.plan_json)
+    wanted = read_staged_job(context.home).pictures if record is not None else None
+    return None if record is None or wanted is None else record.work(wanted)
 
 
 def _measured_by_others(context: RunContext) -> dict[str, float]:

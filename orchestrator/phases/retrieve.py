@@ -13,6 +13,7 @@ from orchestrator.mirror import Mirror, forget_what_the_host_lost, progress_of
 from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import until_down
 from orchestrator.phases.storage import settle_for_good
+from orchestrator.picture_run import picture_record
 from orchestrator.remote_run import RemoteRun
 from orchestrator.reporter import Meter
 from providers.errors import CloudboothError
@@ -135,11 +136,12 @@ def _fetch_output(context: RunContext, remote: RemoteRun, status: wire.HostStatu
         )
     output = status.output
     manifest = fetch_manifest(remote, output.folder, output.manifest_sha256)
-    meter = Meter(context.reporter, "model", manifest.total_bytes)
+    what = "model" if picture_record(context.run.plan_json) is None else "pictures"
+    meter = Meter(context.reporter, what, manifest.total_bytes)
     with fetching_alone(context.home.fetch_lock, waiting):
         fetch_folder(remote, output.folder, manifest, context.output_folder, meter, meter.found)
     context.ledger.record_artifact(
         context.run.name, "output", output.step, context.output_folder, output.manifest_sha256
     )
     remote.saved([output.manifest_sha256])
-    context.reporter.arrived("model", str(context.output_folder))
+    context.reporter.arrived(what, str(context.output_folder))

@@ -27,6 +27,7 @@ from orchestrator.phases.loss import Loss, declare_lost
 from orchestrator.phases.persistence import a_few_times
 from orchestrator.phases.retrieve import newest_committed
 from orchestrator.phases.storage import bring_newer_checkpoint, deposit, lend_uploads
+from orchestrator.picture_run import model_files
 from orchestrator.progress import Progress
 from orchestrator.remote_run import RemoteRun
 from orchestrator.reporter import Meter, Reporter
@@ -57,6 +58,8 @@ def ship(context: RunContext, facts: Facts) -> Facts:
 
 
 WISH_POLL_S = 1.0
+MODEL_FOLDER = "model"
+"""Of a run that makes pictures: what they are made with."""
 
 
 class _MoneySpent(Exception):
@@ -125,6 +128,8 @@ def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostSt
                 "put back what it was, or launch under another name",
             )
         job = replace(job, base_path=_bring_base(context, remote, base))
+    if job.pictures is not None:
+        job = replace(job, pictures=_bring_model(context, remote, job.pictures))
     _send(context, remote, "photos", remote.folder, context.home.staged, staged_files(context.home, job))
     _send_newest_checkpoint(context, remote, status)
     _send_job(context, remote, _with_deadline(context, job))  # only now: what the journey took is spent
@@ -177,6 +182,18 @@ def _bring_base(context: RunContext, remote: RemoteRun, base: LocalFolder | Loca
     return root
 
 
+def _bring_model(context: RunContext, remote: RemoteRun, wanted: wire.PictureJob) -> wire.PictureJob:
+    """A trained model, for pictures: into the run's own folder, with which it goes again."""
+    model = Path(wanted.model)
+    files = model_files(model)
+    if not files:
+        message = f"the model of run `{wanted.name}` is not in {model} any more"
+        raise RunConflict(message, f"put it back; `cloudbooth down {context.run.name}` gives the machine back")
+    root = f"{remote.folder}/{MODEL_FOLDER}"
+    _send(context, remote, "model", root, model.parent, [_entry(model.parent, path) for path in files])
+    return replace(wanted, model=f"{root}/{model.name}")
+
+
 def _send(
     context: RunContext, remote: RemoteRun, what: str, root: str, source: Path, entries: list[wire.FileEntry]
 ) -> None:
@@ -220,7 +237,7 @@ def _send_newest_checkpoint(context: RunContext, remote: RemoteRun, status: wire
         manifest = wire.Manifest.from_bytes((folder / wire.MANIFEST_NAME).read_bytes())
         root = f"{remote.folder}/{wire.checkpoint_folder(artifact.step)}"
         _send(context, remote, f"checkpoint {artifact.step}", root, folder, list(manifest.files))
-        mark = _entry(folder, wire.MANIFEST_NAME)
+        mark = _entry(folder, folder / wire.MANIFEST_NAME)
         _send(context, remote, "its manifest", root, folder, [mark])
         remote.saved([mark.sha256])
         return
@@ -231,9 +248,8 @@ def _send_job(context: RunContext, remote: RemoteRun, job: wire.Job) -> None:
     folder = context.home.sent_job.parent
     folder.mkdir(exist_ok=True)
     write_atomically(context.home.sent_job, wire.dumps(job))
-    _send(context, remote, "job", remote.folder, folder, [_entry(folder, wire.JOB_FILE)])
+    _send(context, remote, "job", remote.folder, folder, [_entry(folder, folder / wire.JOB_FILE)])
 
 
-def _entry(folder: Path, name: str) -> wire.FileEntry:
-    path = folder / name
-    return wire.FileEntry(name, path.stat().st_size, sha256_of(path))
+def _entry(folder: Path, path: Path) -> wire.FileEntry:
+    return wire.FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_of(path))

@@ -9,25 +9,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import pytest
 import yaml
 from PIL import Image
 
 from tests.e2e.command import Cloudbooth
 from tests.fakes.writable_hub import running_writable_hub
-
-FORMATS = 'output.formats=["lora", "kohya-lora", "diffusers", "single-file"]'
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Cloudbooth:
-    """With a run `bot` of the tiny base, done, in every format."""
-    cloudbooth = Cloudbooth(tmp_path_factory.mktemp("installation"))
-    done = cloudbooth.run(
-        *cloudbooth.launch_argv("bot", "--steps", "2", "--set", "train.validate_every=0", "--set", FORMATS)
-    )
-    assert done.summary["reason"] == "done"
-    return cloudbooth
 
 
 def python_without_us(code: str, folder: Path, *args: str, **environ: str) -> str:

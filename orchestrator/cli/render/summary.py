@@ -15,6 +15,7 @@ from orchestrator.errors import ExitCode
 from orchestrator.hints import hint_for
 from orchestrator.lifecycle import EXIT_CODES, EndReason
 from orchestrator.mirror import progress_of_run
+from orchestrator.picture_run import picture_record
 from orchestrator.wiring import Wiring
 from remote_trainer import wire
 
@@ -39,6 +40,8 @@ class Summary:
     """Whether the mean loss on the fixed set fell from the first look to the last; None with fewer than two."""
     message: str = ""
     hint: str = ""
+    made_pictures: bool = False
+    """Nothing was trained: `output` holds pictures of a model that another run trained."""
     before_after: str | None = None
     """The picture that shows every validation prompt before and after training."""
 
@@ -47,7 +50,8 @@ class Summary:
 
     def lines(self) -> list[str]:
         """For people, most important first."""
-        told = [f"{self.run}: {self.reason} at step {self.step} of {self.steps}, cost ${self.cost_usd:.2f}"]
+        at = "" if self.made_pictures else f" at step {self.step} of {self.steps}"
+        told = [f"{self.run}: {self.reason}{at}, cost ${self.cost_usd:.2f}"]
         if self.message:
             told.append(f"error: {self.message}")
         if self.learned is not None:
@@ -59,7 +63,7 @@ class Summary:
                 "try more steps, or another rate with `--set train.learning_rate=…`"
             )
         if self.output:
-            told.append(f"model: {self.output}")
+            told.append(f"{'pictures' if self.made_pictures else 'model'}: {self.output}")
         if self.before_after:
             told.append(f"before and after: {self.before_after}")
         if self.checkpoint:
@@ -78,6 +82,8 @@ def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
     finished = reason is EndReason.DONE
     failed = progress.failed if reason is EndReason.TRAINING_FAILED else None
     where = "continues from the newest checkpoint" if checkpoints else "begins anew: no checkpoint came home"
+    pictures = picture_record(wiring.ledger.run(run_name).plan_json) is not None
+    where = "makes the pictures" if pictures else where
     hint = "" if finished else f"`cloudbooth resume {run_name}` {where}"
     return Summary(
         run=run_name,
@@ -92,6 +98,7 @@ def summarize(wiring: Wiring, run_name: str, reason: EndReason) -> Summary:
         learned=loss_fell(progress.evaluations),
         message=failed.message if failed else "",
         hint=hint_for(run_name, failed.hint) if failed and failed.hint else hint,
+        made_pictures=pictures,
         before_after=_before_after(outputs[-1]) if finished and outputs else None,
     )
 
