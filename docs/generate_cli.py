@@ -85,6 +85,7 @@ MEANINGS = {
     "compute.provider": "`local` (this machine), `ssh`, `runpod`, `vast`, a plug-in, or `any` of those that rent.",
     "compute.gpu": "Rented machines only. In order of preference; empty: anything with `min_vram_gb`.",
     "compute.gpu_count": "GPUs of one machine that train together; each takes `train.batch_size` pictures at a time.",
+    "compute.nodes": "Machines that train together; the trainer knows how, and no provider rents several at once yet.",
     "compute.max_price_per_hour": "USD. Rented machines only.",
     "compute.market": "Rented machines only.",
     "compute.min_vram_gb": "Rented machines only.",

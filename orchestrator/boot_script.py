@@ -5,8 +5,8 @@ it into shells of their own. What it does on the machine, in this order: the SSH
 runs already takes it up), the login key is appended, the guard is put into memory and started, detached.
 
 The machine's own environment may move what is written where: `CLOUDBOOTH_GUARD_STATE` and `CLOUDBOOTH_GUARD_MEMORY`
-(the guard's two folders), `CLOUDBOOTH_ETC_SSH` (instead of /etc/ssh; the sshd that is told is then the one whose
-process id stands in `sshd.pid` there), `HOME`.
+(the guard's two folders), `CLOUDBOOTH_RENDEZVOUS` (a file), `CLOUDBOOTH_ETC_SSH` (instead of /etc/ssh; the sshd that is
+told is then the one whose process id stands in `sshd.pid` there), `HOME`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ MAX_CHARACTERS = 4000
 GUARD_FOLDER = "guard"
 """Below the work folder, on the volume."""
 _HEREDOC = "CLOUDBOOTH_ENDS_HERE"
+_NOTE_RENDEZVOUS = (
+    "env | grep -E '^(PET_[A-Z_]+|NUM_NODES|NODE_RANK|MASTER_ADDR|MASTER_PORT)=' "
+    '>"${CLOUDBOOTH_RENDEZVOUS:-/dev/shm/cloudbooth-rendezvous}"'
+)
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,18 @@ def start_command(
     *,
     authorized_key: str,
     host_key_private: str | None = None,
+    meets_others: bool = False,
 ) -> str:
     """One POSIX shell command without quotes or line breaks; it returns within seconds, and twice is safe.
 
     `authorized_key`: the OpenSSH public key line that root lets in. `host_key_private`: an ed25519 key in OpenSSH's
-    PEM form; None leaves the image's own. Without `self_release` there is no guard. Raises CloudboothError when the
-    result would be longer than MAX_CHARACTERS.
+    PEM form; None leaves the image's own. Without `self_release` there is no guard. `meets_others`: the environment
+    says where, and the trainer, which a login over SSH starts without it, finds it noted
+    (`remote_trainer/rendezvous.py`). Raises CloudboothError when the result would be longer than MAX_CHARACTERS.
     """
     parts = ["umask 077", "cd /"]
+    if meets_others:
+        parts.append(_NOTE_RENDEZVOUS)
     if host_key_private is not None:
         parts.append(_place_host_key(host_key_private))
     parts.append(_let_in(authorized_key))

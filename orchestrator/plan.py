@@ -30,6 +30,7 @@ from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.scan import Finding, Scan, Severity, require_usable
 from orchestrator.dataset.translation import Translated
+from orchestrator.errors import UsageError
 from orchestrator.estimates import (
     DEFAULT_CHECKPOINT_EVERY,
     NO_INTERRUPTIONS,
@@ -188,9 +189,10 @@ def make_plan(
     stands has told, `terms_of` what the provider says of an offer, `measured` the speeds that earlier runs have shown,
     `history` how their spot machines fared, `volume` is what `compute.volume` names,
     `translation` what became of SimpleTuner's files, `fetches` the pinned repositories by the id of their set.
-    Raises UsageError for unusable photos and for what the base's family has no way to do, NoCapacity when no offer
-    fits.
+    Raises UsageError for unusable photos, for several machines and for what the base's family has no way to do,
+    NoCapacity when no offer fits.
     """
+    require_one_machine(spec)
     require_usable(*scans.values())
     sets = plan_sets(spec, scans, fetches)
     placements, planned_class = instance_placements(sets), class_images_of(sets)
@@ -303,6 +305,17 @@ def build_job(plan: Plan, run_id: str, images: Mapping[str, tuple[ImageSpec, ...
         base_config=plan.base_config,
         processes=plan.gpu_count,
     )
+
+
+def require_one_machine(spec: RunSpec) -> None:
+    """Raises UsageError for several: the trainer could, and nobody rents them together yet."""
+    nodes, gpus = spec.compute.nodes, spec.compute.gpu_count
+    if nodes > 1:
+        raise UsageError(
+            f"compute.nodes = {nodes}: {spec.compute.provider} gives one machine to a run, not several that reach each "
+            "other",
+            f"take more GPUs of one machine: `--set compute.nodes=1 --set compute.gpu_count={min(8, nodes * gpus)}`",
+        )
 
 
 # ---- steps ---------------------------------------------------------------------------------------------------------

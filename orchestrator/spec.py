@@ -97,6 +97,8 @@ class Compute(Section):
     """In order of preference; empty: anything with `min_vram_gb`."""
     gpu_count: Annotated[int, Field(ge=1, le=8)] = 1
     """GPUs of one machine that train together; each takes `train.batch_size` pictures at a time."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Machines that train together, with `gpu_count` GPUs each. No provider rents several at once yet."""
     min_vram_gb: Annotated[float, Field(ge=0)] = 0.0
     max_price_per_hour: Annotated[float, Field(ge=0)] | None = None
     """USD."""

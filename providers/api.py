@@ -85,6 +85,27 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Rendezvous:
+    """Where machines that train together meet. A machine that has it in its environment needs no other word of it."""
+
+    nodes: int
+    node_rank: int
+    """0 … nodes - 1."""
+    address: str
+    """Of the machine of node rank 0, as all of them reach it."""
+    port: int = 29500
+    """A free one of that machine."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """By the names under which `torchrun` takes its own flags, and our trainer as well."""
+        return {
+            "PET_NNODES": str(self.nodes), "PET_NODE_RANK": str(self.node_rank), "PET_MASTER_ADDR": self.address,
+            "PET_MASTER_PORT": str(self.port),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
 class BootPlan:
     """How a machine is to come up. Providers that rent nothing ignore it."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -152,7 +151,7 @@ def _train(call: argparse.Namespace) -> int:
         def died(failure: TrainingFailed) -> None:
             emit(wire.Failed(failure.code, failure.message, failure.hint))
 
-        with ranks.others(job.processes, call.run_folder, died):
+        with ranks.others(job.processes, call.run_folder, died, job.nodes):
             outcome = train(job, call.run_folder, base, emit, should_stop, shelf)
         if outcome.manifest_sha256 is None:
             emit(wire.Stopped(outcome.step))
@@ -195,25 +194,10 @@ def _draw(call: argparse.Namespace) -> int:
 
 
 def _rank(call: argparse.Namespace) -> int:
-    """One of the other processes of `train`: says nothing, and ends when the first does."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a stop is agreed on, and the first one hears of it
-    stage.hold_leash()
-    stage.show_stacks_when_asked()
-    job = wire.loads(wire.Job, (call.run_folder / wire.JOB_FILE).read_bytes())
-    from . import ranks
-    from .bases.resolve import resolve_base
+    """One process of several: the others of `train`, or all that `torchrun` starts."""
+    from . import rank
 
-    bases = _workdir(call.run_folder) / "bases"
-    try:
-        base = resolve_base(job.base_path or job.base, bases, job.base_config, lambda _: None)
-        from .train import train
-
-        train(job, call.run_folder, base, lambda _: None, lambda: False)
-    except TrainingFailed as failure:
-        print(f"{failure.message}\n\nhint: {failure.hint}", file=sys.stderr)
-        ranks.tell(call.run_folder, failure)
-        return 1
-    return 0
+    return rank.run(call.run_folder)
 
 
 def _storage(call: argparse.Namespace) -> int:

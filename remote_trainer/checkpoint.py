@@ -8,7 +8,9 @@ Random numbers and the order of pictures are functions of (seed, step), so the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from . import wire
 from .commit import commit_folder, preparing, read_committed, remove_committed
 from .ema import Ema
+from .world import World
 
 _WEIGHTS, _OPTIMIZER, _EMA, _STATE = "weights.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"
 _INTEGER = "#integer"
@@ -65,36 +68,68 @@ class RunState:
 @dataclass(frozen=True)
 class Checkpoint:
     folder: Path
+    """Where the first process finds it."""
     state: RunState
 
+    @torch.no_grad()
     def restore(
-        self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema | None = None
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        ema: Ema | None = None,
+        world: World = World(),  # noqa: B008 - frozen
     ) -> None:
         """Copies weights, optimizer state and average into place. The names must be those that were saved."""
-        # Tensor by tensor: a second copy of weights and moments need not fit into memory.
-        from safetensors import safe_open
-
-        with safe_open(self.folder / _WEIGHTS, "pt") as weights, torch.no_grad():
-            if set(weights.keys()) != parameters.keys():
-                raise ValueError(f"{self.folder.name} holds other parameters than this run trains")
-            for name, parameter in parameters.items():
-                parameter.copy_(weights.get_tensor(name))
+        _copy_weights(self._tensors(_WEIGHTS, world), parameters, self.folder.name)
         # Only a fused optimizer counts on the device; for any other, reading the count there would wait for the GPU.
         on_host, counts_on_device = torch.device("cpu"), bool(optimizer.defaults.get("fused"))
-        with safe_open(self.folder / _OPTIMIZER, "pt") as moments:
-            for key in moments.keys():  # noqa: SIM118 - not a dict
-                name, _, entry = key.rpartition("/")
-                parameter = parameters[name]
-                value = moments.get_tensor(key)
-                if entry.endswith(_INTEGER):
-                    optimizer.state[parameter][entry.removesuffix(_INTEGER)] = int(value)
-                else:
-                    place = on_host if entry == "step" and not counts_on_device else parameter.device
-                    optimizer.state[parameter][entry] = value.clone().to(place)  # a clone is aligned, a view may not be
+        for key, value in self._tensors(_OPTIMIZER, world):
+            name, _, entry = key.rpartition("/")
+            parameter = parameters[name]
+            if entry.endswith(_INTEGER):
+                optimizer.state[parameter][entry.removesuffix(_INTEGER)] = int(value)
+            else:
+                place = on_host if entry == "step" and not counts_on_device else parameter.device
+                optimizer.state[parameter][entry] = value.clone().to(place)  # a clone is aligned, a view may not be
         if ema is not None:
-            with safe_open(self.folder / _EMA, "pt") as averages:
-                for name, average in ema.averages.items():
-                    average.copy_(averages.get_tensor(name))
+            for name, value in self._tensors(_EMA, world):
+                ema.averages[name].copy_(value)
+
+    @torch.no_grad()
+    def restore_result(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Copies into place what a run hands over: the average where it keeps one, else the weights."""
+        file = _EMA if (self.folder / _EMA).exists() else _WEIGHTS
+        _copy_weights(self._tensors(file, World()), parameters, self.folder.name)
+
+    def _tensors(self, file: str, world: World) -> Iterator[tuple[str, Tensor]]:
+        """Of the first process's file, in every process: on other machines there is none. Tensor by tensor: a second
+        copy of weights and moments need not fit into memory.
+        """
+        from safetensors import safe_open
+
+        if world.size == 1:
+            with safe_open(self.folder / file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a dict
+                    yield name, tensors.get_tensor(name)
+            return
+        with safe_open(self.folder / file, "pt") if world.leads else nullcontext() as tensors:
+            names = [] if tensors is None else list(tensors.keys())
+            for name in json.loads(world.from_first(json.dumps(names).encode())):
+                value = tensors.get_tensor(name) if tensors is not None else None
+                yield name, world.tensor_from_first(value)
+
+
+def _copy_weights(stored: Iterator[tuple[str, Tensor]], parameters: Mapping[str, nn.Parameter], label: str) -> None:
+    missing = set(parameters)
+    for name, value in stored:
+        if name not in parameters:
+            break
+        parameters[name].copy_(value)
+        missing.remove(name)
+    else:
+        if not missing:
+            return
+    raise ValueError(f"{label} holds other parameters than this run trains")
 
 
 def save(

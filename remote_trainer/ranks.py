@@ -1,4 +1,4 @@
-"""The other processes of a run on several GPUs: started, watched and ended by the first one.
+"""The other processes of a run on several GPUs: started, watched and ended by the first one of their machine.
 
 They get the environment variables that `torchrun` sets, and differ from its children in three ways that a rented
 machine needs: they are of the stage's own process group, so that what ends the stage ends them; a request to stop is
@@ -14,46 +14,54 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 from . import wire
 from .errors import TrainingFailed
+from .rendezvous import Rendezvous, rendezvous_of
 from .run_folder import write_atomically
 
 POLL_S = 0.5
+_NODES_HINT = "set `compute.nodes` to the number of machines that were rented together"
 FALLEN_S = 5.0
 """Between an exchange that breaks and the end of the process that broke it."""
 
 
 @contextmanager
-def others(processes: int, run_folder: Path, died: Callable[[TrainingFailed], None]) -> Iterator[None]:
-    """Runs ranks 1 … processes - 1 beside this process, which becomes rank 0. Does nothing when `torchrun` did it.
+def others(processes: int, run_folder: Path, died: Callable[[TrainingFailed], None], nodes: int = 1) -> Iterator[None]:
+    """Runs the other processes of this machine beside this one. Does nothing when `torchrun` did it.
 
-    died: told of the failure of one that ends badly before us; then our whole process group is killed, since the others
-    would wait for it forever. Raises that failure instead where our own exchange with it has broken first. On leaving,
+    processes: on all `nodes` machines together; this one becomes the first of its machine, and rank 0 where that is the
+    first. died: told of the failure of one that ends badly before us; then our whole process group is killed, since the
+    others would wait for it forever. Raises that failure instead where our own exchange with it has broken first, and
+    TrainingFailed("environment") where the machine was not told, or otherwise, where `nodes` machines meet. On leaving,
     the others have ended or are killed.
     """
     if processes == 1 or "RANK" in os.environ:
         yield
         return
+    meeting = _meeting(processes, nodes)
+    here = processes // nodes
+    first = meeting.node_rank * here
     shared = {
-        "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()),
-        "LOCAL_WORLD_SIZE": str(processes),
+        "WORLD_SIZE": str(processes), "MASTER_ADDR": meeting.address, "MASTER_PORT": str(meeting.port or _free_port()),
+        "LOCAL_WORLD_SIZE": str(here),
     }  # fmt: skip
     argv = [sys.executable, "-m", "remote_trainer", "rank", "--run-folder", str(run_folder)]
-    for rank in range(1, processes):
-        _words_of(run_folder, rank).unlink(missing_ok=True)
+    for local in range(here):
+        _words_of(run_folder, first + local).unlink(missing_ok=True)
     with _deaf_to_a_stop():
-        children = [
-            subprocess.Popen(
-                argv, stdin=subprocess.PIPE, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        children = {
+            first + local: subprocess.Popen(
+                argv, stdin=subprocess.PIPE,
+                env={**os.environ, **shared, "RANK": str(first + local), "LOCAL_RANK": str(local)},
             )
-            for rank in range(1, processes)
-        ]
-    os.environ.update(shared, RANK="0", LOCAL_RANK="0")
+            for local in range(1, here)
+        }  # fmt: skip
+    os.environ.update(shared, RANK=str(first), LOCAL_RANK="0")
     over = threading.Event()
     watch = threading.Thread(target=_watch, args=(children, run_folder, over, died), name="ranks", daemon=True)
     watch.start()
@@ -74,12 +82,25 @@ def others(processes: int, run_folder: Path, died: Callable[[TrainingFailed], No
         over.set()
         watch.join()
         give_up_at = time.monotonic() + 10
-        for child in children:
+        for child in children.values():
             try:
                 child.wait(max(0.0, give_up_at - time.monotonic()))
             except subprocess.TimeoutExpired:  # it waits for us in an exchange that will not come
                 child.kill()
                 child.wait()
+
+
+def _meeting(processes: int, nodes: int) -> Rendezvous:
+    if nodes == 1:
+        return Rendezvous()
+    try:
+        meeting = rendezvous_of(os.environ)
+    except ValueError as error:
+        raise TrainingFailed("environment", str(error), _NODES_HINT) from error
+    if meeting.nodes != nodes or processes % nodes:
+        message = f"the job wants {processes} processes on {nodes} machines, and this is one of {meeting.nodes}"
+        raise TrainingFailed("environment", message, _NODES_HINT)
+    return meeting
 
 
 @contextmanager
@@ -100,7 +121,7 @@ def tell(run_folder: Path, failure: TrainingFailed) -> None:
 
 
 def _watch(
-    children: list[subprocess.Popen[bytes]],
+    children: Mapping[int, subprocess.Popen[bytes]],
     run_folder: Path,
     over: threading.Event,
     died: Callable[[TrainingFailed], None],
@@ -112,15 +133,17 @@ def _watch(
             os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
-def _fallen(children: list[subprocess.Popen[bytes]], run_folder: Path) -> TrainingFailed | None:
+def _fallen(children: Mapping[int, subprocess.Popen[bytes]], run_folder: Path) -> TrainingFailed | None:
     """Why one of them has ended badly, in its own words where it left some; None while none has."""
-    for rank, child in enumerate(children, start=1):
+    for rank, child in children.items():
         if child.poll():
             try:
                 told = wire.loads(wire.Failed, _words_of(run_folder, rank).read_bytes())
                 return TrainingFailed(cast(wire.FailureCode, told.code), told.message, told.hint)
             except (OSError, wire.WireError):
-                message = f"training process {rank} of {len(children) + 1} ended with exit code {child.returncode}"
+                message = (
+                    f"training process {rank} of {os.environ['WORLD_SIZE']} ended with exit code {child.returncode}"
+                )
                 return TrainingFailed("trainer-killed", message, "`cloudbooth logs RUN --trainer` shows why")
     return None
 

@@ -26,6 +26,7 @@ from .deadline import HERE, Allowance, Clocks
 from .hub_token import drop_token, token_file
 from .lease import GuardFiles
 from .oversight import DISK_FULL, Silence, StageView, Urge, ending_without_word, urge, worth_starting_again
+from .rendezvous import noted
 from .store_uploads import StoreUploads
 from .tenancy import Tenancy
 from .upload_grant import drop_grant, held_grant
@@ -284,10 +285,12 @@ def stage_environment(job: wire.Job, run_folder: Path) -> dict[str, str]:
 
     A rented machine, which has a guard, gets downloads of the hub beside the work folder's other things: on the volume,
     which outlives a restart of the container, and where the machine's next run finds them. A lent token is named by its
-    file, and stands in no environment.
+    file, and stands in no environment. Where several machines meet stands in that of the boot alone, which a login over
+    SSH does not see.
     """
     guard, token = GuardFiles.above(run_folder), token_file(run_folder)
-    environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1", PYTHONUNBUFFERED="1")
+    environment = {**noted(), **os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment["PYTHONUNBUFFERED"] = "1"
     if guard is not None:
         environment.setdefault("HF_HOME", str(guard.workdir / "hub"))
     if token is not None:

@@ -69,16 +69,13 @@ def train(
     call this alike; only the first reports and returns a manifest.
     """
     with named_failures(job.train):
-        whole = finished(job, run_folder)
-        if whole is not None:
-            return Outcome(whole.step, whole.sha256)
         world = join(job.processes, torch.cuda.device_count() if torch.cuda.is_available() else 0)
         if not world.leads:
             emit = _unheard
-            world.wait_for_all()  # the first clears away what was torn
-        resumed = _own_checkpoint(job, run_folder, emit)
-        if world.leads:
-            world.wait_for_all()
+        whole = finished(job, run_folder) if world.leads else None
+        if world.any(whole is not None):  # what is committed is seen by the first alone: others may have another disk
+            return Outcome(job.train.steps, None if whole is None else whole.sha256)
+        resumed = _own_checkpoint(job, run_folder, world, emit)
         try:
             family = open_family(base_folder)
             return _train(job, run_folder, family, world, resumed, emit, should_stop, shelf)
@@ -105,8 +102,8 @@ def _train(
     device = decisions.choose_device(job.allow_cpu, emit)
     frozen = _frozen(spec, family, device, resumed, emit)
 
-    if not world.leads:
-        world.wait_for_all()  # the first makes and fetches class images
+    if not world.prepares:
+        world.wait_for_all()  # the first of each machine makes and fetches class images
     pins = class_images.fetch_all(job, run_folder, emit, should_stop, resumed.state.pins if resumed else ())
     settings = validate.sampler_settings(spec)
     kept = class_images.Shelf(shelf, job, settings, device.type, frozen.precision)
@@ -118,7 +115,7 @@ def _train(
         base = Denoising(family, family.load_denoiser(device, frozen.weights), device, frozen.precision)
         class_images.generate(job, run_folder, base, class_prompts, settings, kept, should_stop)
         del base
-    if world.leads:
+    if world.prepares:
         class_images.show(job, run_folder, emit)
         world.wait_for_all()
     pictures = training_set(job, run_folder)
@@ -194,7 +191,7 @@ def _train(
     if resumed is None:
         state = evaluated(RunState(0, identity_of(job), frozen, (), pins))
     else:
-        resumed.restore(parameters, optimizer, ema)
+        resumed.restore(parameters, optimizer, ema, world)
         state = resumed.state
         if state.step > 0 and validate.is_due(state.step, spec):
             make_pictures(state.step)
@@ -257,9 +254,14 @@ def _unheard(_: wire.Event) -> None:
     """What every process would say alike, the first says."""
 
 
-def _own_checkpoint(job: Job, run_folder: Path, emit: Emit) -> Checkpoint | None:
-    """The newest whole checkpoint. Raises TrainingFailed("bad-job") when it belongs to another kind of run."""
-    found = checkpoint.newest(run_folder)
+def _own_checkpoint(job: Job, run_folder: Path, world: World, emit: Emit) -> Checkpoint | None:
+    """The newest whole checkpoint of the first process. Raises TrainingFailed("bad-job") when it belongs to another
+    kind of run.
+    """
+    found = checkpoint.newest(run_folder) if world.leads else None
+    told = world.from_first(b"" if found is None else wire.dumps(found.state))
+    if told and not world.leads:
+        found = Checkpoint(run_folder / wire.checkpoint_folder(0), wire.loads(RunState, told))
     if found is None:
         return None
     other = difference(found.state.identity, job)

@@ -1,12 +1,14 @@
 """Several processes that train one model, each on a GPU of its own, and what they agree on.
 
 The processes are told of each other by the environment variables that `torchrun` sets (RANK, WORLD_SIZE, LOCAL_RANK,
-MASTER_ADDR, MASTER_PORT), so either it or `ranks.py` may start them. Each computes the gradient of its share of every
+LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT), so either it or `ranks.py` may start them, on one machine or several. What
+lies on the disk of the first one's machine, the others are told. Each computes the gradient of its share of every
 batch; the mean of them all is what one process would compute for the whole batch.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ class World:
 
     rank: int = 0
     size: int = 1
+    local_rank: int = 0
+    """Among those of its machine."""
     _control: Any = None
     """A group that talks over the CPU: what is agreed on does not wait for the GPU."""
 
@@ -37,6 +41,11 @@ class World:
     def leads(self) -> bool:
         """The one process that reports, evaluates, draws and saves."""
         return self.rank == 0
+
+    @property
+    def prepares(self) -> bool:
+        """The one process of its machine that makes and fetches what all of them read from its disk."""
+        return self.local_rank == 0
 
     def any(self, wish: bool) -> bool:
         """Whether any process wishes it."""
@@ -54,6 +63,37 @@ class World:
     def wait_for_all(self) -> None:
         self.largest(0)
 
+    def from_first(self, words: bytes) -> bytes:
+        """What the first process says; what the others say is not heard."""
+        if self.size == 1:
+            return words
+        length = torch.tensor(len(words))
+        self._send(length)
+        spelled = torch.zeros(int(length), dtype=torch.uint8)
+        if self.leads and words:
+            spelled.copy_(torch.frombuffer(bytearray(words), dtype=torch.uint8))
+        self._send(spelled)
+        return bytes(spelled.tolist())
+
+    def tensor_from_first(self, tensor: Tensor | None) -> Tensor:
+        """That of the first process, on the CPU; what the others give is not looked at."""
+        if self.size == 1:
+            assert tensor is not None
+            return tensor
+        about = b"" if tensor is None else json.dumps([str(tensor.dtype).partition(".")[2], *tensor.shape]).encode()
+        dtype, *shape = json.loads(self.from_first(about))
+        if tensor is None or not self.leads:
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+        self._send(tensor)
+        return tensor
+
+    def _send(self, tensor: Tensor) -> None:
+        """As bytes, of which every backend knows how to send them. `tensor` is contiguous."""
+        if tensor.numel():
+            import torch.distributed as dist
+
+            dist.broadcast(tensor.reshape(-1).view(torch.uint8), src=0, group=self._control)
+
 
 def join(processes: int, gpus: int) -> World:
     """Meets the other processes of the run. Raises TrainingFailed("environment") when they are not exactly `processes`,
@@ -61,6 +101,8 @@ def join(processes: int, gpus: int) -> World:
 
     That is asserted, not assumed: launchers are known to start one process where two were asked for.
     """
+    if processes == 1 and "RANK" not in os.environ:  # clusters state a WORLD_SIZE to whoever logs in
+        return World()
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size != processes:
         message = f"the job wants {processes} training processes, and {size} were started"
@@ -73,16 +115,16 @@ def join(processes: int, gpus: int) -> World:
         raise TrainingFailed("no-gpu", message, "set `compute.gpu_count` to what the machine has")
     import torch.distributed as dist
 
-    on_gpu = gpus > 0
+    on_gpu, local_rank = gpus > 0, int(os.environ.get("LOCAL_RANK", "0"))
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     control = dist.new_group(backend="gloo", timeout=_PATIENCE)
     counted = torch.ones(())
     dist.all_reduce(counted, group=control)
     if int(counted) != processes:
         raise TrainingFailed("environment", f"{int(counted)} of {processes} training processes answered")
-    return World(dist.get_rank(), size, control)
+    return World(dist.get_rank(), size, local_rank, control)
 
 
 class GradientExchange:

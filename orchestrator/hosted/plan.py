@@ -22,8 +22,8 @@ from remote_trainer.wire import Decision, ExportFormat, TrainSpec, Warned
 NOT_MADE = "a hosted job returns its LoRA alone, and the base is not here"
 _MACHINE_KEYS = (
     "compute.gpu", "compute.market", "compute.min_vram_gb", "compute.max_price_per_hour", "compute.disk_gb",
-    "compute.trust", "compute.allow_cpu", "compute.machine", "compute.volume", "limits.rescue_hours",
-    "limits.keep_minutes", "limits.wait_for_laptop_minutes",
+    "compute.trust", "compute.allow_cpu", "compute.machine", "compute.volume", "compute.gpu_count", "compute.nodes",
+    "limits.rescue_hours", "limits.keep_minutes", "limits.wait_for_laptop_minutes",
 )  # fmt: skip
 FEW_PHOTOS = 10
 """What the authors of the hosted trainers advise at least."""

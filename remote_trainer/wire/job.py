@@ -97,6 +97,8 @@ class Job:
     allow_cpu: bool = False
     processes: Positive = 1
     """How many train together, each on a GPU of its own; every one takes `train.batch_size` pictures at a time."""
+    nodes: Positive = 1
+    """On how many machines they are, as many on each; where those meet, each is told by its environment."""
     base_path: Optional[str] = None
     """Where a base that travels lies on this host; None: `base` says it all."""
     base_config: Optional[str] = None

@@ -129,6 +129,12 @@ def test_formats_follow_the_method(method: str, formats: tuple[str, ...]) -> Non
 # ---- photos --------------------------------------------------------------------------------------------------------
 
 
+def test_several_machines_are_refused_with_what_can_be_had_instead() -> None:
+    with pytest.raises(UsageError, match=r"compute\.nodes = 2") as refusal:
+        plan("compute.nodes=2", "compute.gpu_count=2")
+    assert "compute.gpu_count=4" in (refusal.value.hint or "")
+
+
 def test_photos_are_counted_by_bucket_largest_group_first() -> None:
     made = plan(instance=scan(photo("a", 3000, 4000), photo("b"), photo("c"), photo("d", 4000, 3000)))
     assert made.buckets == (
