@@ -150,6 +150,31 @@ class ArtifactRecord:
     manifest_sha256: str
 
 
+@dataclass(frozen=True)
+class PredictionRecord:
+    """A picture that was asked of a service, which bills it by itself: written down before it is asked for."""
+
+    tag: str
+    run: str
+    """Whose model makes it."""
+    provider: str
+    model: str
+    """`owner/name:version` there."""
+    wish_json: str
+    """What was asked: by it a prediction is known again whose answer was lost."""
+    usd_per_s: float | None
+    """What its computing costs; None where nobody knows."""
+    intent_at: float
+    prediction: str | None
+    """The service's id; None while no answer has come."""
+    over_at: float | None
+    """When it was known to be over, or never to have been."""
+    outcome: str | None
+    """The service's word for how it ended, or `absent`."""
+    usd: float | None
+    """By the computing time that the service states."""
+
+
 def met_a_full_disk(error: sqlite3.Error) -> bool:
     """SQLite's shared memory does not tell a full disk from a broken one."""
     full = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE")
@@ -296,17 +321,19 @@ class Ledger:
             self._db.execute("UPDATE runs SET wish = ? WHERE name = ?", (Wish.RUN.value, name))
 
     def forget_run(self, name: str, epoch: int) -> None:
-        """Removes every row of a run that has ended and of whose machines nothing is left; its name is free then.
+        """Removes every row of a run that has ended, and of which nothing may bill any more; its name is free then.
 
         Raises RunConflict for any other.
         """
         with self._transaction():
             self._require_epoch(name, epoch)
             ended = self._db.execute("SELECT state FROM runs WHERE name = ?", (name,)).fetchone()["state"]
-            if ended != State.ENDED.value or any(m.absent_at is None for m in self.machines(name)):
+            may_bill = any(each.absent_at is None for each in self.machines(name))
+            may_bill = may_bill or any(each.over_at is None for each in self.predictions(name))
+            if ended != State.ENDED.value or may_bill:
                 raise RunConflict(f"run `{name}` is not over", "`cloudbooth ps` shows what it is at")
             self._db.execute("DELETE FROM rates WHERE tag IN (SELECT tag FROM machines WHERE run = ?)", (name,))
-            for table in ("machines", "moves", "artifacts"):
+            for table in ("machines", "moves", "artifacts", "predictions"):
                 self._db.execute(f"DELETE FROM {table} WHERE run = ?", (name,))
             self._db.execute("DELETE FROM runs WHERE name = ?", (name,))
 
@@ -443,6 +470,43 @@ class Ledger:
     def open_machines(self) -> list[MachineRecord]:
         """Everything that may still bill: no confirmed absence."""
         return self._machines("WHERE absent_at IS NULL")
+
+    # -- predictions. No epoch: no driver has them, and what a service says of one is a fact.
+
+    def record_prediction_intent(
+        self, tag: str, run: str, provider: str, model: str, wish_json: str, usd_per_s: float | None
+    ) -> None:
+        """Written before the service is asked: from here on a prediction may bill."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO predictions (tag, run, provider, model, wish_json, usd_per_s, intent_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (tag, run, provider, model, wish_json, usd_per_s, self._clock.now()),
+            )
+
+    def record_predicted(self, tag: str, prediction: str) -> None:
+        """The service has taken it. Twice is safe."""
+        with self._transaction():
+            self._db.execute("UPDATE predictions SET prediction = ? WHERE tag = ?", (prediction, tag))
+
+    def record_prediction_over(self, tag: str, outcome: str, usd: float | None) -> None:
+        """It bills no more. Twice is safe: the first word stays."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE predictions SET over_at = ?, outcome = ?, usd = ? WHERE tag = ? AND over_at IS NULL",
+                (self._clock.now(), outcome, usd, tag),
+            )
+
+    def predictions(self, run: str) -> list[PredictionRecord]:
+        """In the order in which they were asked for."""
+        return self._predictions("WHERE run = ? ORDER BY rowid", run)
+
+    def open_predictions(self) -> list[PredictionRecord]:
+        """Of all runs: those that may still bill."""
+        return self._predictions("WHERE over_at IS NULL ORDER BY rowid")
+
+    def _predictions(self, which: str, *values: str) -> list[PredictionRecord]:
+        return [PredictionRecord(**row) for row in self._db.execute(f"SELECT * FROM predictions {which}", values)]
 
     # -- artifacts
 

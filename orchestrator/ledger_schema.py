@@ -55,5 +55,15 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ),
     ("0005-which-gpu", "ALTER TABLE machines ADD COLUMN gpu TEXT NOT NULL DEFAULT ''"),
     ("0006-what-the-way-costs", "ALTER TABLE machines ADD COLUMN traffic_usd REAL NOT NULL DEFAULT 0"),
+    (
+        "0007-pictures-that-a-service-makes",
+        """
+        CREATE TABLE predictions (
+            tag TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs(name), provider TEXT NOT NULL,
+            model TEXT NOT NULL, wish_json TEXT NOT NULL, usd_per_s REAL, intent_at REAL NOT NULL,
+            prediction TEXT, over_at REAL, outcome TEXT, usd REAL
+        ) STRICT
+        """,
+    ),
 )
 """Applied in order, once each; never edited after a release."""

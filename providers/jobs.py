@@ -8,7 +8,7 @@ say, field by field, before anything is spent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -213,6 +213,8 @@ class Prediction:
     """Addresses, which die within the hour."""
     error: str = ""
     web_url: str = ""
+    computed_s: float | None = None
+    """What is billed, once the service has said so."""
 
 
 @runtime_checkable
@@ -227,6 +229,26 @@ class HasPredictions(Protocol):
         """Asks once for a picture of `owner/name:version` and returns the prediction's id. Raises Indeterminate."""
         ...
 
-    def prediction(self, prediction: str) -> Prediction: ...
+    def find_prediction(
+        self, model: str, wish: PredictionWish, since: float, known: Collection[str]
+    ) -> Prediction | None:
+        """The newest that was asked for just so, at `since` (Unix seconds) or later, and is none of `known`: one whose
+        answer was lost. None when the service shows none. Reads its list back to that moment.
+        """
+        ...
+
+    def cancel_prediction(self, prediction: str) -> None:
+        """Ends it. Over or unknown already is success; twice is safe."""
+        ...
+
+    def prediction_usd_per_s(self, base: str) -> float | None:
+        """What a second of computing costs for a model that was trained on `base`; None where that is not known. No
+        exchange.
+        """
+        ...
+
+    def prediction(self, prediction: str) -> Prediction:
+        """One look. Raises MachineGone when the service says that there is none."""
+        ...
 
     def picture(self, url: str) -> bytes: ...

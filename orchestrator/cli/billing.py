@@ -9,7 +9,7 @@ import time
 from orchestrator.budget import may_bill
 from orchestrator.clock import SystemClock
 from orchestrator.home import Home
-from orchestrator.ledger import Ledger, MachineRecord, RunRecord
+from orchestrator.ledger import Ledger, MachineRecord, PredictionRecord, RunRecord
 from orchestrator.lifecycle import State
 
 
@@ -22,12 +22,15 @@ def warn_of_bills() -> None:
         ledger = Ledger(home.ledger_file, SystemClock())
         machines = may_bill(ledger.open_machines())
         runs = {run.name: run for run in ledger.runs()} if machines else {}
+        predictions = ledger.open_predictions()
         ledger.close()
     except sqlite3.Error as error:
         print(f"warning: the ledger cannot be read ({error}): `cloudbooth gc` asks the providers", file=sys.stderr)
         return
     for machine in machines:
         print(billing_line(machine, runs[machine.run], time.time()), file=sys.stderr)
+    for prediction in predictions:
+        print(prediction_line(prediction, time.time()), file=sys.stderr)
 
 
 def billing_line(machine: MachineRecord, run: RunRecord, now: float) -> str:
@@ -43,6 +46,17 @@ def billing_line(machine: MachineRecord, run: RunRecord, now: float) -> str:
     return line + (
         f"it holds {machine.keeps.words}: `cloudbooth attach {machine.run}` fetches that, "
         f"`cloudbooth down {machine.run}` gives it up"
+    )
+
+
+def prediction_line(prediction: PredictionRecord, now: float) -> str:
+    """For one picture that a service was asked for."""
+    unsure = "" if prediction.prediction is not None else "perhaps "
+    price = "" if prediction.usd_per_s is None else f", ${prediction.usd_per_s * 3600:.2f}/h while it computes"
+    minutes = (now - prediction.intent_at) / 60
+    return (
+        f"{unsure}billing: {prediction.tag} on {prediction.provider}{price}, for {minutes:.0f} min now; "
+        "it ends by itself, and every command asks whether it has"
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from orchestrator.clock import SystemClock
 from orchestrator.home import Home
 from orchestrator.latecomers import expired_rescues, give_back_latecomers, give_back_strays, latecomers, strays
-from orchestrator.ledger import Ledger, MachineRecord
+from orchestrator.ledger import Ledger, MachineRecord, PredictionRecord
 from providers.errors import CloudboothError
 
 PATIENCE_S = 10.0
@@ -51,6 +51,8 @@ def _sweep(home: Home, told: Callable[[str], None]) -> None:
         wanted = [*latecomers(machines, time.time()), *left_behind, *expired]
         if wanted:
             _ask_providers(ledger, wanted, told)
+        if predictions := ledger.open_predictions():
+            _settle_predictions(ledger, predictions, told)
         ledger.close()
     except sqlite3.Error as error:
         told(f"the ledger cannot be read: {error}")
@@ -86,3 +88,18 @@ def _ask_providers(ledger: Ledger, wanted: list[MachineRecord], told: Callable[[
         except CloudboothError as error:
             tags = ", ".join(machine.tag for machine in of_run)
             told(f"could not ask {of_run[0].provider} about {tags}: {error.message}")
+
+
+def _settle_predictions(ledger: Ledger, open_: list[PredictionRecord], told: Callable[[str], None]) -> None:
+    from orchestrator.hosted.predictions import settle
+    from orchestrator.wiring import wire_up
+    from providers.jobs import HasPredictions
+
+    wiring = wire_up()
+    for name in sorted({record.provider for record in open_}):
+        try:
+            provider = wiring.job_provider_named(name)
+            if isinstance(provider, HasPredictions):
+                settle(ledger, wiring.clock, provider, [each for each in open_ if each.provider == name], told)
+        except CloudboothError as error:
+            told(f"could not ask {name} about pictures that may bill: {error.message}")

@@ -1,4 +1,7 @@
-"""Pictures from a model that a service has: asked for once, waited for, downloaded, put side by side."""
+"""Pictures from a model that a service has: asked for once, waited for, downloaded, put side by side, and paid for.
+
+Each is on record before it is asked for (`predictions.py`). Ctrl-C cancels the one under way.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from pathlib import Path
 
 from orchestrator.errors import UsageError
 from orchestrator.finished_model import FinishedModel
+from orchestrator.hosted.predictions import ask, cost_of, look, record_of
+from orchestrator.ledger import PredictionRecord
+from orchestrator.ranges import usd
 from orchestrator.spec import RunSpec
 from orchestrator.whole_file import write_atomically
 from orchestrator.wiring import Wiring
@@ -26,7 +32,8 @@ def predict_pictures(
 ) -> list[wire.FileEntry]:
     """One prediction for each seed, so that each picture can be had again. Each bills some cents, and is said before.
 
-    Raises UsageError for what the service cannot do, and CloudboothError when a prediction fails.
+    What they have cost is said at the end. Raises UsageError for what the service cannot do, and CloudboothError when a
+    prediction fails.
     """
     provider = wiring.job_provider(spec)
     if not isinstance(provider, HasPredictions):
@@ -35,19 +42,34 @@ def predict_pictures(
         raise UsageError(f"{provider.name} has neither the base beside the model nor samplers", "--where here")
     told(f"{job.count} pictures at {provider.name}, which bills their computing time: {provider.price_hint}")
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    made, asked = list[wire.FileEntry](), list[PredictionRecord]()
     for seed in range(job.seed, job.seed + job.count):
         wish = PredictionWish(job.prompt, job.negative, seed, job.width, job.height, job.steps, job.guidance)
-        content = _require_picture(_picture(wiring, provider, provider.predict(model.hosted, wish)), provider.name)
+        tag = ask(wiring.ledger, wiring.clock, provider, model.name, model.hosted, model.base, wish)
+        record = record_of(wiring.ledger, model.name, tag)
+        content = _require_picture(_picture(wiring, provider, record), provider.name)
         made.append(_save(folder / f"{seed}.png", content, folder))
+        asked.append(record_of(wiring.ledger, model.name, tag))
     made.append(_save(folder / "grid.png", _grid([folder / entry.path for entry in made]), folder))
+    cost = cost_of(asked)
+    told("what they have cost, the service does not say" if cost is None else f"they have cost about {usd(cost)}")
     return made
 
 
-def _picture(wiring: Wiring, provider: HasPredictions, prediction: str) -> bytes:
+def _picture(wiring: Wiring, provider: HasPredictions, record: PredictionRecord) -> bytes:
+    assert record.prediction is not None
+    try:
+        return _awaited(wiring, provider, record)
+    except KeyboardInterrupt:
+        provider.cancel_prediction(record.prediction)
+        look(wiring.ledger, provider, record)
+        raise
+
+
+def _awaited(wiring: Wiring, provider: HasPredictions, record: PredictionRecord) -> bytes:
     until = wiring.clock.monotonic() + PATIENCE_S
     while True:
-        seen = provider.prediction(prediction)
+        seen = look(wiring.ledger, provider, record)
         if seen.status is JobStatus.SUCCEEDED and seen.pictures:
             return provider.picture(seen.pictures[0])
         if seen.status.is_over:

@@ -8,8 +8,9 @@ header, to the API's own host and to where the service hands out its files, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urljoin, urlsplit
@@ -18,7 +19,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from providers.errors import CloudboothError, Transient
-from providers.replicate.records import Account, Model, Prediction, Training, TrainingPage, Version
+from providers.replicate.records import Account, Item, Model, Page, Prediction, Training, Version
 from providers.replicate.refusals import error_of
 from providers.secret import Secret
 
@@ -63,23 +64,33 @@ class ReplicateClient:
 
     def trainings(self, is_old: Callable[[Training], bool]) -> list[Training]:
         """Newest first, over as many pages as there are before the first that `is_old`."""
-        found, path, seen = list[Training](), "/trainings", set[str]()
+        return list(takewhile(lambda training: not is_old(training), self._listed("/trainings", Page[Training])))
+
+    def predictions(self, is_old: Callable[[Prediction], bool]) -> list[Prediction]:
+        """As `trainings`."""
+        return list(takewhile(lambda each: not is_old(each), self._listed("/predictions", Page[Prediction])))
+
+    def _listed(self, path: str, page_of: type[Page[Item]]) -> Iterator[Item]:
+        """Page by page, as far as it is asked for."""
+        what, seen = f"listing {path.strip('/')}", set[str]()
         while path not in seen and len(seen) < MAX_PAGES:
             seen.add(path)
-            page = self._ask(TrainingPage, "listing trainings", path)
-            for training in page.results:
-                if is_old(training):
-                    return found
-                found.append(training)
+            page = self._ask(page_of, what, path)
+            yield from page.results
             if not page.next:
-                return found
+                return
             path = self._own_path(page.next)
-        raise Transient("Replicate's list of trainings does not end")
+        raise Transient(f"Replicate's answer does not end ({what})")
 
     def cancel(self, training_id: str) -> None:
         """Raises MachineGone when there is none."""
         path = f"/trainings/{quote(training_id, safe='')}/cancel"
         self._exchange("POST", path, "canceling a training", job=training_id)
+
+    def cancel_prediction(self, prediction_id: str) -> None:
+        """Raises MachineGone when there is none."""
+        path = f"/predictions/{quote(prediction_id, safe='')}/cancel"
+        self._exchange("POST", path, "canceling a prediction", job=prediction_id)
 
     def delete_file(self, file_id: str) -> None:
         """Absent already is success."""
@@ -88,7 +99,8 @@ class ReplicateClient:
             self._succeeded(response, "removing the photos")
 
     def prediction(self, prediction_id: str) -> Prediction:
-        return self._ask(Prediction, "reading a prediction", f"/predictions/{quote(prediction_id, safe='')}")
+        path = f"/predictions/{quote(prediction_id, safe='')}"
+        return self._ask(Prediction, "reading a prediction", path, job=prediction_id)
 
     def download(self, url: str, target: Path, received: Callable[[int, int | None], None]) -> int:
         """Writes what `url` holds and returns its length. The token goes along to the service's own hosts alone.

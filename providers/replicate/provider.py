@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ from providers.replicate.mapping import choose_trainer, estimated_seconds, map_f
 from providers.replicate.records import Training
 from providers.replicate.refusals import TOKENS_PAGE
 from providers.replicate.submitted import Submitted, SubmittedJobs
-from providers.replicate.trainers import Trainer, trainers_with
+from providers.replicate.trainers import SERVING_USD_PER_S, Trainer, trainers_with
 from providers.replicate.writing import ReplicateWriter
 from providers.secret import Secret
 
@@ -180,13 +180,37 @@ class ReplicateProvider:
     def predict(self, model: str, wish: PredictionWish) -> str:
         """Inputs go by the names that the trained models share; what is not stated is left to the model."""
         name, _, version = model.partition(":")
-        named: dict[str, Value | None] = {
-            "prompt": wish.prompt, "negative_prompt": wish.negative or None, "seed": wish.seed, "width": wish.width,
-            "height": wish.height, "num_inference_steps": wish.steps, "guidance_scale": wish.guidance,
-            "num_outputs": 1, "output_format": "png",
-        }  # fmt: skip
-        inputs = {key: value for key, value in named.items() if value is not None}
-        return self._writer.predict(name, version or None, inputs)
+        return self._writer.predict(name, version or None, _prediction_inputs(wish))
+
+    def find_prediction(
+        self, model: str, wish: PredictionWish, since: float, known: Collection[str]
+    ) -> Prediction | None:
+        """Replicate keeps no tag of ours: by what was asked, which a seed makes rare enough."""
+        version, inputs = model.partition(":")[2], _prediction_inputs(wish)
+        oldest = since - CLOCK_DOUBT_S
+        listed = self._client.predictions(
+            lambda each: each.created_at is not None and each.created_at.timestamp() < oldest
+        )
+        for each in listed:
+            asked_so = each.version == version and all(each.input.get(key) == value for key, value in inputs.items())
+            if asked_so and each.id not in known:
+                return each.as_prediction()
+        return None
+
+    def cancel_prediction(self, prediction: str) -> None:
+        try:
+            self._client.cancel_prediction(prediction)
+        except MachineGone:
+            return
+        except CloudboothError:
+            with suppress(MachineGone):
+                if not self.prediction(prediction).status.is_over:
+                    raise
+
+    def prediction_usd_per_s(self, base: str) -> float | None:
+        """That of the hardware which a model is made with; Replicate may run some on others."""
+        trainer = next((each for each in self._trainers.values() if base in (each.trains, *each.also_trains)), None)
+        return None if trainer is None else SERVING_USD_PER_S.get(trainer.serving_hardware)
 
     def prediction(self, prediction: str) -> Prediction:
         return self._client.prediction(prediction).as_prediction()
@@ -221,6 +245,15 @@ class ReplicateProvider:
             f"the trainer {quote.trainer} of version {quote.version[:12]}… is not in the config file any more",
             "put it back under [providers.replicate.trainers.…], or launch again",
         )
+
+
+def _prediction_inputs(wish: PredictionWish) -> dict[str, Value]:
+    named: dict[str, Value | None] = {
+        "prompt": wish.prompt, "negative_prompt": wish.negative or None, "seed": wish.seed, "width": wish.width,
+        "height": wish.height, "num_inference_steps": wish.steps, "guidance_scale": wish.guidance,
+        "num_outputs": 1, "output_format": "png",
+    }  # fmt: skip
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def _is_it(training: Training, submitted: Submitted) -> bool:

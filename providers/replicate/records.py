@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -18,6 +18,7 @@ _STATUS = {
     "canceled": JobStatus.CANCELED,
     "aborted": JobStatus.CANCELED,
 }
+Item = TypeVar("Item")
 ABORTED = "the service ended it before it began"
 
 
@@ -92,14 +93,12 @@ class Training(BaseModel):
         )
 
 
-class TrainingPage(BaseModel):
-    next: str | None = None
-    results: list[Training]
-
-
 class Prediction(BaseModel):
     id: str
     status: str
+    version: str = ""
+    input: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime | None = None
     output: Any = None
     error: Any = None
     logs: str | None = None
@@ -111,7 +110,16 @@ class Prediction(BaseModel):
         pictures = tuple(url for url in listed if isinstance(url, str) and url.startswith(("http://", "https://")))
         error = "" if self.error is None else str(self.error)
         status = _STATUS.get(self.status, JobStatus.UNKNOWN)
-        return jobs.Prediction(self.id, status, self.status, pictures, error, f"https://replicate.com/p/{self.id}")
+        computed_s = self.metrics.predict_time if self.metrics is not None else None
+        web_url = f"https://replicate.com/p/{self.id}"
+        return jobs.Prediction(self.id, status, self.status, pictures, error, web_url, computed_s)
+
+
+class Page(BaseModel, Generic[Item]):
+    """Of a list, newest first."""
+
+    next: str | None = None
+    results: list[Item]
 
 
 def _seconds(at: datetime | None) -> float | None:

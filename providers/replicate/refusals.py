@@ -46,7 +46,7 @@ def error_of(
         case 403:
             return AuthRejected(said, f"look at what the token may do: {TOKENS_PAGE}")
         case 404 if job is not None and is_structured:
-            return MachineGone(f"Replicate has no training {job}")
+            return MachineGone(f"Replicate has no {what.split()[-1]} {job}")
         case 429:
             after_s = retry_after_s(headers, reason)
             if submits:

@@ -22,6 +22,14 @@ from providers.jobs import Value, WeightsLayout
 
 A100_USD_PER_S = 0.0014
 H100_USD_PER_S = 0.001525
+SERVING_USD_PER_S = {
+    "cpu": 0.0001,
+    "gpu-t4": 0.000225,
+    "gpu-l40s": 0.000975,
+    "gpu-a100-large": A100_USD_PER_S,
+    "gpu-h100": H100_USD_PER_S,
+}
+"""By SKU."""
 _VERSION = r"^[0-9a-f]{64}$"
 
 

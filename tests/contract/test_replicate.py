@@ -13,15 +13,12 @@ import pytest
 import yaml
 
 from orchestrator.budget import cost_usd
-from orchestrator.finished_model import finished_model
 from orchestrator.hosted.archive import UnsafeArchive
 from orchestrator.hosted.bills import JobsAsBills
-from orchestrator.hosted.predicting import predict_pictures
 from orchestrator.hosted.safetensors_file import DamagedWeights, read_header
 from orchestrator.latecomers import give_back_latecomers, latecomers
 from orchestrator.lifecycle import EndReason, Standing, State, Wish
 from orchestrator.storage.api import ObjectStore
-from orchestrator.wiring import Wiring, connect
 from providers.errors import AuthRejected, CloudboothError, MachineGone, QuotaExceeded
 from providers.jobs import JobId, JobWish
 from providers.registry import ProviderContext
@@ -506,36 +503,3 @@ def test_the_replicate_package_itself_runs_against_the_fake(fake: FakeReplicate,
     prediction = client.models.predictions.create("black-forest-labs/flux-dev-lora", input={"prompt": "sks dog"})
     prediction.reload()
     assert prediction.status == "succeeded"
-
-
-@pytest.fixture
-def ready(run: HostedRun, fake: FakeReplicate, monkeypatch: pytest.MonkeyPatch) -> tuple[Wiring, wire.PictureJob]:
-    """A run that is done, and a wish for pictures of its model."""
-    run.drive()
-    for name, value in fake.environ.items():
-        monkeypatch.setenv(name, value)
-    model = finished_model(run.ledger, "bot")
-    job = wire.PictureJob("bot", model.base, str(model.path), model.kind, "sks robot on the moon", count=3, seed=7)
-    return Wiring(run.home, run.clock, run.ledger, connect), job
-
-
-def test_pictures_are_made_by_the_model_at_the_service_one_for_each_seed(
-    run: HostedRun, fake: FakeReplicate, ready: tuple[Wiring, wire.PictureJob]
-) -> None:
-    (wiring, job), told, model = ready, list[str](), finished_model(run.ledger, "bot")
-    made = predict_pictures(wiring, run.spec, model, job, run.folder / "pictures", told.append)
-    assert [entry.path for entry in made] == ["7.png", "8.png", "9.png", "grid.png"]
-    asked = [prediction["input"] for prediction in fake.predictions.values()]
-    assert [(each["seed"], each["prompt"]) for each in asked] == [(seed, job.prompt) for seed in (7, 8, 9)]
-    assert any("bills" in text for text in told)
-
-
-def test_a_page_in_place_of_a_picture_is_an_error_and_no_file(
-    run: HostedRun, fake: FakeReplicate, ready: tuple[Wiring, wire.PictureJob]
-) -> None:
-    fake.picture, (wiring, job) = b"<html>expired</html>", ready
-    model = finished_model(run.ledger, "bot")
-    with pytest.raises(CloudboothError, match="handed out is no picture"):
-        predict_pictures(wiring, run.spec, model, job, run.folder / "pictures", lambda _text: None)
-    assert len(fake.predictions) == 1, "the others were not paid for"
-    assert list((run.folder / "pictures").iterdir()) == []

@@ -84,6 +84,10 @@ class FakeReplicate:
     error: str = "Failed to create trained image after successful training run."
     archive: bytes | None = None
     """Instead of what the trainer makes."""
+    refuse_pictures: list[int] = field(default_factory=list)
+    """Status codes of predictions to come."""
+    slow_pictures: bool = False
+    """Predictions go on for as long as this is so."""
     lose_answers: int = 0
     """Trainings to come that are accepted and whose answer breaks off."""
     lose_requests: int = 0
@@ -349,8 +353,14 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._predict(str(body["version"]), body["input"])
             case ("POST", "models", owner, name, "predictions"):
                 return self._predict(f"{owner}/{name}", body["input"])
+            case ("GET", "predictions"):
+                newest = sorted(fake.predictions.values(), key=lambda each: each["created_at"], reverse=True)
+                return Answer(200, {"previous": None, "next": None, "results": newest})
             case ("GET", "predictions", prediction_id):
                 return self._prediction(prediction_id)
+            case ("POST", "predictions", prediction_id, "cancel"):
+                fake.predictions[prediction_id] |= {"status": "canceled", "metrics": {"predict_time": 1.0}}
+                return Answer(200, fake.predictions[prediction_id])
         return problem(404, "The requested resource does not exist", "Not found")
 
     def _upload(self, raw: bytes) -> Answer:
@@ -435,6 +445,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _predict(self, version: str, asked: Mapping[str, Any]) -> Answer:
         fake = self.replicate
+        if fake.refuse_pictures:
+            return problem(fake.refuse_pictures.pop(0), "You have insufficient credit to run this model.")
+        if fake.lose_requests:
+            fake.lose_requests -= 1
+            return Answer(0)
         prediction_id = secrets.token_hex(12)
         fake.predictions[prediction_id] = {
             "id": prediction_id, "model": OFFICIAL_LORA_MODEL, "version": version, "input": dict(asked), "output": None,
@@ -443,11 +458,16 @@ class _Handler(BaseHTTPRequestHandler):
                      "cancel": f"{fake.url}/v1/predictions/{prediction_id}/cancel", "web": "https://replicate.com/p/x"},
             "data_removed": False, "source": "api",
         }  # fmt: skip
+        if fake.lose_answers:
+            fake.lose_answers -= 1
+            return Answer(0)
         return Answer(201, fake.predictions[prediction_id])
 
     def _prediction(self, prediction_id: str) -> Answer:
         fake = self.replicate
         prediction = fake.predictions[prediction_id]
+        if prediction["status"] == "canceled" or fake.slow_pictures:
+            return Answer(200, prediction)
         count = int(prediction["input"].get("num_outputs", 1))
         prediction |= {
             "status": "succeeded", "metrics": {"predict_time": 3.5}, "completed_at": _time(self.replicate.now()),
