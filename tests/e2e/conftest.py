@@ -26,7 +26,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Cloudbooth:
     formats = 'output.formats=["lora", "kohya-lora", "diffusers", "single-file"]'
     settings = ("train.validate_every=0", "compute.allow_cpu=true", formats)
     sets = [part for setting in settings for part in ("--set", setting)]
-    assert cloudbooth.run(*cloudbooth.launch_argv("bot", "--steps", "2", *sets)).summary["reason"] == "done"
+    done = cloudbooth.run(*cloudbooth.launch_argv("bot", "--steps", "2", *sets), timeout_s=400)
+    assert done.summary["reason"] == "done"
     return cloudbooth
 
 
