@@ -19,10 +19,10 @@ from . import wire
 from .bases.resolve import resolve_base
 from .commit import file_entry
 from .errors import TrainingFailed
+from .grids import grid
 from .run_folder import write_atomically
 from .sampling import write_png
 from .stage import Emit
-from .validate import grid
 from .wire import PictureJob
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any], str]] = {

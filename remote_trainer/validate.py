@@ -14,6 +14,7 @@ from .commit import file_entry
 from .denoising import Denoising
 from .encoded import PromptSource
 from .families.api import Autoencoder
+from .grids import grid
 from .sampling import SamplerSettings, sample_latents, to_images, write_png
 from .stopping import ShouldStop, check
 from .thrift import twice
@@ -22,7 +23,6 @@ from .wire import Decision, SampleMade, TrainSpec
 USUAL_GUIDANCE = 7.5
 """Of Stable Diffusion, for a job that states none; a plan always does."""
 MAX_COLUMNS = 12
-_GAP, _CAPTION = 4, 14
 _MEMORY_HINT = "lower `train.resolution`, or rent a machine with more memory, and resume from the newest checkpoint"
 
 
@@ -84,7 +84,8 @@ def make_pictures(
             image = twice(partial(draw, prompt, index), "making validation pictures", _MEMORY_HINT, adapted)
             write_png(image, path)
         emit(SampleMade(step, prompt, file_entry(path, run_folder)))
-    write_png(grid([[path] for path in files], [f"step {step}"]), files[0].parent / "grid.png")
+    sheet = grid([[path] for path in files], [f"step {step}"], spec.validation_prompts)
+    write_png(sheet, files[0].parent / "grid.png")
     write_png(strip(run_folder, spec), run_folder / wire.VALIDATION_FOLDER / "strip.png")
 
 
@@ -96,28 +97,12 @@ def strip(run_folder: Path, spec: TrainSpec) -> Any:
     if len(whole) > MAX_COLUMNS:  # evenly spread, the first and the last among them
         whole = [whole[round(k * (len(whole) - 1) / (MAX_COLUMNS - 1))] for k in range(MAX_COLUMNS)]
     columns = [picture_files(run_folder, step, spec) for step in whole]
-    return grid([list(row) for row in zip(*columns, strict=True)], [f"step {step}" for step in whole])
+    rows = list(zip(*columns, strict=True))
+    return grid(rows, [f"step {step}" for step in whole], spec.validation_prompts)
 
 
 def before_after(run_folder: Path, spec: TrainSpec, path: Path) -> None:
     """One row for each prompt: the base's picture, the trained model's picture."""
     before, after = picture_files(run_folder, 0, spec), picture_files(run_folder, spec.steps, spec)
-    write_png(grid([list(pair) for pair in zip(before, after, strict=True)], ["before", "after"]), path)
-
-
-def grid(rows: list[list[Path]], columns: list[str]) -> Any:
-    """A PIL image of equally sized pictures with a caption over each column; a row may be shorter than the first."""
-    from PIL import Image, ImageDraw
-
-    pictures = [[Image.open(path).convert("RGB") for path in row] for row in rows]
-    width, height = pictures[0][0].size
-    size = ((width + _GAP) * len(columns) + _GAP, (height + _GAP) * len(rows) + _GAP + _CAPTION)
-    canvas = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(canvas)
-    for column, caption in enumerate(columns):
-        left = _GAP + column * (width + _GAP)
-        pen.text((left, 2), caption, fill="black")
-        for row in range(len(rows)):
-            if column < len(rows[row]):
-                canvas.paste(pictures[row][column], (left, _CAPTION + _GAP + row * (height + _GAP)))
-    return canvas
+    rows = list(zip(before, after, strict=True))
+    write_png(grid(rows, ["before", "after"], spec.validation_prompts), path)
