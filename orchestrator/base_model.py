@@ -112,9 +112,10 @@ def shipped_folder(base: str) -> LocalFolder | None:
     return _shipped(name) if name != base and name in SHIPPED_BASES else None
 
 
-def upload_bytes(base: BaseSource) -> int | None:
-    """What travels from the laptop; None for a base that the machine has or fetches by itself."""
-    return base.total_bytes if isinstance(base, LocalFolder | LocalFile) else None
+def upload_bytes(base: BaseSource, provider: str) -> int | None:
+    """What travels from the laptop; None for a base that the machine has or fetches by itself. Nothing travels to
+    `local`, where a base is used where it lies."""
+    return base.total_bytes if isinstance(base, LocalFolder | LocalFile) and provider != "local" else None
 
 
 def is_builtin(base: BaseSource) -> bool:

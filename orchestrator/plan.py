@@ -203,7 +203,7 @@ def make_plan(
         photos=len(placements),
         class_images=planned_class.count if planned_class else 0,
         generate=planned_class.generate if planned_class else 0,
-        carried_gb=(upload_bytes(base) or 0) / 1e9,
+        carried_gb=(upload_bytes(base, spec.compute.provider) or 0) / 1e9,
         unpacked=isinstance(base, LocalFile | LinkedFile),
         stored=spec.storage.filled_by_machine is not None,
         pipeline=pipeline_name(base),
@@ -270,7 +270,7 @@ def make_plan(
         cost_usd=0.0 if rental is None else rental.quote.cost_usd.expected,
         max_cost_usd=spec.limits.max_cost_usd,
         deadline_s=deadline_s,
-        upload_bytes=upload_bytes(base),
+        upload_bytes=upload_bytes(base, spec.compute.provider),
         allow_cpu=spec.compute.allow_cpu or offer.price_per_hour_usd == 0,  # nobody pays for a GPU that is not there
         decisions=tuple(decisions),
         findings=tuple(findings),

@@ -62,7 +62,7 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     if not offers:  # what is too dear makes a better error than nothing
         offers = [offer for request in gpu_requests(spec, capped=False) for offer in provider.offers(request)]
     offers += _offers_to_compare(spec, provider)
-    needed_bytes = upload_bytes(base) or 0
+    needed_bytes = upload_bytes(base, spec.compute.provider) or 0
     machine = look_at_machine(provider, wiring.connect, needed_bytes)
     plan = make_plan(
         spec,

@@ -210,8 +210,10 @@ def test_a_builtin_base_at_a_large_resolution_is_a_warning() -> None:
     assert warned(plan("train.resolution=64", base=BuiltinBase("tiny"))) == ""
 
 
-def test_a_base_from_the_laptop_is_counted_as_upload() -> None:
-    assert plan(base=LocalFolder(Path("/base"), (BaseFile("a", 10, "00"), BaseFile("b", 5, "11")))).upload_bytes == 15
+def test_a_base_from_the_laptop_is_counted_as_upload_where_it_travels() -> None:
+    base = LocalFolder(Path("/base"), (BaseFile("a", 10, "00"), BaseFile("b", 5, "11")))
+    assert plan("compute.provider=ssh", "compute.ssh.host=box", base=base).upload_bytes == 15
+    assert plan("compute.provider=local", base=base).upload_bytes is None
     assert plan().upload_bytes is None
 
 

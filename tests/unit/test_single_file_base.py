@@ -60,7 +60,7 @@ def test_the_names_of_its_tensors_tell_what_a_file_is(tmp_path: Path, names: tup
     found = inspect_base(str(tmp_path / "model.safetensors"))
     assert isinstance(found, LocalFile)
     assert pipeline_name(found) == pipeline
-    assert upload_bytes(found) == len(safetensors(names))
+    assert upload_bytes(found, "ssh") == len(safetensors(names))
     assert job_base(found) == "file:" + hashlib.sha256(safetensors(names)).hexdigest()[:12]
 
 
@@ -116,7 +116,7 @@ def test_a_file_at_an_address_is_known_by_its_header_alone(site: FileServer, ran
     found = inspect_base(link(site))
     assert isinstance(found, LinkedFile)
     assert (found.pipeline, found.bytes) == ("StableDiffusionXLPipeline", len(site.files["model.safetensors"]))
-    assert upload_bytes(found) is None
+    assert upload_bytes(found, "ssh") is None
     assert job_base(found) == link(site)
     if ranges:
         assert site.sent_bytes < 2_000
