@@ -129,7 +129,7 @@ class Family(Protocol):
     """The methods it is trained by, and what each can be exported to."""
 
     def denoiser_parameters(self) -> int:
-        """About how many, from the size of the files: decides things before anything is loaded."""
+        """About how many, from the files: decides things before anything is loaded."""
         ...
 
     def load_denoiser(self, device: torch.device, weights: Weights = "fp32") -> nn.Module:

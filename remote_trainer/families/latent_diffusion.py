@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,22 @@ class KlAutoencoder:
 
 
 def parameters_about(folder: Path) -> int:
-    """Of the component in `folder`, from the size of its largest file, or of its parts where it comes in parts; half as
-    many as there are, where they are published in half precision.
+    """Of the component in `folder`: those of its largest file, or of its parts where it comes in parts. As the headers
+    of `.safetensors` state them; of other files, and of one that cannot be read, by their size in float32.
     """
     files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
     parts = [path for path in files if "-of-" in path.name and "." not in path.stem]
-    if parts:
-        return sum(path.stat().st_size for path in parts) // _BYTES_PER_PARAMETER
-    return max((path.stat().st_size for path in files), default=0) // _BYTES_PER_PARAMETER
+    return sum(map(_parameters_of, parts)) if parts else max(map(_parameters_of, files), default=0)
+
+
+def _parameters_of(file: Path) -> int:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  # it is no mapping
+    except (OSError, SafetensorError):
+        return file.stat().st_size // _BYTES_PER_PARAMETER
 
 
 def load_denoiser(cls: Any, folder: Path, device: torch.device, weights: Weights) -> nn.Module:

@@ -17,6 +17,7 @@ from remote_trainer.bases import shipped
 from remote_trainer.bases.resolve import resolve_base
 from remote_trainer.errors import TrainingFailed
 from remote_trainer.families.detect import open_base
+from remote_trainer.families.latent_diffusion import parameters_about
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,15 @@ def test_the_text_encoders_file_has_the_names_that_every_reader_knows(base: Path
 
 def test_it_reads_as_many_tokens_as_any_stable_diffusion(base: Path) -> None:
     assert json.loads((base / "text_encoder/config.json").read_text())["max_position_embeddings"] == 77
+
+
+def test_its_parameters_are_counted_though_each_takes_two_bytes(base: Path) -> None:
+    assert open_base(str(base)).denoiser_parameters() == 4_521_924
+
+
+def test_a_file_that_cannot_be_read_is_counted_by_its_size(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 400)
+    assert parameters_about(tmp_path) == 100
 
 
 # ---- what it knows -------------------------------------------------------------------------------------------------
