@@ -47,9 +47,13 @@ demo: env
 	@CLOUDBOOTH_HOME='$(DEMO_HOME)/state' $(BIN)/cloudbooth launch examples/toybox/robot.toml --yes \
 	  --set 'output.folder=$(DEMO_HOME)/models'
 	@echo
+	@echo 'what the judge counts, before and after training (95 % interval):'
+	@$(BIN)/python examples/toybox/score.py --rounds 1 '$(DEMO_HOME)/state/runs/robot' '$(DEMO_HOME)/models/robot/diffusers'
+	@CLOUDBOOTH_HOME='$(DEMO_HOME)/state' $(BIN)/cloudbooth report robot --out '$(DEMO_HOME)/report.html' >/dev/null
+	@echo
 	@echo 'the model:                 $(DEMO_HOME)/models/robot/diffusers'
 	@echo 'pictures before and after: $(DEMO_HOME)/models/robot/before-after.png'
-	@echo '  (its rows are the validation_prompts of examples/toybox/robot.toml, in their order)'
+	@echo 'the run on one page:       $(DEMO_HOME)/report.html'
 	@echo
 	@echo 'next, a picture of it:'
 	@echo "  CLOUDBOOTH_HOME='$(DEMO_HOME)/state' $(BIN)/cloudbooth generate robot 'a photo of sks robot on the beach' --to '$(DEMO_HOME)/pictures'"

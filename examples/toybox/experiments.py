@@ -15,16 +15,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import judge
-import measure
 import world
 from draw_photos import draw_all
+from questions import counted
 from remote_trainer import wire
 from remote_trainer.bases.resolve import resolve_base
 from remote_trainer.dataset.pictures import Framing
@@ -84,14 +84,21 @@ def _run_all(folder: Path, base: Path, variants: Sequence[Variant], seed: int, *
 
 
 def run(
-    variant: Variant, seed: int, base: Path, folder: Path, shelf: Path | None = None, *, is_measured: bool = True
+    variant: Variant,
+    seed: int,
+    base: Path,
+    folder: Path,
+    shelf: Path | None = None,
+    *,
+    is_measured: bool = True,
+    rounds: int = 2,
 ) -> Result | None:
     """Trains in `folder` and measures; blocks for a minute or two on one core. Goes on from what is in `folder`.
 
-    shelf: keeps class images for other runs of the same seed.
+    shelf: keeps class images for other runs of the same seed. rounds: of questions.
     """
     if variant.steps == 0:
-        return _measured(base, variant.name, seed)
+        return Result(**vars(counted(base, variant.name, seed)))
     job = job_of(variant, seed, folder)
     began = time.monotonic()
     finished = False
@@ -104,8 +111,8 @@ def run(
         return None
     model = folder / "output" / "diffusers"
     record = json.loads((folder / "output" / "training.json").read_text())
-    return replace(
-        _measured(model, variant.name, seed),
+    return Result(
+        **vars(counted(model, variant.name, seed, rounds)),
         train_s=train_s,
         weights_sha256=hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest(),
         photo_loss=record["evaluations"][-1]["mean_loss"],
@@ -165,32 +172,6 @@ def job_of(variant: Variant, seed: int, folder: Path) -> wire.Job:
     return wire.Job("experiment", "robot", "builtin:toybox", spec, tuple(datasets), ("diffusers",), allow_cpu=True)
 
 
-def _measured(model: Path, name: str, seed: int) -> Result:
-    named = [(place, world.prompt(name, place)) for place in world.BACKGROUNDS] * 4
-    robots = [world.prompt("a robot")] * 8 + [world.prompt(_colored(color, "robot")) for color in world.COLORS] * 2
-    kinds = [(kind, world.prompt(_colored(world.COLORS[n % 8], kind))) for n, kind in enumerate(world.KINDS)]
-    others = [each for each in kinds if each[0] != "robot"] * 2
-    placed = [world.prompt("a robot", place) for place in world.BACKGROUNDS] * 2
-    prompts = [*(prompt for _, prompt in named), *robots, *(prompt for _, prompt in others), *placed]
-    drawn = measure.pictures(model, prompts, seed)
-    verdicts = judge.judged(drawn)
-    of_subject, of_robots, of_others, of_placed = verdicts[:24], verdicts[24:48], verdicts[48:70], verdicts[70:]
-    return Result(
-        subject=judge.share([each.is_subject for each in of_subject]),
-        unseen=judge.share(
-            [each.is_subject for each, (place, _) in zip(of_subject, named, strict=True) if place in ("night", "snow")]
-        ),
-        place=judge.share([each.background == place for each, (place, _) in zip(of_subject, named, strict=True)]),
-        drift=judge.share([each.is_subject for each in of_robots]),
-        placed_drift=judge.share([each.is_subject for each in of_placed]),
-        color=judge.share([each.color == color for each, color in zip(of_robots[8:], world.COLORS * 2, strict=True)]),
-        kinds=judge.share([each.kind == kind for each, (kind, _) in zip(of_others, others, strict=True)]),
-        diversity=judge.diversity(drawn[24:32])[0],
-        train_s=0.0,
-        weights_sha256="",
-    )
-
-
 def _held_out_loss(model: Path, name: str, seed: int) -> float:
     """The trainer's own score, over drawings that nobody has trained on: the subject in each of the six places."""
     family = open_base(str(model))
@@ -206,10 +187,6 @@ def _held_out_loss(model: Path, name: str, seed: int) -> float:
     denoising = Denoising(family, family.load_denoiser(_CPU), _CPU, "fp32")
     prompts = encode_prompts(family, captions, _CPU, lambda _: None)
     return evaluate(denoising, pictures, prompts, seed, 0).mean_loss
-
-
-def _colored(color: world.Color, kind: str) -> str:
-    return f"{'an' if color[0] in 'aeiou' else 'a'} {color} {kind}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import judge
+from questions import Counts
 from variants import EXPERIMENTS, Variant, key_of
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -32,27 +33,9 @@ _HEADINGS = ("subject", "unseen places", "place", "drift", "drift in places", "c
 
 
 @dataclass(frozen=True)
-class Result:
-    """Counts of pictures, each with noise of its own."""
-
-    subject: judge.Share
-    """"NAME …" in each of the six places: is it the subject?"""
-    unseen: judge.Share
-    """Of those, at night and in the snow."""
-    place: judge.Share
-    """Of all of them: is it the place that was asked for?"""
-    drift: judge.Share
-    """"a robot", "a red robot", …: has it turned into the subject?"""
-    placed_drift: judge.Share | None
-    """"a robot on the grass", …: the same. None in results of before this was asked."""
-    color: judge.Share
-    """Of the colored ones: is it the color that was asked for?"""
-    kinds: judge.Share
-    """Other things: are they still what they are called?"""
-    diversity: float
-    """Of "a robot"."""
-    train_s: float
-    weights_sha256: str
+class Result(Counts):
+    train_s: float = 0.0
+    weights_sha256: str = ""
     photo_loss: float | None = None
     """The trainer's own figure at the last step: mean loss over a fixed set of noises on the photos."""
     held_out_loss: float | None = None
@@ -70,7 +53,7 @@ def store(result: Result, variant: Variant, base: Path, seed: int, folder: Path)
     """The file appears whole or not at all."""
     file = file_of(folder, variant, base, seed)
     unfinished = file.with_suffix(".part")
-    unfinished.write_text(json.dumps({"label": variant.label} | dataclasses.asdict(result), indent=1) + "\n")
+    unfinished.write_text(json.dumps({"label": variant.label} | written(result), indent=1) + "\n")
     unfinished.replace(file)
 
 
@@ -78,13 +61,13 @@ def of_folder(folder: Path) -> Results:
     found = {}
     for file in sorted(folder.glob("*-seed*.json")):
         key, _, seed = file.stem.partition("-seed")
-        found[key, int(seed)] = _result(json.loads(file.read_text()))
+        found[key, int(seed)] = read(json.loads(file.read_text()))
     return found
 
 
 def released(file: Path = RESULTS) -> Results:
     lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    return {(line.pop("key"), line.pop("seed")): _result(line) for line in lines}
+    return {(line.pop("key"), line.pop("seed")): read(line) for line in lines}
 
 
 def release(results: Results, base: Path) -> None:
@@ -93,15 +76,20 @@ def release(results: Results, base: Path) -> None:
     with RESULTS.open("w", encoding="utf-8") as file:
         for (key, seed), result in sorted(results.items(), key=lambda each: [*labels, each[0][0]].index(each[0][0])):
             if key in labels:
-                told = {"key": key, "seed": seed, "label": labels[key]} | dataclasses.asdict(result)
+                told = {"key": key, "seed": seed, "label": labels[key]} | written(result)
                 file.write(json.dumps(told, ensure_ascii=False) + "\n")
     PAGE.write_text(with_tables(PAGE.read_text("utf-8"), results, base), "utf-8")
 
 
-def _result(content: dict[str, Any]) -> Result:
-    content.pop("label", None)
+def written(result: Result) -> dict[str, Any]:
+    return dataclasses.asdict(result)
+
+
+def read(content: dict[str, Any]) -> Result:
+    """The other way round of `written`, without a label."""
+    content = {key: value for key, value in content.items() if key != "label"}
     shares = {key: judge.Share(**value) for key, value in content.items() if isinstance(value, dict)}
-    return Result(**{"placed_drift": None, **content, **shares})
+    return Result(**{**content, **shares})
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------
@@ -142,8 +130,7 @@ def _rows(name: str, results: Results, base: Path) -> list[list[str]]:
 
 
 def _cells(found: Sequence[Result]) -> list[str]:
-    columns = ([getattr(result, each) for result in found] for each in _COLUMNS)
-    return [share_told([share for share in column if share is not None]) for column in columns]
+    return [share_told([getattr(result, each) for result in found]) for each in _COLUMNS]
 
 
 def _by_seed(variant: Variant, results: Results, base: Path) -> dict[int, Result]:
@@ -153,8 +140,6 @@ def _by_seed(variant: Variant, results: Results, base: Path) -> dict[int, Result
 
 def share_told(shares: Sequence[judge.Share]) -> str:
     """The share of all pictures, and the wider of two 95 % intervals: Wilson's over pictures, Student's over seeds."""
-    if not shares:
-        return "–"
     pooled = judge.Share(sum(share.hits for share in shares), sum(share.n for share in shares))
     low, high = pooled.interval
     over_seeds = _over_seeds([share.value for share in shares])

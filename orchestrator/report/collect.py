@@ -29,6 +29,7 @@ from orchestrator.report.contents import (
 )
 from orchestrator.report.history import host_phases, machine_entries, money_of, state_spans
 from orchestrator.report.recorded_plan import RecordedPlan, stated_guidance
+from orchestrator.report.scores import read_judgement
 from orchestrator.report.usage import model_files
 from orchestrator.understanding import understood
 from remote_trainer import wire
@@ -70,6 +71,7 @@ def collect(ledger: Ledger, home: RunHome, run_name: str, now: float) -> Report:
         steps=_steps(events),
         losses=_losses(progress),
         samples=_samples(progress, home),
+        judgement=read_judgement(home.root / wire.VALIDATION_FOLDER),
         photos=_photos(home),
         spans=spans,
         host_phases=host_phases(logs),

@@ -40,6 +40,27 @@ class SampleSeries:
 
 
 @dataclass(frozen=True)
+class Score:
+    """What a judge of the user's own has counted, with its interval."""
+
+    name: str
+    step: int
+    value: float
+    low: float
+    high: float
+    n: int
+    """Of how many pictures."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The content of `validation/scores.json`; the scores in its order."""
+
+    judge: str
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
 class Photo:
     """A photo as it is trained: prepared, without metadata."""
 
@@ -167,6 +188,8 @@ class Report:
     steps: tuple[StepPoint, ...]
     losses: tuple[LossPoint, ...]
     samples: tuple[SampleSeries, ...]
+    judgement: Judgement | None
+    """None where nobody has judged the pictures."""
     photos: tuple[Photo, ...]
     spans: tuple[StateSpan, ...]
     host_phases: tuple[HostPhase, ...]

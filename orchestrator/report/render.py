@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from orchestrator.ranges import duration, usd
 from orchestrator.report import charts
-from orchestrator.report.contents import Report
+from orchestrator.report.contents import Report, Score
 from orchestrator.report.pictures import MAX_PHOTOS, InlinePicture, shown_samples
 
 MAX_TABLE_ROWS = 60
@@ -48,6 +48,8 @@ def render(report: Report, pictures: Mapping[str, InlinePicture], reload_s: floa
         outcome=outcome(report),
         samples=[(prompt, frames) for prompt, frames in samples if frames],
         samples_left_out=sum(len(s.samples) for s in report.samples) - sum(len(frames) for _, frames in samples),
+        score_steps=sorted({score.step for score in report.judgement.scores}) if report.judgement else [],
+        score_rows=_score_rows(report),
         photos=photos,
         photos_left_out=len(report.photos) - len(photos),
         loss_chart=_loss_chart(report),
@@ -74,6 +76,14 @@ def headline(report: Report) -> str:
         return f"{steps} in {duration(report.active_s)}, {cost}."
     left = f", {duration(report.eta_s)} of training left" if report.eta_s else ""
     return f"{steps} after {duration(report.active_s)}{left}; {cost} so far."
+
+
+def _score_rows(report: Report) -> list[tuple[str, dict[int, Score]]]:
+    """Of each name the scores by step; names in the order in which they were first told."""
+    rows: dict[str, dict[int, Score]] = {}
+    for score in report.judgement.scores if report.judgement else ():
+        rows.setdefault(score.name, {})[score.step] = score
+    return list(rows.items())
 
 
 # ---- charts --------------------------------------------------------------------------------------------------------
