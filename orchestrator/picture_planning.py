@@ -78,7 +78,7 @@ def plan_pictures(
         of=model.name,
         folder=str(folder.absolute()),
         model_bytes=sum(file.stat().st_size for file in model_files(model.path)),
-        carried_bytes=0 if base is None else upload_bytes(base) or 0,
+        carried_bytes=0 if base is None else upload_bytes(base, provider_name) or 0,
         pipeline="" if base is None else pipeline_name(base),
     )
     work = record.work(wanted)
