@@ -22,6 +22,7 @@ class Progress:
     """The last few (step, host seconds) of this supervisor's life, from which the ETA is drawn."""
     evaluations: tuple[wire.Evaluated, ...] = ()
     samples: tuple[wire.SampleMade, ...] = ()
+    captions: tuple[wire.Captioned, ...] = ()
     checkpoints: tuple[wire.CheckpointCommitted, ...] = ()
     decisions: tuple[wire.Decision, ...] = ()
     warnings: tuple[wire.Warned, ...] = ()
@@ -57,6 +58,8 @@ def advance(progress: Progress, envelope: wire.Envelope) -> Progress:
             return replace(progress, evaluations=(*progress.evaluations, evaluation))
         case wire.SampleMade() as sample:
             return replace(progress, samples=(*progress.samples, sample))
+        case wire.Captioned() as caption:
+            return replace(progress, captions=(*progress.captions, caption))
         case wire.CheckpointCommitted() as checkpoint:
             return replace(progress, checkpoints=(*progress.checkpoints, checkpoint))
         case wire.Decision() as decision:

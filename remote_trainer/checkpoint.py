@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -42,6 +42,8 @@ class Frozen:
     parts: int = 1
     offload: bool = False
     """These two and `gradient_checkpointing` are a `Thrift`."""
+    captions: dict[str, str] = field(default_factory=dict)
+    """What the captioner said of pictures, by their sha256: `captions.Texts`."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The recipe: load → class images → encode → loop → export. Read it top to bottom.
+"""The recipe: load → captions → class images → encode → loop → export. Read it top to bottom.
 
 Everything random is keyed by (seed, step, …) and every picture's turn is a function of the step, so the only state is
 what `checkpoint` stores; a resumed run repeats the bits of an undisturbed one on the same device and software.
@@ -17,6 +17,7 @@ from torch import nn
 
 from . import adapters, checkpoint, class_images, decisions, validate, wire
 from .adapters import Trained
+from .captions import write_captions
 from .checkpoint import Checkpoint, Frozen, RunState
 from .dataset.pictures import training_set
 from .denoising import Denoising
@@ -102,6 +103,8 @@ def _train(
     device = decisions.choose_device(job.allow_cpu, emit)
     frozen = _frozen(spec, family, device, resumed, emit)
 
+    job, said = write_captions(job, run_folder, frozen.captions, device, emit, should_stop)
+    frozen = replace(frozen, captions=dict(said))
     if not world.prepares:
         world.wait_for_all()  # the first of each machine makes and fetches class images
     pins = class_images.fetch_all(job, run_folder, emit, should_stop, resumed.state.pins if resumed else ())

@@ -149,6 +149,19 @@ class Seen:
     """(1, height, width), float32: 1 counts, 0 does not; None when everything does."""
 
 
+def whole_picture(picture: Picture) -> Image.Image:
+    """RGB, upright, uncropped; what is transparent lies on white. Raises TrainingFailed("bad-image") as `load_views`
+    does."""
+    from PIL import Image
+
+    image, _ = _opened(picture)
+    if image.mode != "RGBA":
+        return image
+    flat = Image.new("RGB", image.size, "white")
+    flat.paste(image, mask=image.getchannel("A"))
+    return flat
+
+
 def load_pixels(picture: Picture) -> Tensor:
     """As `load_framed`, without the framing."""
     return load_framed(picture)[0]

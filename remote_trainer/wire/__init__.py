@@ -11,6 +11,7 @@ dataclasses in place and take the ranges from `Bounds`; the host checks the same
 
 from .codec import PROTOCOL, Bounds, Count, Positive, WireError, decode, dumps, encode, loads
 from .events import (
+    Captioned,
     CheckpointCommitted,
     Decision,
     Done,
@@ -88,6 +89,7 @@ __all__ = [
     "VALIDATION_FOLDER",
     "BasePrecision",
     "Bounds",
+    "Captioned",
     "CheckpointCommitted",
     "CommittedFolder",
     "Count",

@@ -26,7 +26,8 @@ class Hello:
 class PhaseStarted:
     TYPE: ClassVar[str] = "phase"
     name: str
-    """storage, environment, load, class-images, encode, train, evaluate, checkpoint, validate, export, verify."""
+    """storage, environment, load, captions, class-images, encode, train, evaluate, checkpoint, validate, export,
+    verify."""
     detail: str = ""
 
 
@@ -68,6 +69,19 @@ class SampleMade:
     prompt: str
     file: FileEntry
     """Path relative to the run's folder."""
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """The captioner has described a picture. The laptop writes the caption beside the photo that it is of."""
+
+    TYPE: ClassVar[str] = "caption"
+    dataset: str
+    """Its id."""
+    file: str
+    """The picture's `ImageSpec.file`."""
+    caption: str
+    """As it is trained, the prompt included."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ class SelfReleased:
 
 FailureCode = Literal[
     "environment", "bad-job", "base-not-found", "bad-image", "out-of-memory", "disk-full", "deadline", "diverged",
-    "export-mismatch", "stalled", "trainer-killed", "no-gpu", "storage", "class-images", "internal",
+    "export-mismatch", "stalled", "trainer-killed", "no-gpu", "storage", "class-images", "captions", "internal",
 ]  # fmt: skip
 
 
@@ -157,8 +171,8 @@ class Unknown:
 
 
 Event = Union[
-    Hello, PhaseStarted, Decision, StepDone, Evaluated, SampleMade, CheckpointCommitted, Uploaded, Warned, Heartbeat,
-    SelfReleased, Failed, Stopped, Done, Unknown,
+    Hello, PhaseStarted, Decision, StepDone, Evaluated, SampleMade, Captioned, CheckpointCommitted, Uploaded, Warned,
+    Heartbeat, SelfReleased, Failed, Stopped, Done, Unknown,
 ]  # fmt: skip
 
 _EVENT_TYPES: dict[str, Any] = {
@@ -170,6 +184,7 @@ _EVENT_TYPES: dict[str, Any] = {
         StepDone,
         Evaluated,
         SampleMade,
+        Captioned,
         CheckpointCommitted,
         Uploaded,
         Warned,

@@ -71,6 +71,8 @@ class DatasetSpec:
     """What of a picture larger than its bucket is taken; `random`: one of a few places, drawn anew at each visit."""
     mirror: bool = False
     """Half of the visits see the picture mirrored left to right."""
+    captioned: bool = False
+    """Pictures without a caption get one on the host from `Job.captioner`: the prompt, then what it says."""
 
     @property
     def pictures(self) -> int:
@@ -101,6 +103,9 @@ class Job:
     """On how many machines they are, as many on each; where those meet, each is told by its environment."""
     base_path: Optional[str] = None
     """Where a base that travels lies on this host; None: `base` says it all."""
+    captioner: Optional[str] = None
+    """`hub id@commit`, or an absolute folder on the host: the model that describes pictures of sets that are
+    `captioned`."""
     base_config: Optional[str] = None
     """Whose configuration a base that is a single file has: a hub id or `builtin:NAME`; None: as diffusers finds."""
     closed_base: bool = False

@@ -18,6 +18,7 @@ EVENTS: list[wire.Event] = [
     wire.StepDone(3, 10, 0.5, 1e-4, 2.5, None),
     wire.Evaluated(0, 0.25),
     wire.SampleMade(0, "a photo", ENTRY),
+    wire.Captioned("instance", "000-rex.png", "a photo of sks dog, on a sofa"),
     wire.CheckpointCommitted(3, "checkpoints/checkpoint-000003", "ab", 100),
     wire.Uploaded(3, "ab"),
     wire.Warned("slow", "wait"),

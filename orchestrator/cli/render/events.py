@@ -26,6 +26,8 @@ def describe(event: wire.Event, progress: Progress) -> str | None:
             return f"mean loss on the fixed set at step {step}: {mean_loss:.4f}"
         case wire.SampleMade(step, prompt, file):
             return f"picture at step {step}: {escape(file.path)} [dim]“{escape(prompt)}”[/]"
+        case wire.Captioned(_, file, caption):
+            return f"caption of {escape(file)}: [dim]“{escape(caption)}”[/]"
         case wire.CheckpointCommitted(step):
             return f"checkpoint at step {step} committed ({volume(event.bytes)})"
         case wire.Uploaded(step):
