@@ -48,6 +48,8 @@ STORE_MBPS = 200.0
 LOAD_S = Range(8, 20, 60)
 """Imports and weights from disk into memory, once per machine."""
 DISK_GB_PER_S = Range(2.0, 0.7, 0.15)
+CAPTION_S = Range(0.05, 0.3, 1.5)
+"""Of one picture by the captioner on a GPU, eight at a time: a guess."""
 CHECKPOINT_FIXED_S = 1.0
 """Hashing, fsync and renaming of a small checkpoint."""
 VERIFY_S = Range(10, 30, 120)
@@ -118,6 +120,7 @@ def quote(
     best, reason = _interval(work, per_step.expected, checkpoint_s, lag_s, rate)
     every = min(work.train.checkpoint_every or best, work.train.steps)
     before = _before_training(work, offer, speed)
+    captions = _captions(work, offer)
     training = [
         Phase("train", per_step * work.train.steps),
         Phase("checkpoints", _spread(checkpoint_s * math.ceil(work.train.steps / every), 0.5, 3)),
@@ -127,14 +130,16 @@ def quote(
         Phase("export", VERIFY_S + _at(work.export_gb, DISK_GB_PER_S)),
         Phase("bring home", _mbps(work.export_gb, LAPTOP_MBPS)),
     ]
-    phases = (*before, *training, *after)
+    phases = (*before, *captions, *training, *after)
     undisturbed = _sum(phases)
     restart = _sum(before)
     repeated = _interrupted(per_step * work.train.steps, per_step.expected * every, checkpoint_s, restart, lag_s, rate)
     duration = undisturbed + repeated
-    traffic_usd = (ENVIRONMENT_GB + work.family.base_gb + work.carried_gb) * offer.download_usd_per_gb + (
-        work.export_gb + work.checkpoint_gb * math.ceil(work.train.steps / every)
-    ) * offer.upload_usd_per_gb
+    down_gb = ENVIRONMENT_GB + work.family.base_gb + work.carried_gb + work.captioner_gb
+    traffic_usd = (
+        down_gb * offer.download_usd_per_gb
+        + (work.export_gb + work.checkpoint_gb * math.ceil(work.train.steps / every)) * offer.upload_usd_per_gb
+    )
     per_second = offer.price_per_hour_usd / 3600
     return Quote(
         offer=offer,
@@ -216,9 +221,21 @@ def _until_software() -> list[Phase]:
 
 
 def _base_phase(base_gb: float, carried_gb: float, offer: Offer) -> Phase:
+    time = _mbps(carried_gb, LAPTOP_MBPS) if carried_gb else _mbps(base_gb, _download_mbps(offer))
+    return Phase("base", time)
+
+
+def _captions(work: Workload, offer: Offer) -> list[Phase]:
+    """Once in a run: a machine that takes over gets the captions of the first."""
+    if not work.captions:
+        return []
+    return [Phase("captions", _mbps(work.captioner_gb, _download_mbps(offer)) + LOAD_S + CAPTION_S * work.captions)]
+
+
+def _download_mbps(offer: Offer) -> Range:
+    """From the hub."""
     stated = offer.download_mbps
-    mbps = STATED_MBPS_SHARE * stated if stated else UNKNOWN_MBPS
-    return Phase("base", _mbps(carried_gb, LAPTOP_MBPS) if carried_gb else _mbps(base_gb, mbps))
+    return STATED_MBPS_SHARE * stated if stated else UNKNOWN_MBPS
 
 
 def _checkpoint_s(work: Workload, speed: GpuSpeed) -> float:

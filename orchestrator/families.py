@@ -68,6 +68,11 @@ class Family:
     """Of the denoiser for one denoising step of a picture; guidance by a second pass makes them two."""
 
     @property
+    def reads_sentences(self) -> bool:
+        """Prompts go through a language model (T5, Qwen3), and were sentences when the base was made."""
+        return self.text_encoders_gb > 0
+
+    @property
     def formats(self) -> Mapping[Method, tuple[ExportFormat, ...]]:
         """The methods it is trained by, and what each can be exported to, the default first."""
         if not self.adapters_alone:

@@ -80,6 +80,16 @@ class RunHome:
         return self.root / "sent" / JOB_FILE
 
     @property
+    def photos(self) -> Path:
+        """Which photo each shipped picture is of, where captions are to come home to them."""
+        return self.root / "photos.json"
+
+    @property
+    def captions(self) -> Path:
+        """What the machine wrote of them."""
+        return self.root / "captions.json"
+
+    @property
     def log_lock(self) -> Path:
         """Held while `train.log` comes: whoever wants to read it does not wait for a checkpoint."""
         return self.root / ".log.lock"

@@ -54,6 +54,7 @@ from orchestrator.plan_data import (
     steps_per_epoch,
 )
 from orchestrator.plan_warnings import (
+    caption_warnings,
     environment_warnings,
     machine_warnings,
     rental_warnings,
@@ -158,6 +159,8 @@ class Plan:
     """What became of each key of SimpleTuner's files."""
     gpu_count: int = 1
     """How many train together."""
+    captioner: str | None = None
+    """Describes pictures without a caption on the machine; None when none is to be described."""
 
     @property
     def instance(self) -> tuple[Placement, ...]:
@@ -207,6 +210,7 @@ def make_plan(
         unpacked=isinstance(base, LocalFile | LinkedFile),
         stored=spec.storage.filled_by_machine is not None,
         pipeline=pipeline_name(base),
+        captions=sum(each.to_caption for each in sets),
     )
     buckets = Counter(placement.bucket for placement in placements)
     require_ways(
@@ -231,7 +235,7 @@ def make_plan(
         decisions.append(
             Decision("lend HF_TOKEN to the machine, in its memory", f"{base.repo} opens only with a token")
         )
-    decisions += data_decisions(spec, sets)
+    decisions += data_decisions(spec, sets, work.family)
     if rental is not None:
         decisions += rental_decisions(spec, rental, work)
     findings = [
@@ -278,6 +282,7 @@ def make_plan(
             *translation_warnings(translation),
             *training_warnings(spec, train, placements, base, work.family, has_class_images=planned_class is not None),
             *machine_warnings(spec, base, offer, None if machine is None else machine.has_gpu),
+            *caption_warnings(work, None if machine is None else machine.has_gpu),
             *(() if machine is None or machine.has_environment else environment_warnings(machine.free_gb)),
             *(() if rental is None else (*size_warnings(spec, work), *rental_warnings(rental, deadline_s))),
         ),
@@ -285,6 +290,7 @@ def make_plan(
         base_config=spec.model.config,
         translation=translation,
         gpu_count=spec.compute.gpu_count,
+        captioner=spec.data.captioner if work.captions else None,
     )
 
 
@@ -304,6 +310,7 @@ def build_job(plan: Plan, run_id: str, images: Mapping[str, tuple[ImageSpec, ...
         closed_base=isinstance(plan.base, HubModel) and plan.base.closed,
         base_config=plan.base_config,
         processes=plan.gpu_count,
+        captioner=plan.captioner,
     )
 
 

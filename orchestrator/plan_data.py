@@ -10,8 +10,10 @@ from orchestrator.dataset.placement import Placement, place_photos, sizing_of
 from orchestrator.dataset.scan import Scan
 from orchestrator.dataset.visits import Drawn, epoch_length, expected_turns, turns_per_epoch
 from orchestrator.errors import UsageError
+from orchestrator.families import Family
 from orchestrator.spec import RunSpec
 from orchestrator.spec_data import (
+    CAPTIONER,
     GeneratedClassImages,
     GitClassImages,
     NoClassImages,
@@ -19,6 +21,7 @@ from orchestrator.spec_data import (
     PictureSet,
     Role,
 )
+from orchestrator.workload import CAPTIONER_GB
 from remote_trainer.wire import Crop, DatasetSpec, Decision, GitPictures, ImageSpec, TrainSpec
 
 
@@ -39,6 +42,12 @@ class PlannedSet:
     crop: Crop
     mirror: bool
     mask: bool
+    captioned: bool = False
+    """The machine describes the pictures that have no caption."""
+
+    @property
+    def to_caption(self) -> int:
+        return sum(placed.photo.caption is None for placed in self.placements) if self.captioned else 0
 
     @property
     def count(self) -> int:
@@ -112,6 +121,7 @@ def _planned(spec: RunSpec, pictures: PictureSet, scan: Scan | None, pinned: Git
         crop=pictures.crop,
         mirror=pictures.mirror,
         mask=pictures.mask,
+        captioned=pictures.captions == "generated",
     )
 
 
@@ -185,19 +195,36 @@ def dataset_specs(sets: Sequence[PlannedSet], images: Mapping[str, tuple[ImageSp
             ignore_epochs=each.ignore_epochs,
             crop=each.crop,
             mirror=each.mirror,
+            captioned=each.to_caption > 0,
         )
         for each in sets
     )
 
 
-def data_decisions(spec: RunSpec, sets: Sequence[PlannedSet]) -> list[Decision]:
+def data_decisions(spec: RunSpec, sets: Sequence[PlannedSet], family: Family) -> list[Decision]:
     decisions = []
     train = spec.train
     if not train.aspect_buckets and any(each.square is None for each in spec.picture_sets):
         decisions.append(Decision(f"photos are cropped to {train.resolution}×{train.resolution}", "as the spec says"))
     placements = instance_placements(sets)
     captions = sum(placement.photo.caption is not None for placement in placements)
-    if 0 < captions < len(placements):
+    to_caption = sum(each.to_caption for each in sets)
+    if to_caption:
+        decisions.append(
+            Decision(
+                f"{_counted(to_caption, 'caption')} written on the machine by {_captioner(spec)}",
+                f"the prompt, then what is seen; no more than {CAPTIONER_GB:g} GB to download; they come home as text "
+                "files beside the photos",
+            )
+        )
+    elif not captions and family.reads_sentences and len(placements) > 1:
+        decisions.append(
+            Decision(
+                "every photo has the same caption, the prompt",
+                f"{family.name} was made with sentences: `--set data.captions=generated` has the machine write them",
+            )
+        )
+    if 0 < captions < len(placements) and not to_caption:
         rest = len(placements) - captions
         decisions.append(Decision(f"{rest} of {len(placements)} photos use the instance prompt", "no caption file"))
     for each in sets:
@@ -209,3 +236,13 @@ def data_decisions(spec: RunSpec, sets: Sequence[PlannedSet]) -> list[Decision]:
         names = ", ".join(masked)
         decisions.append(Decision(f"the pictures of {names} are scaled here", "their masks travel with them"))
     return decisions
+
+
+def _captioner(spec: RunSpec) -> str:
+    name, _, commit = spec.data.captioner.partition("@")
+    at = f" at {commit[:12]}" if commit else ""
+    return f"{name}{at}" + (" (MIT license)" if spec.data.captioner == CAPTIONER else "")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

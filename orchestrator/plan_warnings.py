@@ -12,7 +12,7 @@ from orchestrator.families import STABLE_DIFFUSION_XL, Family, family_of
 from orchestrator.rental import Rental
 from orchestrator.single_file_base import LinkedFile
 from orchestrator.spec import BUILTIN_RESOLUTION, RunSpec
-from orchestrator.workload import ENVIRONMENT_GB, Workload
+from orchestrator.workload import CAPTIONER_GB, ENVIRONMENT_GB, Workload
 from providers.api import Offer
 from remote_trainer.wire import TrainSpec, Warned
 
@@ -45,6 +45,19 @@ def machine_warnings(spec: RunSpec, base: BaseSource, offer: Offer, has_gpu: boo
             )
         )
     return warnings
+
+
+def caption_warnings(work: Workload, has_gpu: bool | None) -> list[Warned]:
+    """About a captioner without a GPU; on a rented machine, which has one, it takes seconds."""
+    if not work.captions or has_gpu is not False:
+        return []
+    return [
+        Warned(
+            f"{work.captions} pictures are described on a CPU, in some 10 seconds each, by {CAPTIONER_GB:g} GB that "
+            "are downloaded once",
+            "rent a GPU, write captions beside the photos, or leave data.captions out",
+        )
+    ]
 
 
 def environment_warnings(free_gb: float | None) -> list[Warned]:

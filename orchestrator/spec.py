@@ -228,7 +228,9 @@ class RunSpec(Section):
     @property
     def picture_sets(self) -> tuple[PictureSet, ...]:
         """All that is trained on, in whatever form the spec names it; ids are unique."""
-        sets = self.data.sets or (PictureSet(id="instance", pictures=str(self.data.instance)),)
+        captions = self.data.captions or "textfile"
+        alone = (PictureSet(id="instance", pictures=str(self.data.instance), captions=captions),)
+        sets = self.data.sets or alone
         if isinstance(self.data.class_images, NoClassImages):
             return sets
         taken = {each.id for each in sets}

@@ -29,7 +29,10 @@ class Section(BaseModel):
 
 Prompt = Annotated[str, Field(pattern=r"\S")]
 Role = Literal["instance", "class"]
-Captions = Literal["prompt", "textfile", "filename", "parquet"]
+Captions = Literal["prompt", "textfile", "filename", "parquet", "generated"]
+CAPTIONER = "florence-community/Florence-2-base-ft@0b03b6f15a4a211370fb204aee4e7dd48887ea37"
+"""Florence-2 by Microsoft (arXiv 2311.06242; 0.23 billion parameters, MIT license), in transformers' own format."""
+_PINNED = re.compile(r"/.+|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*@[0-9a-f]{40}")
 
 
 # ---- where pictures come from --------------------------------------------------------------------------------------
@@ -109,7 +112,8 @@ class PictureSet(Section):
     prompt: Prompt | None = None
     """For pictures without a caption; omitted: that of `[subject]` for the role."""
     captions: Captions = "textfile"
-    """`prompt` for every picture; `name.txt` beside it; its file name; a column of a Parquet file."""
+    """`prompt` for every picture; `name.txt` beside it; its file name; a column of a Parquet file; or `generated`: the
+    prompt, then what `data.captioner` sees on the machine, where no `name.txt` is."""
     prepend_prompt: bool = False
     """Put the prompt before each caption."""
     parquet: Path | None = None
@@ -146,6 +150,8 @@ class PictureSet(Section):
             raise ValueError(f'"{self.pictures}" is no folder of photos of the subject')
         if (self.captions == "parquet") != (self.parquet is not None):
             raise ValueError('captions = "parquet" and the key parquet, its file, go together')
+        if self.captions == "generated" and not isinstance(self.source, PictureFolder):
+            raise ValueError('captions = "generated" is for a folder of pictures; others have the prompt')
         if self.resolution is None:
             if self.resolution_type != "side":
                 raise ValueError("resolution_type without resolution means nothing")
@@ -173,6 +179,11 @@ class PictureSet(Section):
 class Data(Section):
     instance: Path | None = None
     """Folder of photos; `name.txt` beside `name.jpg` is its caption. Either this, `sets` or `dataloader`."""
+    captions: Literal["prompt", "textfile", "filename", "generated"] | None = None
+    """Of `instance`, as in `sets`; omitted: `textfile`."""
+    captioner: str = CAPTIONER
+    """Writes `generated` captions: `owner/name@commit` of a Florence-2 or BLIP model on the hub, or an absolute folder
+    on the machine."""
     regularization: str = "none"
     """`none`, `generate:N`, a folder or `https://REPOSITORY#FOLDER`; read it through `class_images`."""
     regularization_count: Annotated[int, Field(ge=1)] = 200
@@ -198,12 +209,23 @@ class Data(Section):
         require_known_source(value, "data.regularization")
         return value
 
+    @field_validator("captioner")
+    @classmethod
+    def _pinned(cls, value: str) -> str:
+        if not _PINNED.fullmatch(value):
+            raise ValueError(
+                f'"{value}" is neither `owner/name@` with a commit of 40 hex digits nor an absolute folder'
+            )
+        return value
+
     @model_validator(mode="after")
     def _one_way_to_name_photos(self) -> Self:
         if self.instance is None and not self.sets:
             raise RuleBroken("missing", key="data.instance")
         if self.instance is not None and self.sets:
             raise ValueError("data.instance and several sets do not go together: give the folder as one of the sets")
+        if self.captions is not None and self.sets:
+            raise ValueError("data.captions is for data.instance: give each of the sets its own captions")
         ids = [each.id for each in self.sets]
         if double := next((name for name in ids if ids.count(name) > 1), None):
             raise ValueError(f'two of data.sets have the id "{double}"')

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 
+from orchestrator.captions_home import remember_photos
 from orchestrator.dataset.originals import ship_originals
 from orchestrator.dataset.prepare import prepare_photos
 from orchestrator.errors import RunConflict
@@ -33,6 +34,7 @@ def stage(home: RunHome, plan: Plan) -> wire.Job:
             images[each.id] = prepare_photos(placed, folder, masked=True)
         else:
             images[each.id] = (ship_originals if plan.ship_originals else prepare_photos)(placed, folder)
+    remember_photos(home, plan, images)
     job = build_job(plan, plan.name, images)
     _write_job(home, job)
     return job

@@ -22,6 +22,8 @@ CUDA_CONTEXT_GB = 1.5
 SPARE_DISK_GB = 5.0
 ENVIRONMENT_GB = 8.0
 """torch with its CUDA libraries (about 6 GB installed) and the rest of requirements.lock, if the image has neither."""
+CAPTIONER_GB = 1.1
+"""Of the captioner's 0.23 billion parameters in float32: they may be published in less."""
 EVALUATION_FORWARDS_EACH, EVALUATED_PHOTOS = 4, 16
 """As in `remote_trainer.evaluation`: before every checkpoint, so many passes for each of so many photos."""
 
@@ -44,6 +46,12 @@ class Workload:
     """The base is a single file: it lies on the disk beside the folder that is made of it."""
     stored: bool = False
     """The machine uploads checkpoints to object storage by itself."""
+    captions: int = 0
+    """Pictures that the machine describes before it trains."""
+
+    @property
+    def captioner_gb(self) -> float:
+        return CAPTIONER_GB if self.captions else 0.0
 
     @property
     def area(self) -> float:
@@ -133,7 +141,8 @@ class Workload:
         """Base + environment + kept checkpoints and the one being written + exports + some room, rounded up to 5 GB."""
         base = self._base_disk_gb
         checkpoints = (self.train.keep_checkpoints + 1) * self.checkpoint_gb
-        return -(-(base + ENVIRONMENT_GB + checkpoints + self.export_gb + SPARE_DISK_GB) // 5) * 5.0
+        needed = base + self.captioner_gb + ENVIRONMENT_GB + checkpoints + self.export_gb + SPARE_DISK_GB
+        return -(-needed // 5) * 5.0
 
     @property
     def _base_disk_gb(self) -> float:
@@ -142,9 +151,10 @@ class Workload:
     def disk_reason(self) -> str:
         base = self._base_disk_gb
         kept = self.train.keep_checkpoints + 1
+        captioner = f"captioner {self.captioner_gb:.1f}, " if self.captions else ""
         return (
-            f"base {base:.1f} GB, environment {ENVIRONMENT_GB:.0f}, {kept} checkpoints of {self.checkpoint_gb:.2g}, "
-            f"exports {self.export_gb:.2g}, {SPARE_DISK_GB:.0f} to spare"
+            f"base {base:.1f} GB, {captioner}environment {ENVIRONMENT_GB:.0f}, {kept} checkpoints of "
+            f"{self.checkpoint_gb:.2g}, exports {self.export_gb:.2g}, {SPARE_DISK_GB:.0f} to spare"
         )
 
 
@@ -160,6 +170,7 @@ def workload(
     stored: bool = False,
     pipeline: str = "",
     unpacked: bool = False,
+    captions: int = 0,
 ) -> Workload:
     """`base` as in the spec, `pipeline` its diffusers class where it is known.
 
@@ -167,4 +178,4 @@ def workload(
     """
     chosen: tuple[ExportFormat, ...] = tuple(formats) or EVERY_FORMAT[train.method][:1]
     family = family_of(base, pipeline)
-    return Workload(family, train, chosen, photos, class_images, generate, carried_gb, unpacked, stored)
+    return Workload(family, train, chosen, photos, class_images, generate, carried_gb, unpacked, stored, captions)

@@ -26,7 +26,7 @@ def captioned(scan: Scan, pictures: PictureSet, prompt: str) -> Scan:
     kind = pictures.captions
     if kind == "prompt":
         caption = _none
-    elif kind == "textfile":
+    elif kind == "textfile" or kind == "generated":  # what is missing then, the machine writes
         caption = _beside_it
     elif kind == "filename":
         caption = _file_name
@@ -84,4 +84,8 @@ def _file_name(photo: Photo) -> str | None:
 
 
 def _whole(caption: str | None, pictures: PictureSet, prompt: str) -> str | None:
-    return f"{prompt} {caption}" if caption and pictures.prepend_prompt and prompt else caption
+    if not caption or not pictures.prepend_prompt or not prompt:
+        return caption
+    if pictures.captions == "generated" and caption.startswith(prompt):  # as an earlier run wrote it
+        return caption
+    return f"{prompt} {caption}"

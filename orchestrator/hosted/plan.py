@@ -89,6 +89,11 @@ def make_job_plan(spec: RunSpec, instance: Scan, quote: JobQuote, spent_usd: flo
     formats of which none can be had.
     """
     require_usable(instance)
+    if spec.data.captions == "generated":
+        raise UsageError(
+            f"data.captions = generated: {quote.trainer} is not our trainer, and has no captioner of ours",
+            "write captions beside the photos, or leave data.captions out; some trainers write their own",
+        )
     low, expected, high = (seconds * quote.usd_per_s for seconds in quote.seconds)
     ceiling = spec.limits.max_cost_usd
     if expected > ceiling - spent_usd:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.budget import spent_usd
+from orchestrator.captions_home import bring_captions
 from orchestrator.courier import bring, home_already
 from orchestrator.host import ConnectionLost, HostUnreachable
 from orchestrator.lifecycle import Facts, Trouble, Wish
@@ -21,7 +22,7 @@ from orchestrator.recovery import renewed_quote, rest_usd, why_leave
 from orchestrator.remote_run import RemoteRun
 from orchestrator.silence import NO_SILENCE
 from providers.errors import CloudboothError, MachineGone, Transient
-from remote_trainer.wire import FailureCode, HostStatus
+from remote_trainer.wire import Captioned, FailureCode, HostStatus
 
 WISH_POLL_S = 0.5
 NO_GPU: FailureCode = "no-gpu"
@@ -137,12 +138,16 @@ def _follow_connected(
             remote.follow(mirror.offset) as chunks,
         ):
             courier.show(mirror.progress)
+            bring_captions(context.home, mirror.progress.captions, context.reporter)
             for chunk in chunks:
                 contact.heard()
                 context.require_driver()  # the mirror has one writer
+                described: list[Captioned] = []
                 for envelope in mirror.feed(chunk):
                     context.reporter.event(envelope, mirror.progress)
                     storekeeper.heard(envelope.event)
+                    described += [envelope.event] if isinstance(envelope.event, Captioned) else []
+                bring_captions(context.home, described, context.reporter)
                 storekeeper.tick()
                 courier.show(mirror.progress)
                 contact.say_what_it_will_cost(mirror.progress)

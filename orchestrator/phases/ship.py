@@ -17,6 +17,7 @@ from orchestrator.base_model import (
 )
 from orchestrator.boot_plan import GUARD_FILE
 from orchestrator.budget import TimeLimits, reserve_s, time_limits, used_before_s
+from orchestrator.captions_home import with_captions_at_home
 from orchestrator.checksum import sha256_of
 from orchestrator.courier import bring
 from orchestrator.errors import RunConflict, UsageError
@@ -118,7 +119,7 @@ def _lend_hub_token(context: RunContext, remote: RemoteRun) -> None:
 
 
 def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
-    job = read_staged_job(context.home)
+    job = with_captions_at_home(read_staged_job(context.home), context.home)
     travels = job.base.startswith((FOLDER_PREFIX, FILE_PREFIX))
     base = inspect_base(context.spec.model.base) if travels else None
     if isinstance(base, LocalFolder | LocalFile):
