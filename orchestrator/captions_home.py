@@ -66,17 +66,15 @@ def bring_captions(home: RunHome, told: Sequence[wire.Captioned], reporter: Repo
 
 
 def with_captions_at_home(job: wire.Job, home: RunHome) -> wire.Job:
-    """The job, its pictures with the captions that an earlier machine of the run wrote."""
+    """The job, its pictures `described` as an earlier machine of the run did."""
     known = _read(home.captions)
     if not known:
         return job
 
     def told(each: wire.DatasetSpec) -> wire.DatasetSpec:
-        def captioned(image: wire.ImageSpec) -> wire.ImageSpec:
-            own = image.caption
-            return replace(image, caption=own if own is not None else known.get(_key(each.id, image.file)))
-
-        return replace(each, images=tuple(captioned(image) for image in each.images)) if each.captioned else each
+        return replace(
+            each, images=tuple(replace(image, described=known.get(_key(each.id, image.file))) for image in each.images)
+        )
 
     return replace(job, datasets=tuple(told(each) for each in job.datasets))
 

@@ -36,19 +36,20 @@ def caption(prompt: str, text: str) -> str:
 
 def write_captions(
     job: Job, run_folder: Path, known: Texts, device: torch.device, emit: Emit, should_stop: ShouldStop
-) -> tuple[Job, Texts]:
-    """The job with a caption for every picture that wants one, and their descriptions, for the checkpoint.
+) -> dict[str, str]:
+    """Descriptions of all pictures that want a caption, by their sha256.
 
-    known: those that a checkpoint brought. Others are read from the run's folder, and the rest is written now, in
-    batches; each is announced once it is on the disk, all of them again after a restart. Loads the captioner only if
-    something is missing, and lets it go. Raises TrainingFailed as `Captioner` and `whole_picture` do, and StopRequested
-    between batches.
+    known: those that a checkpoint brought. Others came with the job or are in the run's folder, and the rest is written
+    now, in batches, each on the disk before the next. Loads the captioner only if something is missing, and lets it go.
+    Raises TrainingFailed as `Captioner` and `whole_picture` do, and
+    StopRequested between batches.
     """
     wanted = _wanted(job, run_folder)
     if not wanted:
-        return job, {}
+        return {}
     folder = run_folder / FOLDER
     folder.mkdir(exist_ok=True)
+    known = {**_sent_along(job), **known}
     texts = {sha256: text for sha256 in wanted if (text := known.get(sha256, _read(folder, sha256))) is not None}
     for sha256, text in texts.items():
         _keep(folder, sha256, text)
@@ -63,8 +64,7 @@ def write_captions(
                 for sha256, text in zip(batch, said, strict=True):
                     _keep(folder, sha256, text)
                     texts[sha256] = text
-    job = _with_texts(job, texts, emit)
-    return job, texts
+    return texts
 
 
 def _wanted(job: Job, run_folder: Path) -> dict[str, Picture]:
@@ -78,7 +78,19 @@ def _wanted(job: Job, run_folder: Path) -> dict[str, Picture]:
     return found
 
 
-def _with_texts(job: Job, texts: Texts, emit: Emit) -> Job:
+def _sent_along(job: Job) -> dict[str, str]:
+    """What the run's earlier machine wrote and the laptop has, prompts taken off again."""
+    return {
+        image.sha256: image.described.removeprefix(each.prompt).removeprefix(", ")
+        for each in job.datasets
+        for image in each.images
+        if image.described is not None
+    }
+
+
+def with_captions(job: Job, texts: Texts, emit: Emit) -> Job:
+    """The job, every picture that wants a caption with its own, each announced. `texts`: as `write_captions` returns."""
+
     def told(spec: DatasetSpec) -> DatasetSpec:
         if not spec.captioned:
             return spec

@@ -50,5 +50,5 @@ def _words(job: Job) -> Iterator[str]:
 
 
 def _digest(dataset: DatasetSpec) -> str:
-    images = tuple(replace(image, file="") for image in dataset.images)
+    images = tuple(replace(image, file="", described=None) for image in dataset.images)
     return hashlib.sha256(wire.dumps(replace(dataset, folder="", images=images))).hexdigest()[:8]

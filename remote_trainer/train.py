@@ -6,6 +6,7 @@ what `checkpoint` stores; a resumed run repeats the bits of an undisturbed one o
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from torch import nn
 
 from . import adapters, checkpoint, class_images, decisions, validate, wire
 from .adapters import Trained
-from .captions import write_captions
+from .captions import with_captions, write_captions
 from .checkpoint import Checkpoint, Frozen, RunState
 from .dataset.pictures import training_set
 from .denoising import Denoising
@@ -103,8 +104,11 @@ def _train(
     device = decisions.choose_device(job.allow_cpu, emit)
     frozen = _frozen(spec, family, device, resumed, emit)
 
-    job, said = write_captions(job, run_folder, frozen.captions, device, emit, should_stop)
-    frozen = replace(frozen, captions=dict(said))
+    # Of several machines, the first one's captioner speaks for all: others might put it in other words.
+    said = write_captions(job, run_folder, frozen.captions, device, emit, should_stop) if world.leads else {}
+    said = json.loads(world.from_first(json.dumps(said).encode()))
+    described = with_captions(job, said, emit)
+    frozen = replace(frozen, captions=said)
     if not world.prepares:
         world.wait_for_all()  # the first of each machine makes and fetches class images
     pins = class_images.fetch_all(job, run_folder, emit, should_stop, resumed.state.pins if resumed else ())
@@ -121,7 +125,7 @@ def _train(
     if world.prepares:
         class_images.show(job, run_folder, emit)
         world.wait_for_all()
-    pictures = training_set(job, run_folder)
+    pictures = training_set(described, run_folder)
 
     emit(PhaseStarted("encode", f"{len(pictures.instance)} of the subject, {len(pictures.class_)} of the class"))
     if spec.text_encoder_learning_rate is None:

@@ -23,6 +23,8 @@ class ImageSpec:
     """The size in pixels it is trained at: the trainer center-crops to it, and resamples originals alone."""
     caption: Optional[str] = None
     """None: the dataset's prompt."""
+    described: Optional[str] = None
+    """The caption that an earlier machine of this run wrote for a picture that has none."""
     original: bool = False
     """The file has the photo's own pixels, in RGB or gray: the trainer scales it to just cover its bucket."""
     orientation: Annotated[int, Bounds(ge=1, le=8)] = 1

@@ -15,6 +15,7 @@ from PIL import Image
 from remote_trainer import captions, wire
 from remote_trainer.captioner import Captioner, tidy
 from remote_trainer.errors import TrainingFailed
+from remote_trainer.identity import identity_of
 from remote_trainer.stopping import StopRequested
 from remote_trainer.wire import Captioned, PhaseStarted
 from tests.trainer.tiny_captioner import build_blip, build_florence
@@ -37,7 +38,8 @@ def job_of(run_folder: Path, captioner: Path | str, **settings: Any) -> wire.Job
 
 
 def described(job: wire.Job, run_folder: Path, watched: Watched) -> wire.Job:
-    return captions.write_captions(job, run_folder, {}, CPU, watched.emit, watched.should_stop)[0]
+    texts = captions.write_captions(job, run_folder, {}, CPU, watched.emit, watched.should_stop)
+    return captions.with_captions(job, texts, watched.emit)
 
 
 def captions_of(job: wire.Job) -> list[str | None]:
@@ -119,6 +121,19 @@ def test_another_machine_goes_on_with_the_captions_of_the_first(
     assert resumed.of(Captioned) == whole.of(Captioned)
     left, right = final_weights(undisturbed), final_weights(run_folder)
     assert all((left[name] == right[name]).all() for name in left)
+
+
+def test_what_the_laptop_has_of_an_earlier_machine_is_not_described_again(run_folder: Path, florence: Path) -> None:
+    job = job_of(run_folder, florence)
+    once = Watched()
+    first = described(job, run_folder, once)
+    shutil.rmtree(run_folder / captions.FOLDER)
+    at_home = {event.file: event.caption for event in once.of(Captioned)}
+    shown = job.datasets[0]
+    sent = replace(shown, images=tuple(replace(image, described=at_home.get(image.file)) for image in shown.images))
+    again = replace(job, captioner="/gone", datasets=(sent, *job.datasets[1:]))
+    assert captions_of(described(again, run_folder, Watched())) == captions_of(first)
+    assert identity_of(again) == identity_of(job), "so that checkpoints are taken over"
 
 
 @pytest.mark.parametrize("captioner", ["/no/such/folder", "nobody/knows-this@" + "0" * 40])

@@ -150,7 +150,7 @@ def test_the_next_machine_of_the_run_gets_what_the_first_wrote(home: RunHome) ->
     assert with_captions_at_home(job, home) == job
     bring_captions(home, said(home, "a photo of sks dog, on a sofa"), Told())
     (shown,) = with_captions_at_home(job, home).datasets
-    assert [image.caption for image in shown.images] == [*["a photo of sks dog, on a sofa"] * 2, "sks dog asleep"]
+    assert [image.described for image in shown.images] == [*["a photo of sks dog, on a sofa"] * 2, None]
 
 
 def test_a_run_launched_anew_takes_the_text_files_as_they_are_then(home: RunHome, photos: Path) -> None:
