@@ -41,8 +41,7 @@ def write_captions(
 
     known: those that a checkpoint brought. Others came with the job or are in the run's folder, and the rest is written
     now, in batches, each on the disk before the next. Loads the captioner only if something is missing, and lets it go.
-    Raises TrainingFailed as `Captioner` and `whole_picture` do, and
-    StopRequested between batches.
+    Raises TrainingFailed as `Captioner` and `whole_picture` do, and StopRequested between batches.
     """
     wanted = _wanted(job, run_folder)
     if not wanted:
@@ -89,7 +88,7 @@ def _sent_along(job: Job) -> dict[str, str]:
 
 
 def with_captions(job: Job, texts: Texts, emit: Emit) -> Job:
-    """The job, every picture that wants a caption with its own, each announced. `texts`: as `write_captions` returns."""
+    """The job, every picture that wants a caption with its own, each announced; `texts` as `write_captions` returns."""
 
     def told(spec: DatasetSpec) -> DatasetSpec:
         if not spec.captioned:
