@@ -101,7 +101,9 @@ class RunStore:
         return [] if folder is None else [folder]
 
     def _uploads(self) -> list[_Upload]:
-        """Every index that a machine has written."""
+        """Every index that a machine has written. One that arrived altered is none: its machine, which reads it back,
+        writes it again, and if it is gone, that upload was never finished. Raises HostError for one of a later version.
+        """
         uploads = []
         for found in list(self.store.objects(f"{self.prefix}/{INCOMING}/")):
             folder, _, name = found.key.rpartition("/")
@@ -111,10 +113,16 @@ class RunStore:
                 raw = self.store.get(found.key)
             except NoSuchObject:
                 continue
-            if raw != wire.RETIRED:
-                with understood(f"{found.key} in {self.store.url}"):
+            if raw == wire.RETIRED:
+                continue
+            with understood(f"{found.key} in {self.store.url}"):
+                try:
                     index = wire.loads(wire.UploadIndex, raw)
                     uploads.append(_Upload(found.key, folder, raw, index, index.read_manifest()))
+                except wire.NewerProtocol:
+                    raise
+                except wire.WireError:
+                    continue
         return uploads
 
     def _put_together(self, uploads: Sequence[_Upload]) -> StoredFolder | None:

@@ -9,7 +9,7 @@ The dataclasses are the only schema there is. The laptop's spec wraps them in py
 dataclasses in place and take the ranges from `Bounds`; the host checks the same ranges with `decode`.
 """
 
-from .codec import PROTOCOL, Bounds, Count, Positive, WireError, decode, dumps, encode, loads
+from .codec import PROTOCOL, Bounds, Count, NewerProtocol, Positive, WireError, decode, dumps, encode, loads
 from .events import (
     Captioned,
     CheckpointCommitted,
@@ -118,6 +118,7 @@ __all__ = [
     "Manifest",
     "Method",
     "ModelKind",
+    "NewerProtocol",
     "OptimizerName",
     "PhaseStarted",
     "PictureJob",

@@ -18,6 +18,10 @@ class WireError(ValueError):
     """A message cannot be understood: wrong version, wrong type, value out of range, broken JSON."""
 
 
+class NewerProtocol(WireError):
+    """Whole, as far as can be told, and written by a later version than this one."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """The allowed range of a number; `multiple_of` is checked too. Used as `Annotated[int, Bounds(ge=1)]`."""
@@ -72,7 +76,7 @@ def decode(cls: type[T], data: Any, *, ignore_unknown: bool = False) -> T:
     refused before anything else is looked at.
     """
     if isinstance(data, dict) and isinstance(data.get("protocol"), int) and data["protocol"] > PROTOCOL:
-        raise WireError(f"written by protocol {data['protocol']}, this cloudbooth knows up to {PROTOCOL}")
+        raise NewerProtocol(f"written by protocol {data['protocol']}, this cloudbooth knows up to {PROTOCOL}")
     return typing.cast(T, _reader(cls)(data, cls.__name__, ignore_unknown))
 
 

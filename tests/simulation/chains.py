@@ -12,11 +12,21 @@ from random import Random
 from providers.testing.faults import CloudFault
 from tests.simulation.kinds import TODAY, Kind, WorldFault
 
-LENGTH = 6
+LENGTH = 7
 DRAWN_EVERY = 4
 """Every so many seeds a schedule is drawn freely instead."""
-_TWICE: tuple[Kind, ...] = (CloudFault.NO_RESTART, WorldFault.DAMAGED, WorldFault.URLS_DEAD)
-_PLACES: tuple[Kind, ...] = (*TODAY, *_TWICE)
+_AGAIN: tuple[Kind, ...] = (
+    CloudFault.NO_RESTART,
+    CloudFault.DISK_VANISHES,
+    WorldFault.DAMAGED,
+    WorldFault.STORE_UNREACHABLE,
+    WorldFault.URLS_DEAD,
+    WorldFault.UPLOADER_KILLED,
+    WorldFault.OFFLINE,
+    WorldFault.LAPTOP_FULL,
+    WorldFault.URLS_DEAD,
+)
+_PLACES: tuple[Kind, ...] = (*TODAY, *_AGAIN)
 
 
 def _chains() -> tuple[tuple[int, int], ...]:

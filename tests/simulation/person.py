@@ -1,5 +1,5 @@
 """The user of a simulated laptop, who is patient: an error is answered by `attach`, three errors by `down`, and every
-end that is not `done` by `resume`.
+end that is not `done` by `resume`. That the laptop has no network is seen, and blamed on nobody.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def until_done(world: World) -> None:
     errors_in_a_row = 0
     while world.begun < MAX_DRIVERS:
         reason, failed = world.new_driver()
+        was_offline = world.offline
         world.rules.at_home()
         if reason is EndReason.DONE:
             return
@@ -38,7 +39,8 @@ def until_done(world: World) -> None:
             _raise_ceiling_if_needed(world)
             world.note("user: resume")
             world.ledger.start_attempt(RUN, world.ledger.become_driver(RUN))
-        errors_in_a_row = errors_in_a_row + 1 if failed else 0
+        if not (failed and was_offline):
+            errors_in_a_row = errors_in_a_row + 1 if failed else 0
         if errors_in_a_row >= 3 and world.run().state is not State.ENDED:
             world.helped = True
             world.note("user: down")

@@ -62,7 +62,7 @@ _OCCASIONS: dict[WorldFault, tuple[Occasion, ...]] = {
     WorldFault.TRAINER_KILLED: (Occasion.STAGE, Occasion.LOOP, Occasion.CHECKPOINT, Occasion.EXPORT),
     WorldFault.SUPERVISOR_KILLED: (Occasion.STAGE, Occasion.LOOP, Occasion.CHECKPOINT, Occasion.EXPORT),
     WorldFault.TRAINER_HANGS: (Occasion.LOOP, Occasion.CHECKPOINT),
-    WorldFault.URLS_DEAD: (Occasion.STAGE, Occasion.LOOP),
+    WorldFault.URLS_DEAD: (Occasion.LOOP, Occasion.CHECKPOINT),
     WorldFault.UPLOAD_CUT: (Occasion.STAGE, Occasion.LOOP, Occasion.CHECKPOINT),
     WorldFault.UPLOAD_ALTERED: (Occasion.STAGE, Occasion.LOOP, Occasion.CHECKPOINT),
 }

@@ -111,6 +111,36 @@ def test_an_upload_that_cannot_be_put_together_displaces_no_checkpoint(machine: 
     assert [folder.step for folder in run.checkpoints()] == [100]
 
 
+def altered_index(run: RunStore, old: bytes, new: bytes) -> StoredObject:
+    [index] = [
+        found
+        for found in run.store.objects(f"{run.prefix}/incoming/")
+        if "/index-" in found.key and run.store.get(found.key) != wire.RETIRED
+    ]
+    content = run.store.get(index.key)
+    assert old in content
+    return run.store.put(index.key, content.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"{", b"z"), (b'"kind"', b'"kinc"'), (b'"manifest": "{', b'"manifest": "z')])
+def test_an_index_that_arrived_altered_is_an_upload_that_is_not_finished(
+    machine: Path, run: RunStore, old: bytes, new: bytes
+) -> None:
+    lend_to(machine, run)
+    uploaded(machine, 100)
+    altered_index(run, old, new)
+    assert run.settle(keep_last=2, keep_every=0) == []
+
+
+def test_an_index_of_a_later_version_is_told_and_not_passed_over(machine: Path, run: RunStore) -> None:
+    lend_to(machine, run)
+    uploaded(machine, 100)
+    altered_index(run, b'"protocol": 1', b'"protocol": 9')
+    with pytest.raises(CloudboothError, match="written by protocol 9") as raised:
+        run.settle(keep_last=2, keep_every=0)
+    assert "upgrade cloudbooth" in (raised.value.hint or "")
+
+
 def test_uploads_of_an_earlier_grant_are_found_too(machine: Path, run: RunStore) -> None:
     lend_to(machine, run)
     uploaded(machine, 100)
