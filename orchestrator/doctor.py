@@ -5,7 +5,6 @@ Each check is a function that returns findings and raises nothing; a finding tha
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from enum import Enum
 from importlib import metadata
 from pathlib import Path
 
+from orchestrator.extras import installing
 from orchestrator.ledger import Ledger
 from orchestrator.plan import StandingMachine
 from orchestrator.workload import ENVIRONMENT_GB
@@ -106,16 +106,6 @@ def ssh_client() -> Iterator[Finding]:
         return
     asked = subprocess.run([program, "-V"], capture_output=True, text=True, timeout=10, check=False)
     yield Finding("ssh", Verdict.GOOD, asked.stderr.strip() or program)
-
-
-def installing(extra: str, prefix: Path | None = None) -> str:
-    """The command that adds an extra to this installation, or to one at `prefix`: by what has made it."""
-    prefix = prefix or Path(sys.prefix)
-    if (prefix / "uv-receipt.toml").exists():
-        return f"uv tool install --force '.[{extra}]'"
-    if (prefix / "pipx_metadata.json").exists():
-        return f"pipx install --force '.[{extra}]'"
-    return f"{shlex.quote(str(prefix / 'bin' / 'python'))} -m pip install '.[{extra}]'"
 
 
 def this_machine() -> Iterator[Finding]:

@@ -99,6 +99,11 @@ class RunHome:
         return self.root / "driver.log"
 
     @property
+    def log_to(self) -> Path:
+        """Where every driver of the run has it logged, as `--log-to` was given."""
+        return self.root / "log-to"
+
+    @property
     def trainer_log(self) -> Path:
         """The host's `train.log`, fetched when a run ends."""
         return self.root / "train.log"

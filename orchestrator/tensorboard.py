@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
-from remote_trainer import wire
+from orchestrator.curves import Point
 
 _VERSION = b"brain.Event:2"
 _POLYNOMIAL = 0x82F63B78
@@ -28,15 +28,10 @@ def beginning(at: float) -> bytes:
     return record(_double(1, at) + _bytes(3, _VERSION))
 
 
-def records(envelopes: Iterable[wire.Envelope]) -> Iterator[bytes]:
-    """Loss, learning rate, pictures a second and memory of every step told, and the loss on the fixed set."""
-    for envelope in envelopes:
-        event = envelope.event
-        if isinstance(event, wire.StepDone):
-            values = {"loss": event.loss, "lr": event.lr, "images_per_s": event.images_per_s, "vram_gb": event.vram_gb}
-            yield scalars(envelope.t, event.step, {f"train/{k}": v for k, v in values.items() if v is not None})
-        elif isinstance(event, wire.Evaluated):
-            yield scalars(envelope.t, event.step, {"fixed_set/loss": event.mean_loss})
+def records(told: Iterable[Point]) -> Iterator[bytes]:
+    """One for each point."""
+    for point in told:
+        yield scalars(point.at, point.step, point.values)
 
 
 def scalars(at: float, step: int, values: Mapping[str, float]) -> bytes:

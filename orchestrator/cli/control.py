@@ -11,10 +11,19 @@ import click
 
 from orchestrator.at_stake import LostByDown, lost_by_down
 from orchestrator.cli.driving import NewLimits, detach, drive_to_end, take_up
-from orchestrator.cli.options import from_store_options, json_option, notify_option, plain_option, run_argument
+from orchestrator.cli.options import (
+    from_store_options,
+    json_option,
+    log_to_option,
+    notify_option,
+    plain_option,
+    run_argument,
+    wanted_targets,
+)
 from orchestrator.cli.render.files import artifacts_on_disk, pictures_folder
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.summary import summarize, tell
+from orchestrator.cli.tracking import remember_targets
 from orchestrator.driver_lock import driver_lock, is_driven
 from orchestrator.errors import ExitCode, RunConflict
 from orchestrator.host import ConnectionLost, HostUnreachable
@@ -129,6 +138,7 @@ def _agreed(run: str, loss: LostByDown, as_json: bool) -> bool:
 @click.option("--max-hours", type=click.FloatRange(0, min_open=True), metavar="H", help="As for `launch`, from now on.")
 @click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
 @notify_option
+@log_to_option
 @plain_option
 @json_option
 def resume(
@@ -155,6 +165,7 @@ def resume(
         output = [a.folder for a in wiring.ledger.artifacts(run) if a.kind == "output"]
         raise RunConflict(f"run `{run}` is done", f"its model is in {output[-1]}" if output else "")
     limits = NewLimits(max_cost, max_hours)
+    remember_targets(wiring.home.run(run), wanted_targets())
     if in_background:
         with driver_lock(wiring.home.run(run).driver_lock, run):
             take_up(wiring, run, wiring.ledger.become_driver(run), limits)

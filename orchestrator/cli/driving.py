@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.cli.notifying import TellingOfTrouble, ended_notice, error_notice
 from orchestrator.cli.render.summary import Summary, summarize
+from orchestrator.cli.tracking import start_logging
 from orchestrator.driver import drive, drive_until
 from orchestrator.driver_lock import driver_lock, is_driven
 from orchestrator.errors import RunConflict
@@ -61,6 +62,7 @@ def drive_to_end(
             take_up(wiring, run, epoch, limits)
             if limits.max_cost_usd is not None and has_its_limit(wiring.ledger, wiring.home.run(run)):
                 reporter.note(KEEPS_ITS_LIMIT)
+        start_logging(wiring.home.run(run), reporter)
         try:
             with _obeying_ctrl_c(wiring, run, reporter):
                 reason = _drive_through_interrupts(wiring, run, epoch, telling)

@@ -12,11 +12,20 @@ from typing import Any
 import click
 
 from orchestrator.cli.driving import detach, drive_to_end
-from orchestrator.cli.options import json_option, notify_option, of_profile, plain_option, profile_option
+from orchestrator.cli.options import (
+    json_option,
+    log_to_option,
+    notify_option,
+    of_profile,
+    plain_option,
+    profile_option,
+    wanted_targets,
+)
 from orchestrator.cli.render.job_plan import render_job_plan
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.plan import render_plan
 from orchestrator.cli.render.summary import tell
+from orchestrator.cli.tracking import remember_targets
 from orchestrator.errors import UsageError
 from orchestrator.hosted.plan import JobPlan, job_plan_to_data
 from orchestrator.hosted.planning import accept_job, look_up_job
@@ -122,6 +131,7 @@ def plan(what: Path, as_json: bool, **options: Any) -> int:
 @click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
 @click.option("--yes", "-y", is_flag=True, help="Start without asking.")
 @notify_option
+@log_to_option
 @plain_option
 @json_option
 def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: bool, **options: Any) -> int:
@@ -143,6 +153,7 @@ def launch(what: Path, dry_run: bool, in_background: bool, yes: bool, as_json: b
         accept_job(wiring, spec, planned)
     else:
         accept(wiring, spec, planned)
+    remember_targets(wiring.home.run(spec.name), wanted_targets())
     if in_background:
         return _say_detached(wiring, spec, as_json)
     with reporter_for(as_json, lambda: wiring.cost_usd(spec.name), lambda: board_of(wiring, spec.name)) as reporter:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from orchestrator.hints import hint_for
 from providers.errors import CloudboothError
+
+if TYPE_CHECKING:
+    from orchestrator.trackers.api import Target  # it would load what `--help` does without
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -112,6 +115,36 @@ def notify_option(function: F) -> F:
         callback=remember,
         help="Tell when the run ends or needs you; several with commas between. CLOUDBOOTH_NOTIFY does it always.",
     )(function)
+
+
+_LOG_TO_KEY = "cloudbooth.log_to"
+
+
+def log_to_option(function: F) -> F:
+    """`--log-to`, for verbs that drive a run; ask `wanted_targets`."""
+
+    def remember(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+        if value:
+            from orchestrator.trackers.api import require_installed, targets_of
+
+            context.meta[_LOG_TO_KEY] = targets_of(value)
+            for target in context.meta[_LOG_TO_KEY]:
+                require_installed(target.kind)
+
+    return click.option(
+        "--log-to",
+        metavar="wandb|trackio[:PROJECT]",
+        envvar="CLOUDBOOTH_LOG_TO",
+        expose_value=False,
+        callback=remember,
+        help="Log curves and pictures there, from this laptop; several with commas. CLOUDBOOTH_LOG_TO does it always.",
+    )(function)
+
+
+def wanted_targets() -> tuple[Target, ...]:
+    """What `--log-to` of the verb that is running says; empty without."""
+    targets: tuple[Target, ...] = click.get_current_context().meta.get(_LOG_TO_KEY, ())
+    return targets
 
 
 def plain_is_wanted() -> bool:

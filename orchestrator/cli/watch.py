@@ -13,13 +13,23 @@ from rich.markup import escape
 
 from orchestrator import tensorboard as tensorboard_file
 from orchestrator.cli.driving import drive_to_end
-from orchestrator.cli.options import json_option, notify_option, optional_run_argument, plain_option, run_argument
-from orchestrator.cli.render.events import describe
+from orchestrator.cli.options import (
+    json_option,
+    log_to_option,
+    notify_option,
+    optional_run_argument,
+    plain_option,
+    run_argument,
+    wanted_targets,
+)
+from orchestrator.cli.render.events import describe, tells_enough_anew
 from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.run_list import view_run
 from orchestrator.cli.render.runs import render_status, status_to_json, view_status
 from orchestrator.cli.render.summary import summarize, tell
 from orchestrator.cli.together import carry_in_background
+from orchestrator.cli.tracking import log_run, remember_targets
+from orchestrator.curves import points
 from orchestrator.driver_lock import is_driven
 from orchestrator.errors import ExitCode, RunConflict, UsageError
 from orchestrator.hints import hint_for
@@ -29,6 +39,7 @@ from orchestrator.phases.retrieve import fetch_log
 from orchestrator.progress import Progress
 from orchestrator.reporter import Reporter, Silent
 from orchestrator.spec import spec_from_json
+from orchestrator.trackers.api import Kind, Target, named_project
 from orchestrator.wiring import Wiring, is_hosted, wire_up
 from remote_trainer import wire
 
@@ -54,6 +65,7 @@ def status(run: str, as_json: bool) -> int:
 @click.command(epilog="Example: cloudbooth logs my-dog --trainer | tail -50")
 @run_argument
 @click.option("--follow", "-f", is_flag=True, help="Go on printing until the run has ended.")
+@click.option("--all", "-a", "every", is_flag=True, help="Every step; 25 of them are printed otherwise.")
 @click.option("--trainer", is_flag=True, help="The raw output of trainer and supervisor instead of the events.")
 @click.option(
     "--tensorboard",
@@ -61,26 +73,50 @@ def status(run: str, as_json: bool) -> int:
     metavar="FOLDER",
     help="Write the curves into FOLDER/RUN for `tensorboard --logdir FOLDER` instead; with -f while they grow.",
 )
+@click.option("--wandb", metavar="PROJECT", help="Log curves and pictures to Weights & Biases instead; -f as above.")
+@click.option("--trackio", metavar="PROJECT", help="The same for trackio.")
 @json_option
-def logs(run: str, follow: bool, trainer: bool, tensorboard: Path | None, as_json: bool) -> int:
+def logs(
+    run: str,
+    follow: bool,
+    every: bool,
+    trainer: bool,
+    tensorboard: Path | None,
+    wandb: str | None,
+    trackio: str | None,
+    as_json: bool,
+) -> int:
     """Print what a run has said so far; without -f this returns at once."""
     wiring = wire_up()
     wiring.ledger.run(run)
+    if wandb is not None:
+        return log_run(wiring, run, Target(Kind.WANDB, named_project(wandb)), follow, as_json)
+    if trackio is not None:
+        return log_run(wiring, run, Target(Kind.TRACKIO, named_project(trackio)), follow, as_json)
     if tensorboard is not None:
         return _write_curves(wiring, run, tensorboard.expanduser().absolute() / run, follow, as_json)
     if trainer:
         _print_trainer_log(_trainer_log(wiring, run), run, as_json)
         return 0
     console = Console()
-    reader, count = EventReader(wiring.home.run(run)), 0
+    reader, count, last, left_out = EventReader(wiring.home.run(run)), 0, None, 0
     while True:
         ended = wiring.ledger.run(run).state is State.ENDED  # looked at before the last read, not after
         for envelope in reader.fresh():
-            _print_event(console, run, envelope, reader.progress, as_json)
             count += 1
+            if isinstance(envelope.event, wire.Hello):
+                last = None
+            if isinstance(envelope.event, wire.StepDone):
+                if not (every or as_json or tells_enough_anew(envelope.event, last)):
+                    left_out += 1
+                    continue
+                last = envelope.event
+            _print_event(console, run, envelope, reader.progress, as_json)
         if ended or not follow:
             if as_json:
                 click.echo(json.dumps({"type": "summary", "run": run, "events": count}))
+            elif left_out:
+                console.print(f"[dim]{left_out} steps left out: `cloudbooth logs {run} --all`[/]", soft_wrap=True)
             return 0
         time.sleep(WATCH_POLL_S)
 
@@ -97,7 +133,7 @@ def _write_curves(wiring: Wiring, run: str, folder: Path, follow: bool, as_json:
             file.write(tensorboard_file.beginning(began_at))
             while True:
                 ended = wiring.ledger.run(run).state is State.ENDED
-                for record in tensorboard_file.records(reader.fresh()):
+                for record in tensorboard_file.records(points(reader.fresh())):
                     file.write(record)
                 file.flush()
                 if ended or not follow:
@@ -114,6 +150,7 @@ def _write_curves(wiring: Wiring, run: str, folder: Path, follow: bool, as_json:
 @optional_run_argument
 @click.option("--all", "every", is_flag=True, help="Carry on all runs that nobody does, in the background, and return.")
 @notify_option
+@log_to_option
 @plain_option
 @json_option
 def attach(run: str | None, every: bool, as_json: bool) -> int:
@@ -130,6 +167,7 @@ def attach(run: str | None, every: bool, as_json: bool) -> int:
     if run is None:
         raise UsageError("attach takes a run, or --all", "`cloudbooth ps` lists them")
     record = wiring.ledger.run(run)
+    remember_targets(wiring.home.run(run), wanted_targets())
     with reporter_for(as_json, lambda: wiring.cost_usd(run), lambda: board_of(wiring, run)) as reporter:
         while record.state is not State.ENDED:
             try:

@@ -9,11 +9,10 @@ from typing import assert_never
 
 from orchestrator.dataset.scan import Finding, Photo, Scan, Severity
 from orchestrator.errors import UsageError
+from orchestrator.extras import installing
 from orchestrator.spec_data import PictureSet
 
-PARQUET_HINT = (
-    "in the checkout: uv tool install --force '.[parquet]'; or write captions as `name.txt` beside the pictures"
-)
+PARQUET_HINT = f"in the checkout: {installing('parquet')}; or write captions as `name.txt` beside the pictures"
 
 
 def captioned(scan: Scan, pictures: PictureSet, prompt: str) -> Scan:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageCms, ImageStat, UnidentifiedImageError, features
 
+from orchestrator.extras import installing
 from providers.errors import CloudboothError
 
 MAX_PIXELS = 200_000_000
@@ -37,8 +38,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if _AVIF else
 """Pillow's decoders that a photo may reach; the many rarer ones are left to nobody's test."""
 
 HEIF_HINT = (
-    "in the checkout: uv tool install --force '.[heif]'; or export it as JPEG: in Photos use File > Export, on an "
-    "iPhone set Camera > Formats > Most Compatible"
+    f"in the checkout: {installing('heif')}; or export it as JPEG: in Photos use File > Export, on an iPhone set "
+    "Camera > Formats > Most Compatible"
 )
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _PLAIN_MODES = frozenset({"1", "L", "RGB", "RGBX", "YCbCr", "CMYK"})

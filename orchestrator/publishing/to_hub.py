@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.base_model import DEFAULT_ENDPOINT
 from orchestrator.errors import UsageError
+from orchestrator.extras import installing
 from orchestrator.finished_model import FinishedModel
 from providers.errors import AuthRejected, CloudboothError, Transient
 from providers.secret import Secret
@@ -22,7 +23,7 @@ WRITE_TOKEN_NAME = "HF_WRITE_TOKEN"
 _LOOK_AT_NETWORK = "check the network and HF_ENDPOINT, then run the command again"
 _HTTP_LIBRARIES = frozenset({"requests", "httpx", "httpx2"})
 """By which versions of the package ask; their errors have no base in common."""
-_INSTALL = "uv tool install 'cloudbooth[hub]'"
+_INSTALL = f"in the checkout: {installing('hub')}"
 
 
 @dataclass(frozen=True)

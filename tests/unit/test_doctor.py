@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from orchestrator import doctor
 from orchestrator.cli.main import cli
-from orchestrator.doctor import Finding, Verdict, installing
+from orchestrator.doctor import Finding, Verdict
+from orchestrator.extras import installing
 from orchestrator.host import HostUnreachable
 from orchestrator.plan import StandingMachine
 from orchestrator.storage.folder import FolderStore

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli.main import cli
+from orchestrator.curves import points
 from orchestrator.tensorboard import beginning, masked_crc, record, records, scalars
 from remote_trainer import wire
 from tests.unit.recorded_run import RecordedRun
@@ -49,7 +50,7 @@ def test_what_a_hosted_trainer_does_not_say_is_left_out() -> None:
     silent = wire.Envelope(0, 1.0, wire.StepDone(1, 4, None, None, None))
     looked = wire.Envelope(1, 2.0, wire.Evaluated(1, 0.5))
     other = wire.Envelope(2, 3.0, wire.Stopped(1))
-    told = b"".join(records([silent, looked, other]))
+    told = b"".join(records(points([silent, looked, other])))
     assert b"train/" not in told
     assert told.count(b"fixed_set/loss") == 1
 

@@ -47,6 +47,18 @@ def describe(event: wire.Event, progress: Progress) -> str | None:
     assert_never(event)
 
 
+STEP_LINES = 25
+"""Of a run from its first step to its last, for people who read all of it at once."""
+
+
+def tells_enough_anew(step: wire.StepDone, last: wire.StepDone | None) -> bool:
+    """Whether a step deserves a line when `last` was the last that got one: 25 a run, its first and its last. Pure."""
+    if last is None or step.step == step.of or step.step <= last.step:  # from a checkpoint, on another machine
+        return True
+    every = max(1, step.of // STEP_LINES)
+    return step.step // every > last.step // every
+
+
 def _step(step: wire.StepDone, progress: Progress) -> str:
     parts = [f"step {step.step}/{step.of}"]
     if step.loss is not None:
