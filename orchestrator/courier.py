@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.best_checkpoint import STATE_FILE, best_checkpoint_said_by
 from orchestrator.checksum import sha256_of
 from orchestrator.fetch import fetch_files, fetch_folder, fetch_manifest, holds, partial_folder
 from orchestrator.fetch_lock import fetching_alone
@@ -29,7 +30,7 @@ FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 60.0
 """After a failure the next attempt waits, twice as long each time: every one is a login at the host."""
 KEEP_AT_HOME = 2
-"""Older checkpoints are removed from the laptop when this many newer ones have arrived."""
+"""Older checkpoints, but for the best, are removed from the laptop when this many newer ones have arrived."""
 
 
 class Courier(Protocol):
@@ -244,5 +245,7 @@ def _remove_abandoned_parts(target: Path) -> None:
 
 def _remove_old_checkpoints(home: RunHome) -> None:
     folders = sorted(p for p in (home.root / wire.CHECKPOINTS_FOLDER).iterdir() if not p.name.startswith("."))
+    best = wire.checkpoint_folder(best_checkpoint_said_by(folders[-1] / STATE_FILE))
     for old in folders[:-KEEP_AT_HOME]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != home.root / best:
+            shutil.rmtree(old, ignore_errors=True)

@@ -138,9 +138,9 @@ class Workload:
 
     @property
     def needed_disk_gb(self) -> float:
-        """Base + environment + kept checkpoints and the one being written + exports + some room, rounded up to 5 GB."""
+        """Base + environment + checkpoints + exports + some room, rounded up to 5 GB."""
         base = self._base_disk_gb
-        checkpoints = (self.train.keep_checkpoints + 1) * self.checkpoint_gb
+        checkpoints = self._most_checkpoints * self.checkpoint_gb
         needed = base + self.captioner_gb + ENVIRONMENT_GB + checkpoints + self.export_gb + SPARE_DISK_GB
         return -(-needed // 5) * 5.0
 
@@ -148,9 +148,14 @@ class Workload:
     def _base_disk_gb(self) -> float:
         return max(self.family.base_gb, self.carried_gb) * (2 if self.unpacked else 1)
 
+    @property
+    def _most_checkpoints(self) -> int:
+        """At once on the machine: the newest, the best, and the one being written."""
+        return self.train.keep_checkpoints + 2
+
     def disk_reason(self) -> str:
         base = self._base_disk_gb
-        kept = self.train.keep_checkpoints + 1
+        kept = self._most_checkpoints
         captioner = f"captioner {self.captioner_gb:.1f}, " if self.captions else ""
         return (
             f"base {base:.1f} GB, {captioner}environment {ENVIRONMENT_GB:.0f}, {kept} checkpoints of "

@@ -142,7 +142,7 @@ def save(
     keep: int,
     ema: Ema | None = None,
 ) -> wire.CheckpointCommitted:
-    """Commits a checkpoint, then removes all but the newest `keep`; the one just written always stays."""
+    """Commits a checkpoint, then removes all but the newest `keep` and the best; the one just written always stays."""
     from safetensors.torch import save_file
 
     relative = wire.checkpoint_folder(state.step)
@@ -161,8 +161,9 @@ def save(
             save_file({name: _plain(average) for name, average in ema.averages.items()}, prepared / _EMA)
         (prepared / _STATE).write_bytes(wire.dumps(state))
         manifest = commit_folder(prepared, folder, state.step)
+    best = run_folder / wire.checkpoint_folder(wire.best_checkpoint(state.evaluations))
     for old in _folders(run_folder)[:-keep]:
-        if old != folder:
+        if old not in (folder, best):
             remove_committed(old)
     return wire.CheckpointCommitted(state.step, relative, manifest.sha256, manifest.total_bytes)
 
@@ -181,6 +182,13 @@ def newest(run_folder: Path) -> Checkpoint | None:
             found = Checkpoint(folder, state)
             break
     return found
+
+
+def of_step(run_folder: Path, step: int) -> Checkpoint | None:
+    """That one, every file of it checked by hash; None when it is not here whole."""
+    folder = run_folder / wire.checkpoint_folder(step)
+    state = _read(folder)
+    return None if state is None else Checkpoint(folder, state)
 
 
 def _read(folder: Path) -> RunState | None:

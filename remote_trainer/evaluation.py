@@ -22,12 +22,6 @@ TIMESTEPS_EACH = 4
 MAX_PICTURES = 16
 
 
-def best_step(evaluations: Sequence[Evaluated]) -> int:
-    """Of the lowest loss; of equal ones the earliest, which is the least trained. 0 without any."""
-    best = min(evaluations, key=lambda evaluation: (evaluation.mean_loss, evaluation.step), default=None)
-    return 0 if best is None else best.step
-
-
 @torch.no_grad()
 def evaluate(
     denoising: Denoising,

@@ -26,7 +26,7 @@ from .descent import Descent
 from .ema import Ema
 from .encoded import PromptSource, encode_prompts, encode_sets, live_prompts, subject_pictures
 from .errors import TrainingFailed
-from .evaluation import best_step, evaluate
+from .evaluation import evaluate
 from .export.output import finished, rehearse, write_output
 from .failures import memory_hint, named_failures
 from .families.api import Family
@@ -37,7 +37,7 @@ from .optimizers import build_optimizer, groups, learning_rate
 from .progress import Progress
 from .stopping import ShouldStop, StopRequested
 from .thrift import Thrift, choose_thrift, twice
-from .wire import Decision, Job, PhaseStarted, TrainSpec
+from .wire import Decision, Job, PhaseStarted, TrainSpec, Warned
 from .world import World, join
 
 Emit = Callable[[wire.Event], None]
@@ -241,17 +241,22 @@ def _train(
 
     if not world.leads:
         return Outcome(state.step, None)
-    best = best_step(state.evaluations)
+    best = wire.best_step(state.evaluations)
     emit(Decision(f"the best checkpoint is that of step {best}", "the lowest loss over the fixed set of samples"))
     optimizer.state.clear()
     optimizer.zero_grad(set_to_none=True)
     if spec.optimizer == "adamw-bf16":
         for model in (denoising.model, *texts.values()):
             model.float()
-    if ema is not None:
+    exported = state.step
+    if spec.export_step == "best":
+        exported = _take_back(wire.best_checkpoint(state.evaluations), state.step, run_folder, parameters, emit)
+    if ema is not None and exported == state.step:
         ema.adopt()
     manifest = twice(
-        lambda thrifty: write_output(job, run_folder, family, trained.on_host() if thrifty else trained, state, emit),
+        lambda thrifty: write_output(
+            job, run_folder, family, trained.on_host() if thrifty else trained, state, exported, emit
+        ),
         "exporting", _EXPORT_HINT, lambda why: say_thrift("export from the host's memory", why),
     )  # fmt: skip
     return Outcome(state.step, manifest.sha256)
@@ -259,6 +264,24 @@ def _train(
 
 def _unheard(_: wire.Event) -> None:
     """What every process would say alike, the first says."""
+
+
+def _take_back(best: int, last: int, run_folder: Path, parameters: Mapping[str, nn.Parameter], emit: Emit) -> int:
+    """Puts what the best checkpoint hands over in the place of the last weights; returns whose are there now."""
+    if best in (0, last):
+        return last
+    found = checkpoint.of_step(run_folder, best)
+    if found is None:
+        emit(
+            Warned(
+                f"the checkpoint of step {best}, the best, is not on this machine: the model is that of step {last}",
+                "only the newest checkpoint travels to another machine",
+            )
+        )
+        return last
+    found.restore_result(parameters)
+    emit(Decision(f"the model is that of step {best}", "train.export_step = best"))
+    return best
 
 
 def _own_checkpoint(job: Job, run_folder: Path, world: World, emit: Emit) -> Checkpoint | None:

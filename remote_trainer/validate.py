@@ -101,8 +101,12 @@ def strip(run_folder: Path, spec: TrainSpec) -> Any:
     return grid(rows, [f"step {step}" for step in whole], spec.validation_prompts)
 
 
-def before_after(run_folder: Path, spec: TrainSpec, path: Path) -> None:
-    """One row for each prompt: the base's picture, the trained model's picture."""
-    before, after = picture_files(run_folder, 0, spec), picture_files(run_folder, spec.steps, spec)
+def before_after(run_folder: Path, spec: TrainSpec, step: int, path: Path) -> None:
+    """One row for each prompt: the base's picture, the trained model's picture at `step`, or at the last one where none
+    were made then.
+    """
+    before, after = picture_files(run_folder, 0, spec), picture_files(run_folder, step, spec)
+    if not all(picture.exists() for picture in after):
+        after = picture_files(run_folder, spec.steps, spec)
     rows = list(zip(before, after, strict=True))
     write_png(grid(rows, ["before", "after"], spec.validation_prompts), path)

@@ -45,7 +45,7 @@ WAIT_POLL_S = 0.3
 @plain_option
 @json_option
 def pull(run: str, url: str | None, endpoint_url: str | None, as_json: bool) -> int:
-    """Fetch the pictures and the newest checkpoint of a run, or its model when it is done.
+    """Fetch the pictures, the newest and the best checkpoint of a run, or its model when it is done.
 
     Changes nothing about the run, and can be called as often as you like. When the machine is gone, checkpoint and
     model come from the run's object storage. With --from they come into ./models, also of a run unknown here.

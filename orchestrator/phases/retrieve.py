@@ -14,6 +14,7 @@ from orchestrator.phases.context import RunContext
 from orchestrator.phases.persistence import until_down
 from orchestrator.phases.storage import settle_for_good
 from orchestrator.picture_run import picture_record
+from orchestrator.progress import Progress
 from orchestrator.remote_run import RemoteRun
 from orchestrator.reporter import Meter
 from providers.errors import CloudboothError
@@ -78,7 +79,7 @@ class _Waiting:
 
 
 def pull_what_is_there(context: RunContext) -> None:
-    """The pictures and the newest checkpoint as they stand on the host now, and the model if it is done.
+    """The pictures, the newest and the best checkpoint as they stand on the host now, and the model if it is done.
 
     For anybody, driver or not: it changes nothing on the host and leaves the event mirror to the driver, for whose
     transfers it waits.
@@ -90,8 +91,11 @@ def pull_what_is_there(context: RunContext) -> None:
         mirror = context.home.events(status.incarnation)
         progress = progress_of(mirror.read_bytes() if mirror.exists() else b"")
         with disk_full_explained(context.home.root, f"`cloudbooth pull {context.run.name}` again"):
-            newest = replace(progress, checkpoints=newest_committed(remote, status))
-            bring(context.delivery(), remote, newest, waiting)
+            for folder in worth_bringing(status, progress):
+                there = replace(progress, checkpoints=(_committed(remote, folder),))
+                bring(context.delivery(), remote, there, waiting)
+            if not status.checkpoints:
+                bring(context.delivery(), remote, replace(progress, checkpoints=()), waiting)
         if status.ended == "done":
             _fetch_output(context, remote, status, waiting)
     finally:
@@ -121,11 +125,18 @@ def _drain_events(context: RunContext, remote: RemoteRun, mirror: Mirror) -> Non
 
 def newest_committed(remote: RemoteRun, status: wire.HostStatus) -> tuple[wire.CheckpointCommitted, ...]:
     """What stands on the host's disk counts, not what was announced: an old announcement may have been pruned."""
-    if not status.checkpoints:
-        return ()
-    newest = status.checkpoints[-1]
-    manifest = fetch_manifest(remote, newest.folder, newest.manifest_sha256)
-    return (wire.CheckpointCommitted(newest.step, newest.folder, newest.manifest_sha256, manifest.total_bytes),)
+    return tuple(_committed(remote, newest) for newest in status.checkpoints[-1:])
+
+
+def worth_bringing(status: wire.HostStatus, progress: Progress) -> list[wire.CommittedFolder]:
+    """The checkpoint with the lowest evaluation loss, where it still stands, and last the newest."""
+    best = wire.best_checkpoint(progress.evaluations)
+    return [folder for folder in status.checkpoints[:-1] if folder.step == best] + list(status.checkpoints[-1:])
+
+
+def _committed(remote: RemoteRun, folder: wire.CommittedFolder) -> wire.CheckpointCommitted:
+    manifest = fetch_manifest(remote, folder.folder, folder.manifest_sha256)
+    return wire.CheckpointCommitted(folder.step, folder.folder, folder.manifest_sha256, manifest.total_bytes)
 
 
 def _fetch_output(context: RunContext, remote: RemoteRun, status: wire.HostStatus, waiting: _Waiting) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.best_checkpoint import STATE_FILE, best_checkpoint_in
 from orchestrator.storage.api import NoSuchObject, ObjectChanged, ObjectStore, StorageError, StoredObject
 from orchestrator.storage.lending import INCOMING, chunk_name
 from orchestrator.understanding import understood
@@ -76,7 +77,8 @@ class RunStore:
     # ---- putting uploads together ----------------------------------------------------------------------------------
 
     def settle(self, keep_last: int, keep_every: int) -> list[StoredFolder]:
-        """Puts together what machines have uploaded since, and removes checkpoints that need not be kept.
+        """Puts together what machines have uploaded since, and removes checkpoints that need not be kept. The best one
+        stays beside those of `retained`.
 
         Returns what is new, checkpoints first. One that the machine overwrites meanwhile is left to its successor.
         """
@@ -87,7 +89,8 @@ class RunStore:
         for step in sorted({upload.step for upload in uploads if upload.kind == "checkpoint"}, reverse=True):
             if step in retained({*there, *(folder.step for folder in new), step}, keep_last, keep_every):
                 new += self._newly_whole("checkpoint", step, uploads)
-        kept = retained({*there, *(folder.step for folder in new)}, keep_last, keep_every)
+        steps = {*there, *(folder.step for folder in new)}
+        kept = {*retained(steps, keep_last, keep_every), self._best(max(steps, default=0))}
         for step, folder in there.items():
             if step not in kept:
                 self._remove(folder.prefix)
@@ -95,6 +98,13 @@ class RunStore:
         for step in sorted({upload.step for upload in uploads if upload.kind == "output"}):
             new += self._newly_whole("output", step, uploads)
         return new
+
+    def _best(self, newest: int) -> int:
+        """The checkpoint with the lowest evaluation loss, as the newest one says; 0 when it does not."""
+        try:
+            return best_checkpoint_in(self.store.get(f"{self._place('checkpoint', newest)}/{STATE_FILE}"))
+        except NoSuchObject:
+            return 0
 
     def _newly_whole(self, kind: Kind, step: int, uploads: Sequence[_Upload]) -> list[StoredFolder]:
         folder = self._put_together([upload for upload in uploads if (upload.kind, upload.step) == (kind, step)])

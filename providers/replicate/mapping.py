@@ -15,6 +15,7 @@ ITS_OWN = "the trainer decides it by itself"
 REASONS: Mapping[str, str] = {
     "train.checkpoint_every": NO_CHECKPOINTS,
     "train.keep_checkpoints": NO_CHECKPOINTS,
+    "train.export_step": NO_CHECKPOINTS,
     "train.validate_every": NO_PICTURES,
     "train.validation_prompts": NO_PICTURES,
     "train.validation_inference_steps": NO_PICTURES,

@@ -19,8 +19,10 @@ _PROGRAM_LICENSE = "apache-2.0"
 """Of this program, and so of the bases that it brings along."""
 
 
-def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
-    """Markdown with the hub's front matter. settings: as resolved, the `settings` of `training.json`."""
+def model_card(job: Job, family: Family, step: int, settings: dict[str, Any]) -> str:
+    """Markdown with the hub's front matter. step: whose weights these are. settings: as resolved, the `settings` of
+    `training.json`.
+    """
     instance = [spec for spec in job.datasets if spec.role == "instance"]
     prompts = sorted(
         {spec.prompt for spec in instance} | {i.caption for spec in instance for i in spec.images if i.caption}
@@ -38,12 +40,13 @@ def model_card(job: Job, family: Family, settings: dict[str, Any]) -> str:
         "",
         f"A {family.name} model that learned {_subjects(instance)} ({_method(job)}) from the base `{job.base}`.",
         "",
+        *([f"Its weights are those of step {step}, which had the lowest loss.", ""] if step < job.train.steps else []),
         "Prompts it was trained with: " + ", ".join(f"“{prompt}”" for prompt in prompts[:20]),
         "",
         *(["![before and after](before-after.png)", ""] if job.train.validation_prompts else []),
         "| file | opens in |",
         "|---|---|",
-        *(f"| `{file}` | {reader} |" for file, reader in _files(job, family)),
+        *(f"| `{file}` | {reader} |" for file, reader in _files(job, family, step)),
         "",
         "| trained on | pictures |",
         "|---|---|",
@@ -95,8 +98,8 @@ def _matters(job: Job, key: str) -> bool:
     return not key.startswith("lora_") or job.train.method != "full"
 
 
-def _files(job: Job, family: Family) -> list[tuple[str, str]]:
-    whole = f"{job.name}_{job.train.steps}"
+def _files(job: Job, family: Family, step: int) -> list[tuple[str, str]]:
+    whole = f"{job.name}_{step}"
     known = {
         "lora": (f"{job.name}.safetensors", _lora_readers(family)),
         "kohya-lora": (f"{job.name}-kohya.safetensors", "AUTOMATIC1111, ComfyUI: folder `Lora` or `loras`"),

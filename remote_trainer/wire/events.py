@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Optional, Union
 
@@ -60,6 +61,17 @@ class Evaluated:
     TYPE: ClassVar[str] = "evaluation"
     step: int
     mean_loss: float
+
+
+def best_step(evaluations: Iterable[Evaluated]) -> int:
+    """Of the lowest loss; of equal ones the earliest, which is the least trained. 0 without any."""
+    best = min(evaluations, key=lambda evaluation: (evaluation.mean_loss, evaluation.step), default=None)
+    return 0 if best is None else best.step
+
+
+def best_checkpoint(evaluations: Iterable[Evaluated]) -> int:
+    """As `best_step`, of what was trained: step 0 is the base as it came, of which there is no checkpoint."""
+    return best_step(evaluation for evaluation in evaluations if evaluation.step > 0)
 
 
 @dataclass(frozen=True)

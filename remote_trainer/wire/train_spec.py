@@ -16,6 +16,7 @@ Crop = Literal["center", "corner", "random"]
 Weights = Literal["fp32", "bf16", "int8", "nf4"]
 """How a denoiser's weights that do not train are kept in memory."""
 BasePrecision = Literal["auto", "fp32", "bf16", "int8", "nf4"]
+ExportStep = Literal["last", "best"]
 FlowDensity = Literal["uniform", "logit-normal"]
 ExportFormat = Literal["diffusers", "lora", "single-file", "ckpt", "kohya-lora"]
 ADAPTER_FORMATS: tuple[ExportFormat, ...] = ("lora", "kohya-lora")
@@ -92,7 +93,9 @@ class TrainSpec:
     """None: equal to the rank, so that the update is not rescaled."""
     checkpoint_every: Optional[Positive] = None
     keep_checkpoints: Positive = 2
-    """How many committed checkpoints stay on the host's disk."""
+    """How many of the newest checkpoints stay on the host's disk, beside the one with the lowest evaluation loss."""
+    export_step: ExportStep = "last"
+    """Whose weights become the model: those of the last step, or of the checkpoint with the lowest evaluation loss."""
     validate_every: Count = 200
     """Steps between validation pictures; 0 makes them only before the first and after the last step."""
     validation_prompts: tuple[str, ...] = ()

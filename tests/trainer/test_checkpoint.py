@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,19 @@ def test_only_the_newest_are_kept(run_folder, trained, keep):
         save(run_folder, step, trained, keep)
     kept = sorted(path.name for path in (run_folder / "checkpoints").iterdir())
     assert kept == [f"checkpoint-{step:06d}" for step in range(6 - keep, 6)]
+
+
+def test_the_one_with_the_lowest_loss_is_kept_besides(run_folder, trained):
+    evaluations = [wire.Evaluated(0, 0.1)]
+    for step, loss in enumerate((0.5, 0.3, 0.4, 0.6, 0.6), start=1):
+        evaluations.append(wire.Evaluated(step, loss))
+        checkpoint.save(run_folder, replace(state(step), evaluations=tuple(evaluations)), *trained, 1)
+    kept = sorted(path.name for path in (run_folder / "checkpoints").iterdir())
+    assert kept == ["checkpoint-000002", "checkpoint-000005"]
+    best = checkpoint.of_step(run_folder, 2)
+    assert best is not None
+    assert best.state.step == 2
+    assert checkpoint.of_step(run_folder, 3) is None
 
 
 def test_a_folder_without_checkpoints_has_no_newest(run_folder):

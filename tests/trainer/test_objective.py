@@ -9,7 +9,7 @@ from diffusers.training_utils import compute_snr
 
 from remote_trainer import objective, wire
 from remote_trainer.draws import draw, generator, is_dropped
-from remote_trainer.evaluation import best_step
+from remote_trainer.wire import best_checkpoint, best_step
 
 TIMESTEPS = torch.tensor([0, 1, 250, 999])
 
@@ -171,3 +171,9 @@ def test_the_best_step_has_the_lowest_loss_and_of_equals_is_the_earliest():
     losses = {0: 0.9, 100: 0.4, 200: 0.4, 300: 0.5}
     assert best_step([wire.Evaluated(step, loss) for step, loss in losses.items()]) == 100
     assert best_step([]) == 0
+
+
+def test_the_best_checkpoint_was_trained_even_where_the_base_was_better():
+    losses = {0: 0.1, 100: 0.5, 200: 0.4}
+    assert best_checkpoint([wire.Evaluated(step, loss) for step, loss in losses.items()]) == 200
+    assert best_checkpoint([wire.Evaluated(0, 0.1)]) == 0

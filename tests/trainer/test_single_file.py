@@ -234,8 +234,8 @@ def test_the_card_names_prompt_files_and_pictures_and_no_path(everything, epsilo
 def test_the_card_names_the_configuration_where_there_is_one(tmp_path, epsilon_base, open_clip_base):
     job = tiny_job(photo_set(tmp_path, "instance", 1), method="full", formats=("single-file",))
     row = f"| `{job.name}_{job.train.steps}.yaml` |"
-    assert row in model_card(job, open_base(str(open_clip_base)), {})
-    assert row not in model_card(job, open_base(str(epsilon_base)), {})
+    assert row in model_card(job, open_base(str(open_clip_base)), job.train.steps, {})
+    assert row not in model_card(job, open_base(str(epsilon_base)), job.train.steps, {})
 
 
 def test_the_license_is_the_one_that_the_bases_card_states(tmp_path, epsilon_base):
@@ -244,8 +244,8 @@ def test_the_license_is_the_one_that_the_bases_card_states(tmp_path, epsilon_bas
     assert license_of(tmp_path) == "creativeml-openrail-m"
     job = tiny_job(photo_set(tmp_path, "instance", 1))
     of_hub, builtin = replace(job, base="owner/base"), replace(job, base="builtin:tiny")
-    assert "License: that of the base" in model_card(of_hub, open_base(str(epsilon_base)), {})
-    assert "License: apache-2.0, that of the program" in model_card(builtin, open_base(str(epsilon_base)), {})
+    assert "License: that of the base" in model_card(of_hub, open_base(str(epsilon_base)), 1, {})
+    assert "License: apache-2.0, that of the program" in model_card(builtin, open_base(str(epsilon_base)), 1, {})
 
 
 def test_equal_weights_make_equal_kohya_files_in_every_process(tmp_path):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from remote_trainer import class_images, sampling, wire
 from remote_trainer.denoising import Denoising
 from remote_trainer.families.detect import open_base
 from remote_trainer.stopping import StopRequested
-from tests.trainer.tiny_runs import CLASS_PROMPT, PROMPT, SIDE, Watched, photo_set, tiny_job
+from tests.trainer.tiny_runs import CLASS_PROMPT, PROMPT, SIDE, Watched, final_weights, photo_set, tiny_job
 
 
 @pytest.mark.parametrize("base_name", ["epsilon_base", "velocity_base"])
@@ -27,6 +29,25 @@ def test_the_loss_on_a_fixed_set_falls(method, base_name, request, run_folder):
     evaluations = watched.of(wire.Evaluated)
     assert [evaluation.step for evaluation in evaluations] == [0, 20, 40]
     assert evaluations[2].mean_loss < 0.95 * evaluations[0].mean_loss
+
+
+def test_a_model_can_be_that_of_the_best_checkpoint(epsilon_base, run_folder):
+    """Too large a rate makes the second checkpoint worse than the first."""
+    job = tiny_job(
+        photo_set(run_folder, "instance", 2), steps=6, checkpoint_every=3, learning_rate=0.3, keep_checkpoints=1,
+        export_step="best", formats=("diffusers", "single-file"),
+    )  # fmt: skip
+    watched = Watched()
+    outcome = watched.train(job, run_folder, epsilon_base)
+    assert wire.best_checkpoint(watched.of(wire.Evaluated)) == 3
+    assert "the model is that of step 3" in [decision.what for decision in watched.of(wire.Decision)]
+    kept = load_file(run_folder / wire.checkpoint_folder(3) / "weights.safetensors")
+    exported = final_weights(run_folder)
+    assert all(torch.equal(exported[name], tensor) for name, tensor in kept.items())
+    assert (run_folder / "output/my-dog_3.safetensors").exists()
+    record = json.loads((run_folder / "output/training.json").read_bytes())
+    assert (record["steps"], record["exported_step"], record["best_step"]) == (6, 3, 0)
+    assert Watched().train(job, run_folder, epsilon_base) == outcome
 
 
 def test_phases_come_in_order(epsilon_base, run_folder):

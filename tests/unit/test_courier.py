@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -161,6 +162,20 @@ def test_the_part_of_an_older_checkpoint_does_not_stay_on_the_laptop(
     bring(delivery, remote, progress, nobody_to_wait_for)
     folder = checkpoint_home(delivery.home, STEP).parent
     assert [path.name for path in folder.iterdir()] == [Path(wire.checkpoint_folder(STEP)).name]
+
+
+def test_older_checkpoints_leave_the_laptop_but_for_the_best(
+    delivery: Delivery, remote: RemoteRun, progress: Progress
+) -> None:
+    said = json.dumps({"evaluations": [{"step": step, "mean_loss": abs(step - 2)} for step in range(STEP)]})
+    for step in range(1, STEP + 3):
+        if step != STEP:
+            older = checkpoint_home(delivery.home, step)
+            older.mkdir(parents=True)
+            (older / "state.json").write_text(said)
+    bring(delivery, remote, progress, nobody_to_wait_for)
+    there = sorted(folder.name for folder in checkpoint_home(delivery.home, 1).parent.iterdir())
+    assert there == [f"checkpoint-{step:06d}" for step in (2, STEP + 1, STEP + 2)]
 
 
 def test_a_courier_that_failed_does_not_log_in_again_at_every_event(

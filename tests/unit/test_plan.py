@@ -267,8 +267,8 @@ def test_the_interval_of_checkpoints_on_spot_comes_with_its_reason() -> None:
 def test_what_a_run_needs_of_a_machine_is_a_decision() -> None:
     told = reasons(plan("train.method=full", offer=RENTED))
     assert told["compute.min_vram_gb = 18.5"] == "estimate for method full at 512 pixels, batch 1"
-    assert told["compute.disk_gb = 55"].startswith("base 4.3 GB, environment 8, 3 checkpoints of 10")
-    assert "compute.disk_gb = 55" not in reasons(plan("train.method=full", "compute.disk_gb=80", offer=RENTED))
+    assert told["compute.disk_gb = 65"].startswith("base 4.3 GB, environment 8, 4 checkpoints of 10")
+    assert "compute.disk_gb = 65" not in reasons(plan("train.method=full", "compute.disk_gb=80", offer=RENTED))
 
 
 def test_a_machine_that_cannot_end_itself_is_warned_about_with_the_worst_case() -> None:

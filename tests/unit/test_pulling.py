@@ -13,7 +13,8 @@ from orchestrator.driver import drive_until
 from orchestrator.errors import RunConflict
 from orchestrator.lifecycle import EndReason, Facts, State, Wish
 from orchestrator.phases.context import RunContext
-from orchestrator.phases.retrieve import pull_what_is_there, retrieve
+from orchestrator.phases.retrieve import pull_what_is_there, retrieve, worth_bringing
+from orchestrator.progress import Progress
 from providers.errors import CloudboothError
 from remote_trainer import wire
 from remote_trainer.commit import read_committed
@@ -98,6 +99,20 @@ def test_a_model_without_a_valid_manifest_is_not_taken_for_one(scene: Scene) -> 
     assert f"cloudbooth logs {RUN} --trainer" in caught.value.hint
     assert "output" not in scene.kinds()
     assert not context.output_folder.exists()
+
+
+def test_the_best_checkpoint_is_brought_before_the_newest_and_once() -> None:
+    folders = tuple(wire.CommittedFolder(step, f"checkpoints/{step}", "") for step in (100, 300, 400))
+    status = wire.HostStatus("i", None, False, 1, 0, True, None, folders, None, 0)
+
+    def brought(losses: dict[int, float]) -> list[int]:
+        progress = Progress(evaluations=tuple(wire.Evaluated(step, loss) for step, loss in losses.items()))
+        return [folder.step for folder in worth_bringing(status, progress)]
+
+    assert brought({0: 0.1, 100: 0.3, 300: 0.4, 400: 0.5}) == [100, 400]
+    assert brought({100: 0.3, 400: 0.2}) == [400]
+    assert brought({200: 0.1, 400: 0.2}) == [400], "the best is no longer there"
+    assert brought({}) == [400]
 
 
 # ---- the end of a run ------------------------------------------------------------------------------------------------

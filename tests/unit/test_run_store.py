@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,13 @@ def lend_to(machine: Path, run: RunStore, chunks: int = 24) -> None:
     hold_grant(machine, wire.dumps(lend(run.store, run.prefix, PoolSize(CHUNK, chunks))))
 
 
-def commit(machine: Path, step: int, size: int = 1000, folder: str | None = None) -> wire.Manifest:
+def commit(
+    machine: Path, step: int, size: int = 1000, folder: str | None = None, evaluations: Sequence[object] = ()
+) -> wire.Manifest:
     target = machine / (folder or wire.checkpoint_folder(step))
     with preparing(target) as prepared:
+        if evaluations:
+            (prepared / "state.json").write_text(json.dumps({"evaluations": evaluations}))
         (prepared / "inner").mkdir()
         (prepared / "inner" / "weights").write_bytes(os.urandom(size))
         (prepared / "a.json").write_text(str(step))
@@ -48,8 +53,10 @@ def commit(machine: Path, step: int, size: int = 1000, folder: str | None = None
         return commit_folder(prepared, target, step)
 
 
-def uploaded(machine: Path, step: int, size: int = 1000, folder: str | None = None) -> wire.Manifest:
-    manifest = commit(machine, step, size, folder)
+def uploaded(
+    machine: Path, step: int, size: int = 1000, folder: str | None = None, evaluations: Sequence[object] = ()
+) -> wire.Manifest:
+    manifest = commit(machine, step, size, folder, evaluations)
     assert upload.bring_up_to_date(machine, lambda _event: None)
     return manifest
 
@@ -89,6 +96,16 @@ def test_only_the_newest_checkpoints_stay_and_those_of_every_so_many_steps(machi
         uploaded(machine, step)
         run.settle(keep_last=2, keep_every=200)
     assert [found.step for found in run.checkpoints()] == [200, 400, 500]
+
+
+def test_the_best_checkpoint_stays_besides_as_the_newest_one_tells(machine: Path, run: RunStore) -> None:
+    lend_to(machine, run)
+    told = []
+    for step, loss in ((100, 0.5), (200, 0.2), (300, 0.4), (400, 0.3)):
+        told.append({"step": step, "mean_loss": loss})
+        uploaded(machine, step, evaluations=told)
+        run.settle(keep_last=1, keep_every=0)
+    assert [found.step for found in run.checkpoints()] == [200, 400]
 
 
 @pytest.mark.parametrize(
