@@ -41,12 +41,14 @@ def base_text(base: Path, component: str) -> dict[str, torch.Tensor]:
 # ---- what they learn -------------------------------------------------------------------------------------------------
 
 
-def test_loss_and_gradients_are_those_of_the_pipeline_s_own_parts(epsilon_base, tmp_path):
+@pytest.mark.parametrize("base_name", ["epsilon_base", "velocity_base"])
+def test_loss_and_gradients_are_those_of_the_pipeline_s_own_parts(base_name, request, tmp_path):
     """All weights of UNet and text encoder, calculated once more as diffusers' training script does it."""
     from diffusers import DDPMScheduler, StableDiffusionPipeline
 
+    base: Path = request.getfixturevalue(base_name)
     job = tiny_job(photo_set(tmp_path, "instance", 1))
-    family, pictures = open_base(str(epsilon_base)), training_set(job, tmp_path)
+    family, pictures = open_base(str(base)), training_set(job, tmp_path)
     prompts = live_prompts(family, [PROMPT], CPU, "fp32", lambda _: None)
     trained = adapters.Trained(family.load_denoiser(CPU), prompts.encoder.models)
     adapters.make_trainable(job.train, family, trained)
@@ -54,7 +56,7 @@ def test_loss_and_gradients_are_those_of_the_pipeline_s_own_parts(epsilon_base, 
     ours = MicroBatches(job.train, Denoising(family, trained.denoiser, CPU, "fp32"), sets, prompts).loss(1, 0)
     torch.autograd.backward(ours)
 
-    pipeline = StableDiffusionPipeline.from_pretrained(epsilon_base)
+    pipeline = StableDiffusionPipeline.from_pretrained(base)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     unet, text = pipeline.unet.requires_grad_(True), pipeline.text_encoder.requires_grad_(True)
     with torch.no_grad():
@@ -64,7 +66,9 @@ def test_loss_and_gradients_are_those_of_the_pipeline_s_own_parts(epsilon_base, 
     words = pipeline.tokenizer(PROMPT, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
     noisy = schedule.add_noise(latents, drawn.noise, drawn.timesteps)
     predicted = unet(noisy, drawn.timesteps, encoder_hidden_states=text(words.input_ids)[0]).sample
-    theirs = torch.nn.functional.mse_loss(predicted, drawn.noise)
+    velocity = schedule.config.prediction_type == "v_prediction"
+    wanted = schedule.get_velocity(latents, drawn.noise, drawn.timesteps) if velocity else drawn.noise
+    theirs = torch.nn.functional.mse_loss(predicted, wanted)
     theirs.backward()
 
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
