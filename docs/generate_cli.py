@@ -59,8 +59,8 @@ MEANINGS = {
     "train.precision": "`auto` is decided on the machine, which says what and why.",
     "train.text_encoder_learning_rate": "Stable Diffusion and SDXL: trains the text encoders too, at this rate; half "
     "of `learning_rate` or less is usual. Omitted: they stay as they are, and prompts are encoded once.",
-    "train.flow_density": "Bases that flow (SD3, Flux): how often each noise level is trained; `logit-normal` favors "
-    "the middle.",
+    "train.flow_density": "Bases that flow (SD3, Flux): how often each noise level is trained; `logit-normal` and "
+    "`mode` favor the middle, `cosmap` does as a cosine schedule.",
     "train.flow_shift": "Bases that flow: moves the noise levels towards noise. Omitted: as the base's scheduler does.",
     "train.prior_loss_weight": "Factor of the loss on class images; without them it does nothing.",
     "train.lora_alpha": "When omitted, equal to the rank, so that the update is not rescaled.",

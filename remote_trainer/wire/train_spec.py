@@ -17,7 +17,7 @@ Weights = Literal["fp32", "bf16", "int8", "nf4"]
 """How a denoiser's weights that do not train are kept in memory."""
 BasePrecision = Literal["auto", "fp32", "bf16", "int8", "nf4"]
 ExportStep = Literal["last", "best"]
-FlowDensity = Literal["uniform", "logit-normal"]
+FlowDensity = Literal["uniform", "logit-normal", "mode", "cosmap"]
 ExportFormat = Literal["diffusers", "lora", "single-file", "ckpt", "kohya-lora"]
 ADAPTER_FORMATS: tuple[ExportFormat, ...] = ("lora", "kohya-lora")
 """Those that hold an adapter alone; the others hold a whole model."""
@@ -72,7 +72,8 @@ class TrainSpec:
     ema_decay: Optional[Annotated[float, Bounds(gt=0, le=0.99999)]] = None
     """Keeps a moving average of the weights, which is what is evaluated, shown and exported; None keeps none."""
     flow_density: FlowDensity = "logit-normal"
-    """How often each noise level of a flow is trained; logit-normal favors the middle (arXiv 2403.03206)."""
+    """How often each noise level of a flow is trained: `logit-normal` and `mode` favor the middle, `cosmap` does as a
+    cosine schedule (arXiv 2403.03206)."""
     flow_shift: Optional[Annotated[float, Bounds(gt=0)]] = None
     """Moves the noise levels of a flow towards noise; None: as the base's own scheduler does."""
     prior_loss_weight: Annotated[float, Bounds(ge=0)] = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
-from diffusers.training_utils import compute_snr
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
 
 from remote_trainer import objective, wire
 from remote_trainer.draws import draw, generator, is_dropped
@@ -67,12 +67,28 @@ def test_a_flow_s_target_leads_from_the_picture_to_the_noise(clean_and_noise):
     assert torch.equal(wanted, noise - clean)
 
 
-def test_the_logit_normal_density_favors_the_middle():
-    chosen = torch.stack([objective.chosen_timestep("logit-normal", 1000, generator("t", n)) for n in range(2000)])
-    middle = ((chosen >= 250) & (chosen < 750)).float().mean()
+@pytest.mark.parametrize(
+    ("density", "middle"),
+    [
+        ("uniform", 0.5),
+        ("logit-normal", 0.728),  # P(|z| < ln 3) of a standard normal
+        ("mode", 0.733),  # f(0.1336) = 0.75, and f(1 - u) = 1 - f(u)
+        ("cosmap", 0.590),  # 2/π · (arctan 3 - arctan 1/3)
+    ],
+)
+def test_so_many_noise_levels_of_a_flow_are_of_the_middle(density, middle):
+    chosen = torch.stack([objective.chosen_timestep(density, 1000, generator("t", n)) for n in range(2000)])
     assert chosen.min() >= 0
     assert chosen.max() <= 999
-    assert middle.item() == pytest.approx(0.728, abs=0.04)  # P(|z| < ln 3) of a standard normal
+    assert ((chosen >= 250) & (chosen < 750)).float().mean().item() == pytest.approx(middle, abs=0.04)
+
+
+def test_the_mode_density_is_that_of_diffusers():
+    ours = torch.stack([objective.chosen_timestep("mode", 1000, generator("t", n)) for n in range(2000)]) / 1000
+    torch.manual_seed(0)
+    theirs = compute_density_for_timestep_sampling("mode", 20_000, mode_scale=1.29)
+    levels = torch.linspace(0.05, 0.95, 19)
+    torch.testing.assert_close(ours.quantile(levels), theirs.quantile(levels), atol=0.04, rtol=0)
 
 
 def test_signal_to_noise_is_that_of_diffusers(scheduler, epsilon):
