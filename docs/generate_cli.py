@@ -55,6 +55,7 @@ MEANINGS = {
     "train.debiased_estimation": "Weights losses by 1/sqrt(SNR) (arXiv 2310.08442). Not with `min_snr_gamma`.",
     "train.ema_decay": "Keeps a moving average of the weights, which is evaluated, shown and exported; omitted: none.",
     "train.max_grad_norm": "Longer gradients are scaled down to this length.",
+    "train.fsdp": "Shares weights, gradients and optimizer state out among the GPUs; `full` with `adamw` alone.",
     "train.seed": "Every random number of a run follows from it.",
     "train.precision": "`auto` is decided on the machine, which says what and why.",
     "train.text_encoder_learning_rate": "Stable Diffusion and SDXL: trains the text encoders too, at this rate; half "

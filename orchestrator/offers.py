@@ -115,6 +115,7 @@ def work_of(spec: RunSpec, steps_done: int = 0) -> Workload:
         generate=generate,
         unpacked=is_single_file(spec.model.base),
         stored=spec.storage.url is not None,
+        processes=spec.compute.gpu_count,
     )
 
 

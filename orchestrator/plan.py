@@ -211,6 +211,7 @@ def make_plan(
         stored=spec.storage.filled_by_machine is not None,
         pipeline=pipeline_name(base),
         captions=sum(each.to_caption for each in sets),
+        processes=spec.compute.gpu_count,
     )
     buckets = Counter(placement.bucket for placement in placements)
     require_ways(

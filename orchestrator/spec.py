@@ -216,6 +216,10 @@ class RunSpec(Section):
                 )
         if (disagreement := settings_that_disagree(self.train)) is not None:
             raise disagreement
+        if self.train.fsdp and self.compute.gpu_count * self.compute.nodes == 1:
+            raise RuleBroken(
+                "train.fsdp shares a model out among GPUs, and compute.gpu_count is 1", "--set compute.gpu_count=2"
+            )
         applicable = EVERY_FORMAT[self.train.method]
         for chosen in self.output.formats:
             if chosen not in applicable:

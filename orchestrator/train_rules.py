@@ -29,6 +29,9 @@ def settings_that_disagree(train: TrainSpec) -> RuleBroken | None:
             "encoder",
             "--set train.method=lora",
         )
+    if train.fsdp and (broken := _without_shards(train)) is not None:
+        setting, fix = broken
+        return RuleBroken(f"train.fsdp does not go with {setting}", fix)
     if train.lr_schedule == "sine" and train.lr_warmup_steps == 0:
         return RuleBroken(
             'train.lr_schedule = "sine" needs train.lr_warmup_steps: half a wave lasts so many steps',
@@ -39,4 +42,18 @@ def settings_that_disagree(train: TrainSpec) -> RuleBroken | None:
             f'train.lr_power has no effect on train.lr_schedule = "{train.lr_schedule}"',
             "--set train.lr_schedule=polynomial",
         )
+    return None
+
+
+def _without_shards(train: TrainSpec) -> tuple[str, str] | None:
+    """What keeps a denoiser from being trained in shards, and the flag that mends it."""
+    if train.method != "full":
+        what = "an adapter is small, and its base, which may be kept in 4 or 8 bits, is not sharded"
+        return f'train.method = "{train.method}": {what}', "--set train.fsdp=false"
+    if train.optimizer != "adamw":
+        return f'train.optimizer = "{train.optimizer}", whose state is not sharded', "--set train.optimizer=adamw"
+    if train.ema_decay is not None:
+        return "train.ema_decay: the average would be a whole copy on every GPU", "--set train.fsdp=false"
+    if train.text_encoder_learning_rate is not None:
+        return "train.text_encoder_learning_rate: text encoders are not sharded", "--set train.fsdp=false"
     return None

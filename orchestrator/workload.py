@@ -19,6 +19,8 @@ STATE_BYTES: Mapping[OptimizerName, int] = {
 """What an optimizer remembers of each weight that trains; adafactor's rows and columns are next to nothing."""
 CUDA_CONTEXT_GB = 1.5
 """Context, cuDNN workspaces and fragmentation: an estimate."""
+GATHERED_SHARE = 0.1
+"""Of a sharded denoiser's weights, those of the blocks at work: an estimate."""
 SPARE_DISK_GB = 5.0
 ENVIRONMENT_GB = 8.0
 """torch with its CUDA libraries (about 6 GB installed) and the rest of requirements.lock, if the image has neither."""
@@ -48,6 +50,8 @@ class Workload:
     """The machine uploads checkpoints to object storage by itself."""
     captions: int = 0
     """Pictures that the machine describes before it trains."""
+    processes: int = 1
+    """That train together, each on a GPU of its own."""
 
     @property
     def captioner_gb(self) -> float:
@@ -133,7 +137,10 @@ class Workload:
         weights = (self.family.parameters + texts) * each / GB
         training = self.trained_parameters * (self._trained_bytes + self._remembered_bytes) / GB
         activations = self.family.activations_gb * self.area * self.pictures_per_batch
-        most = max(weights + training + activations, self.family.text_encoders_gb)
+        kept = weights + training
+        if self.train.fsdp:
+            kept = kept / self.processes + GATHERED_SHARE * weights
+        most = max(kept + activations, self.family.text_encoders_gb)
         return -(-2 * (most + CUDA_CONTEXT_GB) // 1) / 2
 
     @property
@@ -176,6 +183,7 @@ def workload(
     pipeline: str = "",
     unpacked: bool = False,
     captions: int = 0,
+    processes: int = 1,
 ) -> Workload:
     """`base` as in the spec, `pipeline` its diffusers class where it is known.
 
@@ -183,4 +191,6 @@ def workload(
     """
     chosen: tuple[ExportFormat, ...] = tuple(formats) or EVERY_FORMAT[train.method][:1]
     family = family_of(base, pipeline)
-    return Workload(family, train, chosen, photos, class_images, generate, carried_gb, unpacked, stored, captions)
+    return Workload(
+        family, train, chosen, photos, class_images, generate, carried_gb, unpacked, stored, captions, processes
+    )

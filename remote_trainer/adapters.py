@@ -34,11 +34,11 @@ class Trained:
             named |= {f"{component}.{name}": parameter for name, parameter in trainable(model).items()}
         return named
 
-    def on_host(self) -> Trained:
-        """The same models, moved to the host's memory."""
+    def let_go(self) -> None:
+        """Frees what the models hold, whoever else refers to them."""
         for model in (self.denoiser, *self.texts.values()):
-            model.cpu()
-        return self
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
 
 
 def make_trainable(spec: TrainSpec, family: Family, trained: Trained) -> None:

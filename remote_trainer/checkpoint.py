@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from . import wire
 from .commit import commit_folder, preparing, read_committed, remove_committed
 from .ema import Ema
+from .sharding import sharded_as, whole
 from .world import World
 
 _WEIGHTS, _OPTIMIZER, _EMA, _STATE = "weights.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"
@@ -92,7 +93,8 @@ class Checkpoint:
                 optimizer.state[parameter][entry.removesuffix(_INTEGER)] = int(value)
             else:
                 place = on_host if entry == "step" and not counts_on_device else parameter.device
-                optimizer.state[parameter][entry] = value.clone().to(place)  # a clone is aligned, a view may not be
+                aligned = value.clone()  # which a view may not be
+                optimizer.state[parameter][entry] = sharded_as(aligned.to(place), parameter)
         if ema is not None:
             for name, value in self._tensors(_EMA, world):
                 ema.averages[name].copy_(value)
@@ -126,7 +128,7 @@ def _copy_weights(stored: Iterator[tuple[str, Tensor]], parameters: Mapping[str,
     for name, value in stored:
         if name not in parameters:
             break
-        parameters[name].copy_(value)
+        parameters[name].copy_(sharded_as(value, parameters[name]))
         missing.remove(name)
     else:
         if not missing:
@@ -142,7 +144,10 @@ def save(
     keep: int,
     ema: Ema | None = None,
 ) -> wire.CheckpointCommitted:
-    """Commits a checkpoint, then removes all but the newest `keep` and the best; the one just written always stays."""
+    """Commits a checkpoint, then removes all but the newest `keep` and the best; the one just written always stays.
+
+    The run's other processes call `give` meanwhile.
+    """
     from safetensors.torch import save_file
 
     relative = wire.checkpoint_folder(state.step)
@@ -166,6 +171,16 @@ def save(
         if old not in (folder, best):
             remove_committed(old)
     return wire.CheckpointCommitted(state.step, relative, manifest.sha256, manifest.total_bytes)
+
+
+def give(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """The other processes' part in `save`: where weights are sharded, they are gathered one after the other."""
+    for parameter in parameters.values():
+        whole(parameter)
+    for parameter in parameters.values():
+        for _, value in sorted(optimizer.state.get(parameter, {}).items()):
+            if isinstance(value, Tensor):
+                whole(value)
 
 
 def newest(run_folder: Path) -> Checkpoint | None:
@@ -207,4 +222,4 @@ def _folders(run_folder: Path) -> list[Path]:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous()
+    return whole(tensor.detach()).cpu().contiguous()

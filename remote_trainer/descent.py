@@ -14,6 +14,7 @@ from .ema import Ema
 from .failures import is_out_of_memory
 from .micro_batch import MicroBatches
 from .optimizers import set_learning_rate
+from .sharding import ShardedGradients, is_sharded, whole
 from .thrift import Thrift, free_memory, next_rung
 from .wire import Decision, TrainSpec
 from .world import GradientExchange, World
@@ -37,7 +38,10 @@ class Descent:
         self._spec, self._denoising, self._batches = spec, denoising, batches
         self._parameters, self._optimizer, self._ema = parameters, optimizer, ema
         self._world = world or World()
-        self._exchange = GradientExchange(parameters.values(), self._world)
+        sharded = is_sharded(spec, self._world)
+        self._exchange: GradientExchange | ShardedGradients = (
+            ShardedGradients(self._world) if sharded else GradientExchange(parameters.values(), self._world)
+        )
         self._has_adapted = False
         self.thrift = Thrift()
 
@@ -68,7 +72,7 @@ class Descent:
             self._optimizer.zero_grad(set_to_none=True)
             free_memory()
             loss = self._gradient(step)
-        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._spec.max_grad_norm)
+        norm = whole(nn.utils.clip_grad_norm_(self._parameters.values(), self._spec.max_grad_norm))
         set_learning_rate(self._optimizer, rate)
         self._optimizer.step()
         if self._ema is not None:

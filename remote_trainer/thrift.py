@@ -100,6 +100,13 @@ def choose_thrift(
     return rungs[needed]
 
 
+def thrift_of_shards(say: Say) -> Thrift:
+    """Of a denoiser in shards, which no process can probe by itself."""
+    chosen = Thrift(gradient_checkpointing=True)
+    say(Decision(str(chosen), "a denoiser is sharded where memory is short, and shards cannot be tried one by one"))
+    return chosen
+
+
 def twice(work: Callable[[bool], T], what: str, hint: str, adapted: Callable[[str], None]) -> T:
     """`work(False)`, and if that runs out of memory `work(True)`, the thrifty way.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from .encoded import PromptSource, encode_prompts, encode_sets, live_prompts, su
 from .errors import TrainingFailed
 from .evaluation import evaluate
 from .export.output import finished, rehearse, write_output
+from .export.rebuilt import rebuilt
 from .failures import memory_hint, named_failures
 from .families.api import Family
 from .families.detect import open_base, require_ways
@@ -35,8 +36,9 @@ from .identity import difference, identity_of
 from .micro_batch import MicroBatches
 from .optimizers import build_optimizer, groups, learning_rate
 from .progress import Progress
+from .sharding import attended, is_sharded, shard
 from .stopping import ShouldStop, StopRequested
-from .thrift import Thrift, choose_thrift, twice
+from .thrift import Thrift, choose_thrift, thrift_of_shards, twice
 from .wire import Decision, Job, PhaseStarted, TrainSpec, Warned
 from .world import World, join
 
@@ -145,9 +147,14 @@ def _train(
         texts = prompts.encoder.models
 
     emit(PhaseStarted("load", family.denoiser_folder))
-    denoising = Denoising(family, family.load_denoiser(device, frozen.weights), device, frozen.precision)
+    sharded = is_sharded(spec, world)
+    whole_on = torch.device("cpu") if sharded else device
+    denoising = Denoising(family, family.load_denoiser(whole_on, frozen.weights), device, frozen.precision)
     trained = Trained(denoising.model, texts)
     adapters.make_trainable(spec, family, trained)
+    if sharded:
+        shard(denoising.model, device, world)
+        emit(Decision(f"each of {world.size} processes keeps its part of the denoiser", "train.fsdp"))
     parameters = trained.parameters()
     optimizer = build_optimizer(groups(parameters, texts, spec), spec)
     ema = None if spec.ema_decay is None else Ema(parameters, spec.ema_decay)
@@ -156,31 +163,32 @@ def _train(
     descent = Descent(spec, denoising, batches, parameters, optimizer, ema, world)
     if resumed is None:
         rehearse(job, family, trained)
-        frozen = _with_thrift(frozen, choose_thrift(device, spec, descent.probe, emit, world.largest))
+        frozen = _with_thrift(
+            frozen,
+            thrift_of_shards(emit) if sharded else choose_thrift(device, spec, descent.probe, emit, world.largest),
+        )
     descent.economize(Thrift(frozen.gradient_checkpointing, frozen.parts, frozen.offload))
 
     def make_pictures(step: int) -> None:
         """A stop leaves the rest of them to the resumed run."""
-        if not world.leads:
-            return
-        emit(PhaseStarted("validate", f"step {step}"))
-        try:
-            with averaged():
-                validate.make_pictures(run_folder, step, spec, denoising, prompts, emit, should_stop)
-        except StopRequested:
-            return
+        with attended(denoising, world, sharded=sharded) as shown:
+            if shown is None:
+                return
+            emit(PhaseStarted("validate", f"step {step}"))
+            with suppress(StopRequested), averaged():
+                validate.make_pictures(run_folder, step, spec, shown, prompts, emit, should_stop)
 
     def say_thrift(what: str, why: str) -> None:
         emit(Decision(what, f"memory ran out: {why}"))
 
     # Outside the phase "train", in which a silence of minutes is taken for a hang: on a CPU these may last longer.
     def evaluated(state: RunState) -> RunState:
-        if not world.leads:
-            return state
-        emit(PhaseStarted("evaluate", f"step {state.step}"))
-        with averaged():
+        with attended(denoising, world, sharded=sharded) as shown, averaged():
+            if shown is None:
+                return state
+            emit(PhaseStarted("evaluate", f"step {state.step}"))
             evaluation = twice(
-                lambda thrifty: evaluate(denoising, instance, prompts, spec.seed, state.step, one_by_one=thrifty),
+                lambda thrifty: evaluate(shown, instance, prompts, spec.seed, state.step, one_by_one=thrifty),
                 "evaluating", memory_hint(spec), lambda why: say_thrift("samples are evaluated one by one", why),
             )  # fmt: skip
         emit(evaluation)
@@ -188,12 +196,13 @@ def _train(
 
     def commit(state: RunState) -> None:
         if not world.leads:
+            checkpoint.give(parameters, optimizer)
             return
         emit(PhaseStarted("checkpoint", f"step {state.step}"))
         emit(checkpoint.save(run_folder, state, parameters, optimizer, spec.keep_checkpoints, ema))
 
     # The denoiser still answers as the base does, resumed or not: the only moment for the pictures of "before".
-    if validate.is_due(0, spec) and not all(path.exists() for path in validate.picture_files(run_folder, 0, spec)):
+    if world.any(world.leads and not validate.are_made(run_folder, 0, spec)):
         make_pictures(0)
     if resumed is None:
         state = evaluated(RunState(0, identity_of(job), frozen, (), pins))
@@ -248,17 +257,23 @@ def _train(
     if spec.optimizer == "adamw-bf16":
         for model in (denoising.model, *texts.values()):
             model.float()
-    exported = state.step
+    better = None
     if spec.export_step == "best":
-        exported = _take_back(wire.best_checkpoint(state.evaluations), state.step, run_folder, parameters, emit)
-    if ema is not None and exported == state.step:
+        better = _better(wire.best_checkpoint(state.evaluations), state.step, run_folder, emit)
+    exported = state.step if better is None else better.state.step
+    if better is not None and not sharded:
+        better.restore_result(parameters)
+    elif ema is not None:
         ema.adopt()
-    manifest = twice(
-        lambda thrifty: write_output(
-            job, run_folder, family, trained.on_host() if thrifty else trained, state, exported, emit
-        ),
-        "exporting", _EXPORT_HINT, lambda why: say_thrift("export from the host's memory", why),
-    )  # fmt: skip
+
+    def export(thrifty: bool) -> wire.Manifest:
+        if thrifty and not sharded:
+            trained.let_go()
+        anew = thrifty or sharded
+        models = rebuilt(spec, family, frozen.weights, run_folder, exported) if anew else trained
+        return write_output(job, run_folder, family, models, state, exported, emit)
+
+    manifest = twice(export, "exporting", _EXPORT_HINT, lambda why: say_thrift("export from the host's memory", why))
     return Outcome(state.step, manifest.sha256)
 
 
@@ -266,10 +281,10 @@ def _unheard(_: wire.Event) -> None:
     """What every process would say alike, the first says."""
 
 
-def _take_back(best: int, last: int, run_folder: Path, parameters: Mapping[str, nn.Parameter], emit: Emit) -> int:
-    """Puts what the best checkpoint hands over in the place of the last weights; returns whose are there now."""
+def _better(best: int, last: int, run_folder: Path, emit: Emit) -> Checkpoint | None:
+    """The checkpoint to be handed over in place of the last weights, if it is another one and here."""
     if best in (0, last):
-        return last
+        return None
     found = checkpoint.of_step(run_folder, best)
     if found is None:
         emit(
@@ -278,10 +293,9 @@ def _take_back(best: int, last: int, run_folder: Path, parameters: Mapping[str, 
                 "only the newest checkpoint travels to another machine",
             )
         )
-        return last
-    found.restore_result(parameters)
+        return None
     emit(Decision(f"the model is that of step {best}", "train.export_step = best"))
-    return best
+    return found
 
 
 def _own_checkpoint(job: Job, run_folder: Path, world: World, emit: Emit) -> Checkpoint | None:

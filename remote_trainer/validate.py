@@ -44,6 +44,11 @@ def picture_files(run_folder: Path, step: int, spec: TrainSpec) -> list[Path]:
     return [folder / f"{index:02d}.png" for index in range(len(spec.validation_prompts))]
 
 
+def are_made(run_folder: Path, step: int, spec: TrainSpec) -> bool:
+    """Whether nothing is left to be made at `step`."""
+    return not is_due(step, spec) or all(path.exists() for path in picture_files(run_folder, step, spec))
+
+
 @torch.no_grad()
 def make_pictures(
     run_folder: Path,

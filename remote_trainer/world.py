@@ -60,6 +60,14 @@ class World:
         dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self._control)
         return int(agreed)
 
+    def mean(self, value: Tensor) -> Tensor:
+        """Of all processes, on the training device. It is exchanged in place."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(value)
+        return value / self.size
+
     def wait_for_all(self) -> None:
         self.largest(0)
 
@@ -155,13 +163,10 @@ class GradientExchange:
         """Blocks until every gradient is the mean over all processes. Returns the mean of their losses, a scalar."""
         if self._world.size == 1:
             return loss
-        import torch.distributed as dist
-
         self._armed = False
         for number in range(len(self._sent), len(self._bundles)):
             self._send(number)
-        mean = loss.clone()
-        dist.all_reduce(mean)
+        mean = self._world.mean(loss.clone())
         for bundle, flat, handle in self._sent:
             handle.wait()
             offset = 0
@@ -170,7 +175,7 @@ class GradientExchange:
                 parameter.grad = piece.to(parameter.dtype)
                 offset += parameter.numel()
         self._sent = []
-        return mean / self._world.size
+        return mean
 
     def _came(self, number: int, _: Tensor) -> None:
         if not self._armed:

@@ -83,6 +83,9 @@ class TrainSpec:
     pictures, drawn by probability, so that the batch does not double. What counts is probability times lambda."""
     text_encoder_learning_rate: Optional[Annotated[float, Bounds(gt=0)]] = None
     """Trains the text encoders too, by the same method, at this peak of the same schedule; None leaves them alone."""
+    fsdp: bool = False
+    """Each of several GPUs keeps its part of weights, gradients and optimizer state instead of a copy of all: for full
+    training that does not fit one."""
     seed: Count = 42
     precision: Precision = "auto"
     lora_rank: Positive = 16

@@ -178,3 +178,52 @@ def test_thrift_changes_nothing_that_is_learned(thrift, epsilon_base, run_folder
     assert our_losses(job, run_folder, epsilon_base, thrift) == pytest.approx(
         our_losses(job, run_folder, epsilon_base), abs=1e-5
     )
+
+
+# ---- export ----------------------------------------------------------------------------------------------------------
+
+
+class ShortAtVerifying(ShortOfMemory):
+    """Has no room for pipelines that are loaded back, so many times: by then adapters are fused and models let go."""
+
+    def __init__(self, base: Path, times: int) -> None:
+        super().__init__(base, rows_that_train=99)
+        self._times = times
+
+    def load_pipeline(self, folder: Path) -> Any:
+        self._times -= 1
+        if self._times >= 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self._family.load_pipeline(folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"method": "lora"}, {"method": "full", "ema_decay": 0.9}, {"method": "full", "optimizer": "adamw-bf16"}],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_an_export_that_ran_out_of_memory_is_made_anew_from_the_last_checkpoint_to_the_bit(
+    settings, epsilon_base, tmp_path
+):
+    outcomes = []
+    for times in (0, 1):
+        folder = tmp_path / str(times)
+        job = tiny_job(photo_set(folder, "instance", 1), steps=2, **settings)
+        watched = Watched()
+        short = ShortAtVerifying(epsilon_base, times)
+        made = train(job, folder, "unused", watched.emit, watched.should_stop, open_family=lambda _, it=short: it)
+        outcomes.append(made)
+        said = [decision.what for decision in watched.of(wire.Decision) if "export from" in decision.what]
+        assert said == ["export from the host's memory"] * times
+    assert outcomes[0] == outcomes[1]
+
+
+def test_an_export_that_never_fits_names_what_to_change_and_the_run_can_be_resumed(epsilon_base, run_folder):
+    job = tiny_job(photo_set(run_folder, "instance", 1), steps=2)
+    with pytest.raises(TrainingFailed) as failure:
+        run(job, run_folder, ShortAtVerifying(epsilon_base, times=2))
+    assert failure.value.code == "out-of-memory"
+    assert "output.formats" in failure.value.hint
+    again = Watched()
+    assert again.train(job, run_folder, epsilon_base).manifest_sha256 is not None
+    assert not again.of(wire.StepDone), "only the export was missing"

@@ -1,4 +1,4 @@
-"""The real `torchrun` trains what our own start does, on one machine and on several that share no disk."""
+"""The real `torchrun` on two machines that share no disk, each with a shard of the denoiser, and a restart of ours."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageChops, ImageStat
 
 from orchestrator.boot_plan import boot_plan
 from orchestrator.ssh.machine_keys import make_machine_keys
@@ -23,7 +24,7 @@ from remote_trainer import rendezvous, wire
 from remote_trainer.errors import TrainingFailed
 from remote_trainer.ranks import others
 from remote_trainer.supervisor import stage_environment
-from tests.trainer.tiny_runs import Watched, final_weights, photo_set, tiny_job
+from tests.trainer.tiny_runs import PROMPT, Watched, final_weights, photo_set, tiny_job
 
 ROOT = Path(__file__).parents[2]
 OFFER = Offer("clusters", "1", "RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.5)
@@ -40,12 +41,15 @@ def boot_plans(folder: Path, nodes: int = 2) -> list[BootPlan]:
     ]  # fmt: skip
 
 
-def ready(machine: Path, base: Path, batch_size: int, **fields: Any) -> Path:
+def ready(machine: Path, base: Path, batch_size: int, fsdp: bool = False, **fields: Any) -> Path:
     """A run's folder on a machine, with its photos and the job."""
     folder = machine / "runs/r"
     folder.mkdir(parents=True)
     sets = photo_set(folder, "instance", 4), photo_set(folder, "class", 0, generate=1)
-    job = tiny_job(*sets, batch_size=batch_size, steps=3, resolution=64, checkpoint_every=2, prior_sampling="mixed")
+    job = tiny_job(
+        *sets, batch_size=batch_size, steps=3, checkpoint_every=2, prior_sampling="mixed", fsdp=fsdp,
+        validation_prompts=(PROMPT,),
+    )  # fmt: skip
     (folder / wire.JOB_FILE).write_bytes(wire.dumps(dataclasses.replace(job, base_path=str(base), **fields)))
     return folder
 
@@ -70,12 +74,14 @@ def last_events(processes: list[subprocess.Popen[bytes]]) -> list[list[wire.Even
     return [[wire.decode_event(line).event for line in lines.splitlines() if line[:1] == b"{"] for lines in told]
 
 
-def test_two_machines_under_torchrun_train_what_one_process_does_and_a_restart_of_ours_ends_in_the_same_bits(
+def test_two_machines_with_a_shard_each_train_what_one_process_does_and_a_restart_ends_in_the_same_bits(
     alone: Path, epsilon_base: Path, tmp_path: Path
 ) -> None:
     """The restart has a checkpoint on the first machine only, and the environment from what the boot has noted."""
     plans = boot_plans(tmp_path)
-    folders = [ready(tmp_path / f"machine-{rank}", epsilon_base, 2, processes=2, nodes=2) for rank in range(2)]
+    folders = [
+        ready(tmp_path / f"machine-{rank}", epsilon_base, 2, fsdp=True, processes=2, nodes=2) for rank in range(2)
+    ]
     with ExitStack() as running:
         agents = [
             running.enter_context(started(
@@ -86,11 +92,14 @@ def test_two_machines_under_torchrun_train_what_one_process_does_and_a_restart_o
         ]  # fmt: skip
         first, second = last_events(agents)
     assert isinstance(first[-1], wire.Done), first[-3:]
+    assert any(isinstance(event, wire.Decision) and "keeps its part" in event.what for event in first)
     assert not second, "the first process alone says what happens"
     one, two = final_weights(alone), final_weights(folders[0])
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-4)
     assert not (folders[1] / "checkpoints").exists()
+    shown = (folder / "validation/step-000003/00.png" for folder in (alone, folders[0]))
+    assert mean_difference(*shown) < 1.0, "drawn by the gathered weights"
 
     shutil.rmtree(folders[0] / "output")
     shutil.rmtree(folders[0] / wire.checkpoint_folder(3))
@@ -99,6 +108,12 @@ def test_two_machines_under_torchrun_train_what_one_process_does_and_a_restart_o
         again, silent = last_events(stages)
     assert again[-1] == first[-1], "the same manifest, to the bit"
     assert isinstance(silent[-1], wire.Stopped), "nothing there is to be fetched"
+
+
+def mean_difference(one: Path, two: Path) -> float:
+    """Of the pictures' pixels, 0 … 255."""
+    pictures = [Image.open(path).convert("RGB") for path in (one, two)]
+    return sum(ImageStat.Stat(ImageChops.difference(*pictures)).mean) / 3
 
 
 def stages_of(plans: list[BootPlan], folders: list[Path]) -> Iterator[subprocess.Popen[bytes]]:

@@ -138,6 +138,12 @@ def test_an_adapter_of_sdxl_at_its_own_resolution_fits_into_24_gb() -> None:
     assert xl.step_tflop == pytest.approx(14.19, rel=0.01)
 
 
+def test_shards_need_less_of_every_gpu_the_more_there_are() -> None:
+    xl, spec = "stabilityai/stable-diffusion-xl-base-1.0", TrainSpec(method="full", resolution=1024, fsdp=True)
+    alone, two, four = (workload(xl, spec, (), processes=processes).needed_vram_gb for processes in (1, 2, 4))
+    assert alone > 48 > two > 24 > four
+
+
 def test_a_full_run_needs_more_memory_and_disk_than_an_adapter() -> None:
     lora, full = work("lora"), work("full")
     assert (lora.needed_vram_gb, full.needed_vram_gb) == (8.0, 18.5)

@@ -87,6 +87,13 @@ def refusal(of: Callable[[], object]) -> str:
     return f"{caught.value.message}\n\nhint: {caught.value.hint}\n"
 
 
+def test_shards_need_several_gpus() -> None:
+    one, two = (["train.fsdp=true", "train.method=full", f"compute.gpu_count={count}"] for count in (1, 2))
+    said = refusal(lambda: spec_from_photos(Path("/photos"), "sks dog", one))
+    assert "compute.gpu_count=2" in said
+    assert spec_from_photos(Path("/photos"), "sks dog", two).train.fsdp
+
+
 # ---- what a spec means ---------------------------------------------------------------------------------------------
 
 

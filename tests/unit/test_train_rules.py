@@ -15,6 +15,10 @@ from remote_trainer.wire import TrainSpec
         ({"optimizer": "adamw-bf16", "precision": "fp32"}, "train.precision=auto"),
         ({"lr_schedule": "sine", "steps": 800}, "train.lr_warmup_steps=80"),
         ({"lr_power": 2.0}, "train.lr_schedule=polynomial"),
+        ({"fsdp": True, "base_precision": "nf4"}, "train.fsdp=false"),
+        ({"fsdp": True, "method": "full", "optimizer": "adamw-8bit"}, "train.optimizer=adamw"),
+        ({"fsdp": True, "method": "full", "ema_decay": 0.9}, "train.fsdp=false"),
+        ({"fsdp": True, "method": "full", "text_encoder_learning_rate": 1e-6}, "train.fsdp=false"),
     ],
 )
 def test_it_is_refused_with_a_hint(settings, hint):
@@ -26,3 +30,4 @@ def test_it_is_refused_with_a_hint(settings, hint):
 def test_what_agrees_passes():
     assert settings_that_disagree(TrainSpec()) is None
     assert settings_that_disagree(TrainSpec(optimizer="adamw-bf16", min_snr_gamma=5.0)) is None
+    assert settings_that_disagree(TrainSpec(method="full", fsdp=True)) is None
