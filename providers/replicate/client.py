@@ -3,7 +3,8 @@ fetched.
 
 What looks and what cancels goes through httpx, since the `replicate` package (1.0.7) drops `metrics` and fails on the
 status `aborted`; what uploads, creates and predicts goes through that package (`writing.py`). The token travels in a
-header, to the API's own host and to where the service hands out its files, and is cut out of whatever it says back.
+header, to the API's own host, and to where the service hands out its files only when these refuse to go without; it is
+cut out of whatever is said back.
 """
 
 from __future__ import annotations
@@ -31,19 +32,20 @@ DOWNLOAD_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 MAX_PAGES = 100
 MAX_REDIRECTS = 5
 FILES_HOST = "replicate.delivery"
-"""It and its subdomains serve outputs, and may want the token, as the reference of the API says."""
+"""It and its subdomains serve outputs."""
+_WANTS_TOKEN = frozenset({401, 403})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class ReplicateClient:
     """Its methods raise what `refusals.error_of` makes of an answer, and Transient when there is none."""
 
-    def __init__(self, token: Secret, base_url: str = BASE_URL) -> None:
-        """`base_url` is without `/v1`. No exchange."""
+    def __init__(self, token: Secret, base_url: str = BASE_URL, transport: httpx.BaseTransport | None = None) -> None:
+        """`base_url` is without `/v1`; `transport`: in place of the network. No exchange."""
         self._token = token
         self.base_url = base_url
         agent = f"cloudbooth/{version('cloudbooth')}"
-        self._http = httpx.Client(timeout=TIMEOUT, headers={"User-Agent": agent}, follow_redirects=False)
+        self._http = httpx.Client(timeout=TIMEOUT, headers={"User-Agent": agent}, transport=transport)
 
     def __repr__(self) -> str:
         return f"ReplicateClient({self.base_url})"
@@ -103,17 +105,20 @@ class ReplicateClient:
         return self._ask(Prediction, "reading a prediction", path, job=prediction_id)
 
     def download(self, url: str, target: Path, received: Callable[[int, int | None], None]) -> int:
-        """Writes what `url` holds and returns its length. The token goes along to the service's own hosts alone.
+        """Writes what `url` holds and returns its length. The token goes along as `takes_token` says.
 
         Raises Transient when the transfer breaks off or is shorter than announced.
         """
+        refused = False
         for _ in range(MAX_REDIRECTS + 1):
+            headers = self._headers_for(url, refused=refused)
             try:
-                with self._http.stream(
-                    "GET", url, headers=self._headers_for(url), timeout=DOWNLOAD_TIMEOUT
-                ) as response:
+                with self._http.stream("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT) as response:
+                    if response.status_code in _WANTS_TOKEN and not headers and self._headers_for(url, refused=True):
+                        refused = True
+                        continue
                     if response.status_code in _REDIRECTS and "location" in response.headers:
-                        url = urljoin(url, response.headers["location"])
+                        url, refused = urljoin(url, response.headers["location"]), False
                         continue
                     if not response.is_success:
                         response.read()
@@ -169,8 +174,8 @@ class ReplicateClient:
         parts = urlsplit(url)
         return f"{parts.path.removeprefix('/v1')}{f'?{parts.query}' if parts.query else ''}"
 
-    def _headers_for(self, url: str) -> dict[str, str]:
-        if not takes_token(url, self.base_url):
+    def _headers_for(self, url: str, *, refused: bool = False) -> dict[str, str]:
+        if not takes_token(url, self.base_url, refused=refused):
             return {}
         return {"Authorization": f"Bearer {self._token.reveal()}"}
 
@@ -178,13 +183,19 @@ class ReplicateClient:
         return text.replace(self._token.reveal(), "[token]")
 
 
-def takes_token(url: str, base_url: str) -> bool:
-    """The API itself, and over TLS the files of Replicate's own API; no other host, whoever names it. Pure."""
+def takes_token(url: str, base_url: str, *, refused: bool = False) -> bool:
+    """The API itself; over TLS the files of Replicate's own API once they were `refused` without; no other host,
+    whoever names it. Pure.
+
+    The addresses of outputs are unguessable and open by themselves, "in some cases" with the token alone, as users
+    report; the reference of the API says nothing of it. A host of files that may be a cache or somebody's bucket has no
+    need to see a key that trains, so it is shown to one that asks.
+    """
     ours, other = urlsplit(base_url), urlsplit(url)
     if (ours.scheme, ours.netloc) == (other.scheme, other.netloc):
         return True
     serves_files = f".{other.netloc}".endswith(f".{FILES_HOST}")
-    return base_url == BASE_URL and other.scheme == "https" and serves_files
+    return refused and base_url == BASE_URL and other.scheme == "https" and serves_files
 
 
 def _write(response: httpx.Response, target: Path, received: Callable[[int, int | None], None]) -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -22,9 +23,10 @@ from orchestrator.storage.api import ObjectStore
 from providers.errors import AuthRejected, CloudboothError, MachineGone, QuotaExceeded
 from providers.jobs import JobId, JobWish
 from providers.registry import ProviderContext
-from providers.replicate.client import BASE_URL, takes_token
+from providers.replicate.client import BASE_URL, ReplicateClient, takes_token
 from providers.replicate.provider import ReplicateProvider
 from providers.replicate.trainers import TRAINERS
+from providers.secret import Secret
 from remote_trainer import wire
 from tests.fakes.hosted_run import HostedRun
 from tests.fakes.replicate import FakeReplicate, running_replicate, tar_of, zip_of
@@ -421,9 +423,8 @@ def test_the_token_shows_in_no_repr(tmp_path: Path, fake: FakeReplicate) -> None
 
 
 @pytest.mark.parametrize(
-    ("url", "base_url", "takes"),
+    ("url", "base_url", "when_refused"),
     [
-        ("https://api.replicate.com/v1/files/x", BASE_URL, True),
         ("https://replicate.delivery/xezq/trained_model.tar", BASE_URL, True),
         ("https://tjzk.replicate.delivery/a.png", BASE_URL, True),
         ("http://replicate.delivery/a.png", BASE_URL, False),
@@ -434,8 +435,29 @@ def test_the_token_shows_in_no_repr(tmp_path: Path, fake: FakeReplicate) -> None
         ("https://storage.example.com/a.png", BASE_URL, False),
     ],
 )
-def test_the_token_goes_to_the_services_own_hosts_alone(url: str, base_url: str, takes: bool) -> None:
-    assert takes_token(url, base_url) is takes
+def test_the_token_goes_to_a_host_of_the_services_files_only_when_it_refuses_without(
+    url: str, base_url: str, when_refused: bool
+) -> None:
+    assert takes_token(url, base_url) is False
+    assert takes_token(url, base_url, refused=True) is when_refused
+
+
+@pytest.mark.parametrize("wants_it", [False, True])
+def test_a_file_is_asked_for_without_the_token_first(tmp_path: Path, wants_it: bool) -> None:
+    shown = list[str | None]()
+
+    def delivery(request: httpx.Request) -> httpx.Response:
+        shown.append(request.headers.get("Authorization"))
+        return httpx.Response(401 if wants_it and shown[-1] is None else 200, content=b"weights")
+
+    client = ReplicateClient(Secret("r8_0123", "REPLICATE_API_TOKEN"), transport=httpx.MockTransport(delivery))
+    client.download("https://replicate.delivery/a.tar", tmp_path / "a.tar", lambda _done, _total: None)
+    assert (tmp_path / "a.tar").read_bytes() == b"weights"
+    assert shown == ([None, "Bearer r8_0123"] if wants_it else [None])
+
+
+def test_the_token_always_goes_to_the_api() -> None:
+    assert takes_token("https://api.replicate.com/v1/files/x", BASE_URL)
 
 
 def test_canceling_twice_or_what_is_over_or_unknown_is_success(run: HostedRun, fake: FakeReplicate) -> None:
