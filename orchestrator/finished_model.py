@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import RunConflict, UsageError
+from orchestrator.families import USUAL_GUIDANCE, family_of
 from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import State
 from orchestrator.spec import RunSpec, spec_from_json
@@ -38,6 +40,8 @@ class FinishedModel:
     method: str
     hosted: str
     """What a service calls the same model (`owner/name:version`); empty when none has it."""
+    guidance: float = USUAL_GUIDANCE
+    """That of the run's own pictures, or usual for its base."""
 
     @property
     def lora(self) -> Path | None:
@@ -89,10 +93,11 @@ def model_in(folder: Path, spec: RunSpec) -> FinishedModel:
     hosted = str(record.get("job", {}).get("model", ""))
     trained_elsewhere = bool(record.get("trainer"))
     settings = record.get("settings", {})
+    base = str(record["base"]) if trained_elsewhere else _openable(spec, str(record.get("base", "")))
     return FinishedModel(
         name=spec.name,
         folder=folder,
-        base=str(record["base"]) if trained_elsewhere else _openable(spec, str(record.get("base", ""))),
+        base=base,
         base_config=None if trained_elsewhere else spec.model.config,
         kind=kind,
         path=path,
@@ -103,7 +108,16 @@ def model_in(folder: Path, spec: RunSpec) -> FinishedModel:
         resolution=settings.get("resolution"),
         method=str(settings.get("method", spec.train.method)),
         hosted=hosted,
+        guidance=_guidance(spec, settings, base),
     )
+
+
+def _guidance(spec: RunSpec, settings: Mapping[str, Any], base: str) -> float:
+    recorded = settings.get("validation_guidance_scale")
+    if isinstance(recorded, int | float):
+        return float(recorded)
+    stated = spec.train.validation_guidance_scale
+    return family_of(base).guidance if stated is None else stated
 
 
 def _require_files(folder: Path, manifest: wire.Manifest) -> None:

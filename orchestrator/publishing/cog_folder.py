@@ -35,6 +35,8 @@ LOCKED = (
 """At the versions that models are trained and verified with."""
 PYTHON = "3.12"
 DEFAULT_SIDE = 512
+MAX_GUIDANCE = 20.0
+"""As predict.py takes it."""
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -74,7 +76,10 @@ def write_cog_folder(model: FinishedModel, name: str, target: Path) -> None:
 def describe(model: FinishedModel) -> dict[str, Any]:
     """`model.json`: what the predictor has to know. Pure. Raises UsageError as `write_cog_folder`."""
     found = _HUB_ID.fullmatch(model.base)
-    common = {"name": model.name, "prompt": model.prompt, "resolution": model.resolution or DEFAULT_SIDE}
+    common = {
+        "name": model.name, "prompt": model.prompt, "resolution": model.resolution or DEFAULT_SIDE,
+        "guidance": min(model.guidance, MAX_GUIDANCE),
+    }  # fmt: skip
     if model.lora is not None and found is not None and model.base_config is None:
         return {
             **common, "kind": "lora", "weights": f"weights/{model.lora.name}", "base": found["repo"],

@@ -63,3 +63,15 @@ def test_weights_that_are_missing_or_cut_are_no_model(ledger: Ledger, folder: Pa
     weights.unlink()
     with pytest.raises(UsageError, match=r"bot\.safetensors is missing"):
         finished_model(ledger, "bot")
+
+
+@pytest.mark.parametrize(
+    ("settings", "guidance"),
+    [('{"validation_guidance_scale": 3.5}', 3.5), ("{}", 3.0)],
+    ids=["the run's", "its base's"],
+)
+def test_guidance_is_that_of_the_runs_own_pictures_or_usual_for_its_base(
+    ledger: Ledger, folder: Path, settings: str, guidance: float
+) -> None:
+    (folder / "training.json").write_text(f'{{"base": "builtin:toybox", "settings": {settings}}}')
+    assert finished_model(ledger, "bot").guidance == guidance

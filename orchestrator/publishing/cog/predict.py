@@ -34,7 +34,7 @@ class Predictor(BasePredictor):
         height: int = Input(description="Pixels", default=MODEL["resolution"], ge=64, le=2048),
         num_outputs: int = Input(description="How many pictures", default=1, ge=1, le=4),
         num_inference_steps: int = Input(description="Denoising steps", default=28, ge=1, le=150),
-        guidance_scale: float = Input(description="How closely to keep to the prompt", default=7.0, ge=0, le=20),
+        guidance_scale: float = Input(description="Closeness to the prompt", default=MODEL["guidance"], ge=0, le=20),
         seed: int = Input(description="Of the first picture; -1 picks one", default=-1),
     ) -> list[Path]:
         """PNG files, at seeds in a row."""
