@@ -40,6 +40,8 @@ class FinishedModel:
     method: str
     hosted: str
     """What a service calls the same model (`owner/name:version`); empty when none has it."""
+    step: int = 0
+    """Up to which it was trained: the run's last, or its best."""
     guidance: float = USUAL_GUIDANCE
     """That of the run's own pictures, or usual for its base."""
 
@@ -108,6 +110,7 @@ def model_in(folder: Path, spec: RunSpec) -> FinishedModel:
         resolution=settings.get("resolution"),
         method=str(settings.get("method", spec.train.method)),
         hosted=hosted,
+        step=int(record.get("exported_step") or manifest.step),
         guidance=_guidance(spec, settings, base),
     )
 

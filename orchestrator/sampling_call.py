@@ -1,4 +1,4 @@
-"""Asking a host for pictures: `sample` of the trainer package, its events, and the files that come of it.
+"""Asking a host for pictures or for a model in other formats: `sample` and `export` of the trainer package.
 
 The host is this machine or one that a run keeps; torch is imported there and never here.
 """
@@ -26,7 +26,7 @@ _DISTRUST = "our code names none so: give the machine back with `cloudbooth down
 
 @dataclass(frozen=True)
 class Studio:
-    """A host with our code on it, ready to make pictures."""
+    """A host with our code on it, ready to make something of a finished model."""
 
     host: Host
     python: str
@@ -47,28 +47,36 @@ class Studio:
 
         Raises HostError as the connection does, and UsageError with the host's own words when it cannot make them.
         """
-        argv = [
-            *self._verb("sample"),
-            "--workdir",
-            self.workdir,
-            "--request",
-            json.dumps(wire.encode(job)),
-            "--out",
-            out,
-        ]
-        made, failed = list[wire.FileEntry](), None
+        made = list[wire.FileEntry]()
+
+        def hear(event: wire.Event) -> None:
+            told(event)
+            if isinstance(event, wire.SampleMade):
+                made.append(event.file)
+
+        self._have_done("sample", job, out, hear)
+        return made
+
+    def convert(self, wanted: wire.Conversion, out: str, told: Callable[[wire.Event], None]) -> None:
+        """Blocks until `out` on the host, which must not exist, holds the model in the formats of `wanted.job`, under a
+        manifest. Raises as `make`.
+        """
+        self._have_done("export", wanted, out, told)
+
+    def _have_done(
+        self, verb: str, request: wire.PictureJob | wire.Conversion, out: str, told: Callable[[wire.Event], None]
+    ) -> None:
+        asked = ["--workdir", self.workdir, "--request", json.dumps(wire.encode(request)), "--out", out]
+        failed = None
         try:
-            for event in self._events(argv):
+            for event in self._events([*self._verb(verb), *asked]):
                 told(event)
-                if isinstance(event, wire.SampleMade):
-                    made.append(event.file)
                 failed = event if isinstance(event, wire.Failed) else failed
         except HostError:
             if failed is None:
                 raise
         if failed is not None:
             raise UsageError(failed.message, failed.hint)
-        return made
 
     def fetch(self, out: str, made: list[wire.FileEntry], target: Path) -> None:
         """Brings them from `out` on the host into `target`, verified by size and hash.

@@ -3,7 +3,8 @@
 The agent's verbs (start, status, stop, forget, follow, saved, guard) and those of `files` (read, digest, have, accept,
 finish) answer the laptop and print JSON or bytes; `supervise` and the stages `prepare`, `train` and `pictures` are
 started by them.
-`sample` makes pictures from a finished model: it starts `draw` in the right environment.
+`sample` makes pictures from a finished model: it starts `draw` in the right environment. `export` writes one in other
+formats by `convert`.
 """
 
 from __future__ import annotations
@@ -179,7 +180,8 @@ def _sample(call: argparse.Namespace) -> int:
     """Finds or builds the environment, then runs itself there: what it prints are events."""
     from . import sampling_process
 
-    return sampling_process.run(call.workdir, call.request, call.out)
+    job = wire.loads(wire.PictureJob, call.request.encode())
+    return sampling_process.run("draw", call.workdir, call.request, call.out, allow_cpu=job.allow_cpu)
 
 
 def _draw(call: argparse.Namespace) -> int:
@@ -189,6 +191,25 @@ def _draw(call: argparse.Namespace) -> int:
         from .generate import generate
 
         generate(wire.loads(wire.PictureJob, call.request.encode()), call.workdir, call.out, emit)
+
+    return sampling_process.tell(work)
+
+
+def _export(call: argparse.Namespace) -> int:
+    """As `_sample`, for a model in other formats."""
+    from . import sampling_process
+
+    return sampling_process.run("convert", call.workdir, call.request, call.out, allow_cpu=True)
+
+
+def _convert(call: argparse.Namespace) -> int:
+    from . import sampling_process
+
+    def work(emit: stage.Emit) -> None:
+        from .export.convert import convert
+
+        manifest = convert(wire.loads(wire.Conversion, call.request.encode()), call.workdir, call.out, emit)
+        emit(wire.Done(manifest.step, manifest.sha256))
 
     return sampling_process.tell(work)
 
@@ -238,6 +259,7 @@ VERBS = {
     "grant": _grant, "token": _token,
     "supervise": _supervise, "prepare": _prepare, "train": _train, "rank": _rank, "pictures": _pictures,
     "storage": _storage, "upload": _upload, "sample": _sample, "draw": _draw,
+    "export": _export, "convert": _convert,
 }  # fmt: skip
 FROM_THE_LAPTOP = frozenset(VERBS) - {
     "supervise", "prepare", "train", "rank", "pictures", "storage", "upload",
@@ -253,6 +275,7 @@ _TAKES: dict[str, list[str]] = {
     "grant": ["run", "epoch"], "token": ["run", "epoch"], "rank": ["run"],
     "storage": ["run", "fd"], "upload": ["run", "fd"],
     "sample": ["workdir", "request"], "draw": ["workdir", "request"],
+    "export": ["workdir", "request"], "convert": ["workdir", "request"],
 }  # fmt: skip
 
 
@@ -282,8 +305,8 @@ def _parser() -> argparse.ArgumentParser:
         if "workdir" in takes:
             verb.add_argument("--workdir", type=_absolute, required=True)
         if "request" in takes:
-            verb.add_argument("--request", required=True, help="a PictureJob as JSON")
-            verb.add_argument("--out", type=_absolute, required=True, help="folder for the pictures")
+            verb.add_argument("--request", required=True, help="a PictureJob or a Conversion as JSON")
+            verb.add_argument("--out", type=_absolute, required=True, help="folder for what is made")
         if "fd" in takes:
             verb.add_argument("--events-fd", type=int, required=True)
             verb.add_argument("--lock-fd", type=int, required=True)

@@ -201,7 +201,11 @@ def newest(run_folder: Path) -> Checkpoint | None:
 
 def of_step(run_folder: Path, step: int) -> Checkpoint | None:
     """That one, every file of it checked by hash; None when it is not here whole."""
-    folder = run_folder / wire.checkpoint_folder(step)
+    return read_checkpoint(run_folder / wire.checkpoint_folder(step))
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """The one that stands in `folder`, every file of it checked by hash; None when it is not whole."""
     state = _read(folder)
     return None if state is None else Checkpoint(folder, state)
 

@@ -1,7 +1,7 @@
-"""The frame around pictures that are made on request: environment, leash, events on stdout, chatter on stderr.
+"""The frame around what is made on request: environment, leash, events on stdout, chatter on stderr.
 
 Standard library only, Python 3.9: the first half runs before there is an environment. Who asks holds stdin; when that
-ends, everything here is killed, so that no picture is made for nobody.
+ends, everything here is killed, so that nothing is made for nobody.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ BEAT_S = 5.0
 """Between two signs of life: who follows takes a longer silence for a broken connection."""
 
 
-def run(workdir: Path, request: str, out: Path) -> int:
-    """Blocks until the pictures are made. The exit code is that of the half that makes them."""
+def run(verb: str, workdir: Path, request: str, out: Path, *, allow_cpu: bool) -> int:
+    """Blocks until `verb`, which makes what `request` says into `out`, has ended. Returns its exit code."""
     from . import environment
 
     hold_leash()
-    job = wire.loads(wire.PictureJob, request.encode())
     python = ""
 
     def prepare(emit: Emit) -> None:
@@ -36,13 +35,13 @@ def run(workdir: Path, request: str, out: Path) -> int:
         emit(wire.PhaseStarted("environment"))
         python = str(
             environment.ensure_environment(
-                workdir / "envs", lambda line: emit(wire.PhaseStarted("environment", line)), allow_cpu=job.allow_cpu
+                workdir / "envs", lambda line: emit(wire.PhaseStarted("environment", line)), allow_cpu=allow_cpu
             )
         )
 
     if tell(prepare) != 0:
         return 1
-    call = [python, "-m", "remote_trainer", "draw", "--workdir", str(workdir), "--request", request, "--out", str(out)]
+    call = [python, "-m", "remote_trainer", verb, "--workdir", str(workdir), "--request", request, "--out", str(out)]
     hub = workdir / "hub"
     surroundings = dict(os.environ, TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1", PYTHONUNBUFFERED="1")
     if hub.is_dir():  # a rented machine, which has the base already

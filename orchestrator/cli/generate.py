@@ -120,7 +120,7 @@ def generate(
         compare=compare,
         base_config=model.base_config,
     )
-    teller = _Teller(as_json)
+    teller = Teller(as_json)
     match place:
         case Place.REPLICATE:
             made = predict_pictures(wiring, spec, model, job, folder, teller.note)
@@ -200,7 +200,7 @@ def _fresh_folder(run: str) -> Path:
     return parent / f"{max(numbers, default=0) + 1:03d}"
 
 
-def _here(wiring: Wiring, job: wire.PictureJob, folder: Path, teller: _Teller) -> list[wire.FileEntry]:
+def _here(wiring: Wiring, job: wire.PictureJob, folder: Path, teller: Teller) -> list[wire.FileEntry]:
     access = wiring.local_access()
     host = connect(access)
     try:
@@ -211,7 +211,7 @@ def _here(wiring: Wiring, job: wire.PictureJob, folder: Path, teller: _Teller) -
 
 
 def _on_kept_machine(
-    wiring: Wiring, run: str, job: wire.PictureJob, folder: Path, teller: _Teller
+    wiring: Wiring, run: str, job: wire.PictureJob, folder: Path, teller: Teller
 ) -> list[wire.FileEntry]:
     """The model lies there still: nothing is sent but the prompt."""
     context: RunContext = wiring.context(run, 0, teller)
@@ -246,7 +246,7 @@ def base_on(access: Access, job: wire.PictureJob, workdir: str) -> str:
     return job.base
 
 
-class _Teller:
+class Teller:
     """What is said while pictures are made: on stderr for people, as lines of JSON for others."""
 
     def __init__(self, as_json: bool) -> None:

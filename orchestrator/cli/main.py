@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("report", "Write one run as a web page that stands alone."),
     "attach": ("watch", "Watch a run; carry it on if its process has died."),
     "generate": ("generate", "Make pictures with a run's model."),
+    "export": ("export", "Write a run's model in other formats."),
     "publish": ("publish", "Take a run's model to a store, a hub, Replicate or a program."),
     "pull": ("control", "Fetch what a run has made so far."),
     "stop": ("control", "Checkpoint, bring it home, give the machine back."),

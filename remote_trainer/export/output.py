@@ -52,7 +52,7 @@ def write_output(
     folder = run_folder / wire.OUTPUT_FOLDER
     with preparing(folder) as prepared:
         emit(PhaseStarted("export"))
-        verify = _write_models(job, family, trained, step, prepared)
+        verify = write_models(job, family, trained, step, prepared)
         if job.train.validation_prompts:
             validate.before_after(run_folder, job.train, step, prepared / "before-after.png")
         record = _record(job, family, state, step)
@@ -79,7 +79,7 @@ def rehearse(job: Job, family: Family, trained: Trained) -> None:
             raise TrainingFailed("bad-job", message, "name other layers, or leave the format out") from error
 
 
-def _write_models(job: Job, family: Family, trained: Trained, step: int, prepared: Path) -> list[Callable[[], None]]:
+def write_models(job: Job, family: Family, trained: Trained, step: int, prepared: Path) -> list[Callable[[], None]]:
     """Writes every model of the job and returns what verifies each; those hold digests and no weights."""
     verify = list[Callable[[], None]]()
     if job.train.method != "full":

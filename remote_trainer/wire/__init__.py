@@ -10,6 +10,7 @@ dataclasses in place and take the ranges from `Bounds`; the host checks the same
 """
 
 from .codec import PROTOCOL, Bounds, Count, NewerProtocol, Positive, WireError, decode, dumps, encode, loads
+from .conversion import Conversion, SourceKind
 from .events import (
     Captioned,
     CheckpointCommitted,
@@ -95,6 +96,7 @@ __all__ = [
     "Captioned",
     "CheckpointCommitted",
     "CommittedFolder",
+    "Conversion",
     "Count",
     "Crop",
     "DatasetSpec",
@@ -132,6 +134,7 @@ __all__ = [
     "SampleMade",
     "Sampler",
     "SelfReleased",
+    "SourceKind",
     "StepDone",
     "Stopped",
     "StoreKeys",

@@ -110,3 +110,11 @@ def test_a_folder_holds_the_whole_model_under_its_name(trained: Cloudbooth) -> N
     }
     shelf = trained.root / "shelf"
     assert {path.relative_to(shelf): path.read_bytes() for path in shelf.rglob("*") if path.is_file()} == original
+
+
+def test_a_lora_is_written_in_kohyas_names_as_its_run_would_have_done_it(trained: Cloudbooth) -> None:
+    made = trained.run("export", "bot", "--format", "kohya-lora", "--to", "exported", "--json").summary["files"]
+    assert made == [f"{trained.root}/exported/bot-kohya.safetensors"]
+    assert Path(made[0]).read_bytes() == (trained.models / "bot" / "bot-kohya.safetensors").read_bytes()
+    again = trained.run("export", "bot", "--format", "lora", "--to", "exported", check=2)
+    assert "exported exists already" in again.stderr
