@@ -17,7 +17,6 @@ from orchestrator.errors import UsageError
 from orchestrator.finished_model import FinishedModel, finished_model
 from orchestrator.publishing.cog_folder import push_commands, write_cog_folder
 from orchestrator.publishing.lora_url import official_model, prediction_command
-from orchestrator.publishing.other_formats import launch_for_programs
 from orchestrator.publishing.targets import (
     CogTarget,
     HubTarget,
@@ -80,7 +79,7 @@ def publish(run: str, target: str, public: bool, folder: Path | None, endpoint_u
         case LoraUrlTarget():
             published = _as_lora_url(model, spec, say)
         case ProgramTarget():
-            published = _to_program(wiring, model, spec, wanted, say)
+            published = _to_program(wiring, model, wanted, say)
         case _:
             assert_never(wanted)
     return _tell(published, say.said, as_json)
@@ -120,13 +119,13 @@ def _as_lora_url(model: FinishedModel, spec: RunSpec, say: _Sayer) -> Published:
     )
 
 
-def _to_program(wiring: Wiring, model: FinishedModel, spec: RunSpec, target: ProgramTarget, say: _Sayer) -> Published:
+def _to_program(wiring: Wiring, model: FinishedModel, target: ProgramTarget, say: _Sayer) -> Published:
     access = wiring.local_access() if target.host is None else _ssh(target.host)
     host = connect(access)
     try:
         require_program(host, access.python, target)
         there = []
-        for placed in placements(model, target, launch_for_programs(spec)):
+        for placed in placements(model, target):
             say.file(placed.file.name, placed.file.stat().st_size)
             there.append(place(host, access.python, placed))
     finally:

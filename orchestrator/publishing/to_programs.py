@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +61,12 @@ class Placed:
     folder: str
 
 
-def placements(model: FinishedModel, target: ProgramTarget, again: str = "") -> list[Placed]:
+def placements(model: FinishedModel, target: ProgramTarget) -> list[Placed]:
     """Adapters to the LoRAs, whole models to the checkpoints, with the `.yaml` that some need beside them. Pure but for
     a look into the model's folder.
 
     Of two adapters kohya's goes, which every version of both programs reads. Raises UsageError for a model that
-    neither program opens, with `again`, the command that trains one that they open.
+    neither program opens, with the command that writes one that they open.
     """
     adapter = model.kohya or model.lora
     placed = [Placed(adapter, target.folder(adapter=True))] if adapter is not None else []
@@ -74,9 +75,11 @@ def placements(model: FinishedModel, target: ProgramTarget, again: str = "") -> 
         if (config := single.with_suffix(".yaml")).exists():
             placed.append(Placed(config, target.folder(adapter=False)))
     if not placed:
+        own = f"{target.folder(adapter=False)}/{model.name}"  # both look into subfolders
+        to = f" --to {shlex.quote(own)}" if target.host is None else f", then copy it to {target.host}:{own}"
         raise UsageError(
             f"run `{model.name}` has neither a LoRA nor a single file, which is what {target.program} opens",
-            again,
+            f"cloudbooth export {model.name} --format single-file{to}",
         )
     return placed
 

@@ -15,7 +15,6 @@ from orchestrator.finished_model import FinishedModel
 from orchestrator.host import HostError
 from orchestrator.publishing.cog_folder import cog_yaml, describe, push_commands, write_cog_folder
 from orchestrator.publishing.lora_url import official_model, prediction_command
-from orchestrator.publishing.other_formats import launch_for_programs
 from orchestrator.publishing.targets import (
     CogTarget,
     HubTarget,
@@ -27,13 +26,11 @@ from orchestrator.publishing.targets import (
 )
 from orchestrator.publishing.to_hub import card_for_hub, publish_to_hub, write_token
 from orchestrator.publishing.to_programs import Placed, place, placements, require_program
-from orchestrator.spec_file import spec_from_photos
 from orchestrator.ssh.host import SshHost
 from orchestrator.this_machine import LocalHost
 from providers.api import SshAccess
 from providers.errors import AuthRejected, Transient
 from providers.secret import Secret
-from tests.e2e.command import PHOTOS
 
 MODEL = FinishedModel(
     name="bot", folder=Path("models/bot"), base="black-forest-labs/FLUX.1-dev", base_config=None, kind="lora",
@@ -129,6 +126,7 @@ def test_a_model_of_somebody_elses_is_not_replaced_and_the_same_one_may_go_twice
 def test_a_lora_of_a_hubs_base_is_served_with_that_base_fetched_while_the_image_is_built() -> None:
     described = describe(FinishedModel(**{**vars(MODEL), "base": "me/base@abc123"}))
     assert (described["kind"], described["base"], described["revision"]) == ("lora", "me/base", "abc123")
+    assert described["guidance"] == MODEL.guidance
     config = yaml.safe_load(cog_yaml(described, "me/bot"))
     [run] = config["build"]["run"]
     assert "DiffusionPipeline.download('me/base', revision='abc123'" in run
@@ -202,19 +200,11 @@ def test_a_hub_that_cannot_be_reached_is_no_bug_of_ours(endpoint: str) -> None:
     assert "HF_ENDPOINT" in caught.value.hint
 
 
-def test_a_model_that_no_program_opens_comes_with_the_command_that_trains_one_that_they_do() -> None:
-    flags = ("name=bot", "train.method=full", "train.steps=5", 'output.formats=["diffusers"]')
-    spec = spec_from_photos(PHOTOS, "sks robot", flags)
+def test_a_model_that_no_program_opens_comes_with_the_command_that_writes_one_that_they_do() -> None:
     whole = FinishedModel(**{**vars(MODEL), "kind": "diffusers", "path": Path("models/bot/diffusers")})
-    with pytest.raises(UsageError, match="neither a LoRA nor a single file") as caught:
-        placements(whole, ProgramTarget("a1111", None, "/webui"), launch_for_programs(spec))
-    _, _, photos, _, words, _, name, *sets = shlex.split(caught.value.hint)
-    again = spec_from_photos(Path(photos), words, (f"name={name}", *sets[1::2]))
-    assert (again.name, again.output.formats) == ("bot-single-file", ("single-file",))
-    assert (again.train, again.subject, again.data) == (spec.train, spec.subject, spec.data)
-
-
-def test_a_run_of_several_sets_of_pictures_is_launched_again_by_its_file() -> None:
-    spec = spec_from_photos(PHOTOS, "sks robot", ("name=bot", "train.method=full"))
-    several = spec.model_copy(update={"data": spec.data.model_copy(update={"instance": None})})
-    assert launch_for_programs(several).startswith("cloudbooth launch SPEC.toml --name bot-single-file --set ")
+    with pytest.raises(UsageError, match="neither a LoRA nor a single file") as here:
+        placements(whole, ProgramTarget("a1111", None, "/webui"))
+    assert here.value.hint == ("cloudbooth export bot --format single-file --to /webui/models/Stable-diffusion/bot")
+    with pytest.raises(UsageError) as elsewhere:
+        placements(whole, ProgramTarget("comfyui", "me@gpu-box", "ComfyUI"))
+    assert elsewhere.value.hint.endswith("then copy it to me@gpu-box:ComfyUI/models/checkpoints/bot")
