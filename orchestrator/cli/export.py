@@ -11,8 +11,8 @@ import click
 from orchestrator.cli.generate import Teller
 from orchestrator.cli.options import json_option, run_argument
 from orchestrator.conversion import conversion_of
-from orchestrator.doctor import installing
 from orchestrator.errors import UsageError
+from orchestrator.extras import installing
 from orchestrator.preflight import check_output_folder
 from orchestrator.sampling_call import Studio
 from orchestrator.wiring import connect, wire_up
