@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from orchestrator.at_stake import LostByDown, lost_by_down
-from orchestrator.cli.driving import NewLimits, detach, drive_to_end, take_up
+from orchestrator.cli.carriers import detach
+from orchestrator.cli.driving import NewLimits, drive_to_end, take_up
 from orchestrator.cli.options import (
     from_store_options,
     json_option,

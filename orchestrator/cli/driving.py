@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from orchestrator.cli.carriers import detach
 from orchestrator.cli.notifying import TellingOfTrouble, ended_notice, error_notice
 from orchestrator.cli.render.summary import Summary, summarize
 from orchestrator.cli.tracking import start_logging
 from orchestrator.driver import drive, drive_until
-from orchestrator.driver_lock import driver_lock, is_driven
-from orchestrator.errors import RunConflict
+from orchestrator.driver_lock import driver_lock
 from orchestrator.hints import hint_for
 from orchestrator.home import RunHome
 from orchestrator.hosted.driver import drive_job
@@ -25,14 +22,12 @@ from orchestrator.ledger import Ledger
 from orchestrator.lifecycle import EndReason, Standing, State, Wish
 from orchestrator.notify import VARIABLE as NOTIFY_VARIABLE
 from orchestrator.notify import Notifier, targets_of
-from orchestrator.operating_system import session_of_its_own
 from orchestrator.phases.loss import was_shipped_to
 from orchestrator.reporter import Reporter
 from orchestrator.spec import spec_from_json, spec_to_json
 from orchestrator.wiring import Wiring, is_hosted
 from providers.errors import CloudboothError
 
-DETACH_TIMEOUT_S = 15.0
 KEEPS_ITS_LIMIT = (
     "the machine at work keeps the limit that came with its job; what --max-cost adds counts from the next machine on"
 )
@@ -102,28 +97,6 @@ def has_its_limit(ledger: Ledger, home: RunHome) -> bool:
     if machine is None or machine.standing is not Standing.HELD or machine.price_per_hour_usd <= 0:
         return False
     return was_shipped_to(home, machine)
-
-
-def detach(wiring: Wiring, run: str) -> int:
-    """Leaves a driver in the background and returns its process id once it holds the run."""
-    home = wiring.home.run(run)
-    # -P keeps a folder `orchestrator` in the user's current directory from shadowing ours.
-    argv = [sys.executable, "-P", "-c", "from orchestrator.cli.main import main; main()", "attach", run]
-    home.root.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up
-    with home.driver_log.open("ab") as log:
-        child = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ), **session_of_its_own()
-        )
-    deadline = time.monotonic() + DETACH_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if is_driven(home.driver_lock):
-            return child.pid
-        if child.poll() not in (None, 0):
-            break
-        time.sleep(0.05)
-    raise RunConflict(
-        f"the background driver of `{run}` did not start", f"see {home.driver_log}, or `cloudbooth attach {run}`"
-    )
 
 
 def _drive_through_interrupts(wiring: Wiring, run: str, epoch: int, reporter: Reporter) -> EndReason:

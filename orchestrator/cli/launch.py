@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.driving import detach, drive_to_end
+from orchestrator.cli.carriers import detach
+from orchestrator.cli.driving import drive_to_end
 from orchestrator.cli.options import (
     json_option,
     log_to_option,

@@ -1,54 +1,61 @@
-"""Many drivers in one process, a thread for each: what they load is loaded once.
+"""The process that carries runs in the background: many drivers, a thread for each; what they load is loaded once.
 
-A driver by itself takes about 35 MB that it shares with nobody; a thread here adds little. Each run keeps its own
-lock, log, ledger connection and connections to its machine: an error of one ends no other. If the process is killed,
-all its runs are without a driver, as after a reboot, and the same command takes them up again.
+A driver by itself takes 45 MB; a thread here adds one (tests/benchmarks/test_many_runs.py). Each run keeps its own lock,
+log, ledger connection and connections to its machine: an error of one ends no other. If the process is killed, all its
+runs are without a driver, as after a reboot, and `attach --all` takes them up again.
 """
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.cli.driving import DETACH_TIMEOUT_S, drive_to_end
+from orchestrator.cli.carriers import CarrierFolder
+from orchestrator.cli.driving import drive_to_end
 from orchestrator.cli.render.live import PLAIN_STEP_LINE_EVERY_S, PlainReporter
-from orchestrator.driver_lock import is_driven
-from orchestrator.operating_system import session_of_its_own
-from orchestrator.wiring import Wiring, wire_up
+from orchestrator.driver_lock import driver_lock, is_driven
+from orchestrator.errors import RunConflict
+from orchestrator.home import Home
+from orchestrator.wiring import wire_up
 from providers.errors import CloudboothError
 
-
-def carry_in_background(wiring: Wiring, runs: Sequence[str]) -> list[str]:
-    """Leaves a process behind that drives all of them; returns those that it does not hold after a while.
-
-    Blocks until it holds them all, for `DETACH_TIMEOUT_S` and a fifth of a second a run at most.
-    """
-    if not runs:
-        return []
-    argv = [sys.executable, "-P", "-c", "from orchestrator.cli.together import main; main()", *runs]
-    with (wiring.home.root / "drivers.log").open("ab") as log:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **session_of_its_own())
-    until = time.monotonic() + DETACH_TIMEOUT_S + len(runs) * 0.2
-    missing = list(runs)
-    while missing and time.monotonic() < until and child.poll() is None:
-        missing = [run for run in missing if not is_driven(wiring.home.run(run).driver_lock)]
-        time.sleep(0.05)
-    return missing
+LOOK_EVERY_S = 0.1
 
 
 def main() -> None:
-    """The process that is left behind: the runs are its arguments. Ends when all of them have."""
-    threads = [threading.Thread(target=carry, args=(run,), name=run) for run in sys.argv[1:]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    """The process that is left behind; its folder is the argument. Ends when it drives nothing and nothing is wanted.
+
+    Does nothing where another carrier of the folder lives.
+    """
+    folder = CarrierFolder(Path(sys.argv[1]))
+    with suppress(RunConflict), driver_lock(folder.lock, "carrier"):
+        folder.pid_file.write_text(str(os.getpid()))
+        _carry_what_is_wanted(folder, Home.of_environment())
+        folder.clear()
+
+
+def _carry_what_is_wanted(folder: CarrierFolder, home: Home) -> None:
+    drivers: list[threading.Thread] = []
+    starting: dict[str, threading.Thread] = {}
+    while drivers or folder.wanted():
+        for run in folder.wanted():
+            if run not in starting:
+                starting[run] = threading.Thread(target=carry, args=(run,), name=run)
+                starting[run].start()
+                drivers.append(starting[run])
+        for run, thread in list(starting.items()):
+            if is_driven(home.run(run).driver_lock) or not thread.is_alive():
+                folder.settle(run)
+                del starting[run]
+        drivers = [thread for thread in drivers if thread.is_alive()]
+        time.sleep(LOOK_EVERY_S)
 
 
 def carry(run: str) -> None:

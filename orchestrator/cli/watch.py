@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator import tensorboard as tensorboard_file
+from orchestrator.cli.carriers import hand_over
 from orchestrator.cli.driving import drive_to_end
 from orchestrator.cli.options import (
     json_option,
@@ -27,7 +28,6 @@ from orchestrator.cli.render.live import board_of, reporter_for
 from orchestrator.cli.render.run_list import view_run
 from orchestrator.cli.render.runs import render_status, status_to_json, view_status
 from orchestrator.cli.render.summary import summarize, tell
-from orchestrator.cli.together import carry_in_background
 from orchestrator.cli.tracking import log_run, remember_targets
 from orchestrator.curves import points
 from orchestrator.driver_lock import is_driven
@@ -192,7 +192,7 @@ def _take_up_all(wiring: Wiring, as_json: bool) -> int:
         for record in wiring.ledger.runs()
         if record.state is not State.ENDED and not is_driven(wiring.home.run(record.name).driver_lock)
     ]
-    failed = carry_in_background(wiring, wanted)
+    _, failed = hand_over(wiring, wanted)
     taken = [run for run in wanted if run not in failed]
     if as_json:
         click.echo(json.dumps({"type": "summary", "taken_up": taken, "failed": failed}))

@@ -1,0 +1,99 @@
+"""Runs in the background: which process carries them, and that it is one for all that may share it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.carriers import CarrierFolder, code_mark, environment_mark, hand_over
+from orchestrator.driver_lock import driver_lock, is_driven
+from orchestrator.home import Home
+from orchestrator.wiring import wire_up
+from providers.api import SshAccess
+from tests.e2e.command import wait_until
+from tests.fakes.followed_runs import record_training
+from tests.fakes.photos import photo_folder
+
+SHELL = {"HOME": "/home/me", "RUNPOD_API_KEY": "k", "TERM": "xterm", "PWD": "/home/me"}
+
+
+@pytest.mark.parametrize("changed", [{"RUNPOD_API_KEY": "l"}, {"CLOUDBOOTH_NOTIFY": "desktop"}, {"HOME": "/root"}])
+def test_another_key_or_address_wants_another_process(changed: dict[str, str]) -> None:
+    assert environment_mark(SHELL | changed, "1") != environment_mark(SHELL, "1")
+
+
+@pytest.mark.parametrize("changed", [{"PWD": "/"}, {"TERM": "dumb"}, {"KITTY_PID": "7"}, {"SSH_TTY": "/dev/pts/1"}])
+def test_another_terminal_wants_none(changed: dict[str, str]) -> None:
+    assert environment_mark(SHELL | changed, "1") == environment_mark(SHELL, "1")
+
+
+def test_other_code_wants_another_process() -> None:
+    assert environment_mark(SHELL, "1") != environment_mark(SHELL, "2")
+    assert code_mark() == code_mark()
+
+
+def test_a_mark_shows_nothing_of_the_environment() -> None:
+    mark = environment_mark({"RUNPOD_API_KEY": "rpa_secret"}, "1")
+    assert (len(mark), "rpa" in mark) == (16, False)
+
+
+def test_a_request_that_comes_while_a_carrier_ends_is_kept_for_the_next(tmp_path: Path) -> None:
+    folder = CarrierFolder(tmp_path / "carriers" / "a")
+    folder.ask_for("dog")
+    with driver_lock(folder.lock, "carrier"):
+        folder.pid_file.write_text("7")
+        folder.clear()
+    assert folder.wanted() == ["dog"]
+    assert not is_driven(folder.lock)
+    folder.settle("dog")
+    folder.lock.touch()
+    folder.pid_file.touch()
+    folder.clear()
+    assert not folder.root.exists()
+
+
+def test_runs_share_one_process_and_after_its_death_the_next_takes_them_up(tmp_path: Path) -> None:
+    photos, home = photo_folder(tmp_path / "photos"), Home.of_environment()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and never says a word
+        access = SshAccess("127.0.0.1", silent.getsockname()[1], "me", None)
+        for name in ("dog", "cat"):
+            record_training(home, name, access, photos)
+        wiring = wire_up()
+        first, missing = hand_over(wiring, ["dog"])
+        with killed(first):
+            assert hand_over(wiring, ["cat"]) == (first, missing) == (first, [])
+        # As after a reboot: process ids, locks and requests are on the disk, and nobody holds them.
+        [folder] = [CarrierFolder(root) for root in (home.root / "carriers").iterdir()]
+        assert folder.carrier_pid() == first
+        folder.ask_for("dog")
+        for name in ("dog", "cat"):
+            wait_until(lambda name=name: not is_driven(home.run(name).driver_lock), "its lock is free")
+        again, missing = hand_over(wiring, ["dog", "cat"])
+        with killed(again):
+            assert missing == []
+            assert again not in (0, first)
+    assert (home.root / "drivers.log").read_text() == ""
+
+
+def test_a_process_with_nothing_to_carry_ends_and_leaves_nothing() -> None:
+    wiring = wire_up()
+    wiring.ledger.add_run("dog", "ssh", "{}", "{}")  # a spec that says nothing: its driver ends at once
+    _, missing = hand_over(wiring, ["dog"])
+    assert missing == ["dog"]
+    assert "hint: " in wiring.home.run("dog").driver_log.read_text()
+    wait_until(lambda: not list((wiring.home.root / "carriers").glob("*")), "the carrier is gone", timeout_s=120)
+
+
+@contextmanager
+def killed(pid: int) -> Iterator[None]:
+    """At the end, whatever happens."""
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)  # raises when there is no such process
