@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "gc": ("gc", "Find machines no run answers for, and give them back."),
     "doctor": ("doctor", "Check everything a run needs, and rent nothing."),
     "schema": ("schema", "Print what the lines of --json look like, as JSON Schema."),
+    "at-login": ("at_login", "Have runs carried on after a reboot of this laptop."),
     "completion": ("completion", "Print the shell's completion script."),
 }
 """Verb → (module of `orchestrator.cli`, the line in the help)."""
@@ -48,7 +49,7 @@ class LazyGroup(click.Group):
         if name not in VERBS:
             return None
         module = importlib.import_module(f"orchestrator.cli.{VERBS[name][0]}")
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

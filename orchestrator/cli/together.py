@@ -1,8 +1,8 @@
 """The process that carries runs in the background: many drivers, a thread for each; what they load is loaded once.
 
-A driver by itself takes 45 MB; a thread here adds one (tests/benchmarks/test_many_runs.py). Each run keeps its own lock,
-log, ledger connection and connections to its machine: an error of one ends no other. If the process is killed, all its
-runs are without a driver, as after a reboot, and `attach --all` takes them up again.
+A driver by itself takes 45 MB; a thread here adds one (tests/benchmarks/test_many_runs.py). Each run keeps its own
+lock, log, ledger connection and connections to its machine: an error of one ends no other. If the process is killed,
+all its runs are without a driver, as after a reboot, and `attach --all` takes them up again.
 """
 
 from __future__ import annotations
