@@ -31,6 +31,7 @@ from orchestrator.sampling_call import Studio
 from orchestrator.spec import RunSpec, spec_from_json
 from orchestrator.wiring import Wiring, connect, is_hosted, wire_up
 from providers.api import Access, Market, ThisMachine
+from providers.errors import CloudboothError
 from remote_trainer import wire
 
 WHERE = ("auto", *(place.value for place in Place))
@@ -128,7 +129,12 @@ def generate(
             made = _on_kept_machine(wiring, run, job, folder, teller)
         case Place.RENTED:
             wish = wish or RentalWish()
-            rented = on_rented_machine(wiring, spec, model, job, folder, wish, yes=yes, as_json=as_json)
+            try:
+                rented = on_rented_machine(wiring, spec, model, job, folder, wish, yes=yes, as_json=as_json)
+            except CloudboothError as error:
+                if asked is None:  # nobody spoke of renting
+                    error.hint = "; ".join(filter(None, (error.hint, "`--where here` makes them on this computer")))
+                raise
             if rented is None:
                 return 0
             if not rented.made:
