@@ -23,6 +23,7 @@ from orchestrator.picture_run import (
 )
 from orchestrator.plan_json import plain
 from orchestrator.planning import proven_at, require_free_name
+from orchestrator.preflight import require_new_folder
 from orchestrator.ranges import duration_range, usd, usd_range
 from orchestrator.recovery import spot_record
 from orchestrator.rental import Rental, plan_rental, terms_of
@@ -65,8 +66,7 @@ def plan_pictures(
     Raises UsageError for a folder that holds something, for a provider that rents nothing, for a base that cannot be
     had, and for a ceiling that the pictures are expected to exceed; NoCapacity when nothing fits.
     """
-    if folder.exists():
-        raise UsageError(f"{folder} exists already", f"another folder: `--to {folder}-2`")
+    require_new_folder(folder.absolute())
     provider_name = renting_provider(trained, wish, takes_jobs)
     if takes_jobs(provider_name):
         raise UsageError(f"{provider_name} rents no machines", "--where replicate, or another --provider")

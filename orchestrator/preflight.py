@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -56,3 +57,13 @@ def check_output_folder(folder: Path, name: str) -> None:
             f"{nearest} cannot be written: {(error.strerror or str(error)).lower()}",
             "choose another folder: `--set output.folder=…`",
         ) from None
+
+
+def require_new_folder(folder: Path) -> None:
+    """Of a verb that takes `--to`. Raises UsageError when something is there, or nothing could be."""
+    if folder.exists():
+        raise UsageError(f"{folder} exists already", f"another folder: `--to {shlex.quote(f'{folder}-2')}`")
+    try:
+        check_output_folder(folder.parent, folder.name)
+    except UsageError as error:
+        raise UsageError(error.message, "another folder: `--to FOLDER`") from None

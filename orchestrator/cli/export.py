@@ -13,7 +13,7 @@ from orchestrator.cli.options import json_option, run_argument
 from orchestrator.conversion import conversion_of
 from orchestrator.errors import UsageError
 from orchestrator.extras import installing
-from orchestrator.preflight import check_output_folder
+from orchestrator.preflight import require_new_folder
 from orchestrator.sampling_call import Studio
 from orchestrator.wiring import connect, wire_up
 from remote_trainer import wire
@@ -49,7 +49,7 @@ def export(run: str, formats: tuple[str, ...], target: Path | None, as_json: boo
     chosen = cast(tuple[wire.ExportFormat, ...], tuple(dict.fromkeys(formats)))
     wanted = conversion_of(wiring.ledger.run(run), wiring.ledger.artifacts(run), wiring.home.run(run), chosen)
     folder = (target or Path.cwd() / f"{run}-export").expanduser().absolute()
-    _require_new(folder)
+    require_new_folder(folder)
     access = wiring.local_access()
     host = connect(access)
     teller = _Teller(as_json)
@@ -78,10 +78,3 @@ class _Teller(Teller):
     def saw(self, event: wire.Event) -> None:
         self.lacks_trainer |= isinstance(event, wire.Failed) and event.code == "environment"
         super().saw(event)
-
-
-def _require_new(folder: Path) -> None:
-    """Raises UsageError."""
-    if folder.exists():
-        raise UsageError(f"{folder} exists already", f"another folder: `--to {folder}-2`")
-    check_output_folder(folder.parent, folder.name)

@@ -99,7 +99,7 @@ def generate(
     record = wiring.ledger.run(run)
     spec = spec_from_json(record.spec_json)
     model = finished_model(wiring.ledger, run)
-    wish = _rental_wish(where, provider, gpus, spot, max_price, max_cost)
+    wish = rental_wish(where, provider, gpus, spot, max_price, max_cost)
     asked = Place.RENTED if wish is not None else None if where == "auto" else Place(where)
     place = place_for(asked, _circumstances(record, spec, model, asks=yes or (sys.stdin.isatty() and not as_json)))
     width, height = _size(size, model)
@@ -146,7 +146,7 @@ def generate(
     return _tell(folder, made, place, as_json)
 
 
-def _rental_wish(
+def rental_wish(
     where: str,
     provider: str | None,
     gpus: tuple[str, ...],

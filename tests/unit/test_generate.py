@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.base_model import LocalFolder, inspect_base
-from orchestrator.cli.generate import base_on, guidance_of
+from orchestrator.cli.generate import base_on, guidance_of, rental_wish
 from orchestrator.errors import UsageError
+from orchestrator.picture_run import RentalWish
 from orchestrator.spec_file import spec_from_photos
-from providers.api import SshAccess, ThisMachine
+from providers.api import Market, SshAccess, ThisMachine
 from remote_trainer.wire import PictureJob
 from tests.e2e.command import PHOTOS
 
@@ -46,3 +47,15 @@ def test_pictures_have_the_guidance_that_the_runs_spec_states_unless_another_is_
     assert guidance_of(None, spec) == 1.0
     assert guidance_of(0.0, spec) == 0.0
     assert guidance_of(None, spec_from_photos(PHOTOS, "sks robot")) is None
+
+
+def test_whoever_describes_a_machine_wants_one_to_be_rented() -> None:
+    assert rental_wish("auto", "vast", (), False, None, None) == RentalWish("vast")
+    assert rental_wish("auto", None, ("A100",), True, 0.4, 2.0) == RentalWish(None, ("A100",), Market.SPOT, 0.4, 2.0)
+    assert rental_wish("rented", None, (), False, None, None) == RentalWish()
+    assert rental_wish("auto", None, (), False, None, None) is None
+
+
+def test_a_machine_to_be_rented_goes_with_no_other_place() -> None:
+    with pytest.raises(UsageError, match="--gpu is for a machine to be rented, not for --where here"):
+        rental_wish("here", None, ("A100",), False, None, None)

@@ -24,6 +24,7 @@ from orchestrator.picture_run import (
     renting_provider,
 )
 from orchestrator.picture_work import picture_work
+from orchestrator.preflight import require_new_folder
 from orchestrator.rental import ProviderTerms, Rental, plan_rental
 from orchestrator.spec import RunSpec, spec_from_json, spec_to_json
 from orchestrator.spec_file import spec_from_photos
@@ -184,3 +185,13 @@ def test_the_record_beside_the_run_tells_it_from_one_that_trains() -> None:
     for other in ("{}", "no json", '{"pictures": {"of": "dog", "from": "a later version"}}'):
         assert picture_record(other) is None
     assert record.work(WANTED) == picture_work(WANTED, 50_000_000, 0, "StableDiffusionPipeline")
+
+
+def test_a_folder_for_pictures_that_could_not_be_made_is_found_before_anything_is_rented(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file is a file") as refused:
+        require_new_folder(tmp_path / "file" / "pictures")
+    assert refused.value.hint == "another folder: `--to FOLDER`"
+    with pytest.raises(UsageError, match="exists already"):
+        require_new_folder(tmp_path)
+    require_new_folder(tmp_path / "new" / "pictures")
