@@ -13,7 +13,6 @@ Longer than other modules, since every statement on these tables but those that 
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import sqlite3
 import threading
@@ -250,6 +249,14 @@ class Ledger:
     def runs(self) -> list[RunRecord]:
         """Newest first."""
         return [_run_record(row) for row in self._db.execute("SELECT * FROM runs ORDER BY created_at DESC")]
+
+    def runs_without_documents(self) -> list[RunRecord]:
+        """As `runs`, but `spec_json` and `plan_json` are empty: for a list of thousands that shows neither."""
+        columns = (
+            "name, created_at, provider, '' AS spec_json, '' AS plan_json, state, wish, reason, attempt, driver_epoch"
+        )
+        rows = self._db.execute(f"SELECT {columns}, ended_at FROM runs ORDER BY created_at DESC")
+        return [_run_record(row) for row in rows]
 
     def become_driver(self, name: str) -> int:
         """Takes the run over: from now on every write with an older epoch is refused. Returns the new epoch."""
@@ -556,6 +563,8 @@ class Ledger:
         )
 
     def _nearest(self, name: str) -> str:
+        import difflib  # `ps` is waited for, and never needs it
+
         names = [row["name"] for row in self._db.execute("SELECT name FROM runs")]
         close = difflib.get_close_matches(name, names, n=3)
         return f"did you mean `{close[0]}`?" if close else "`cloudbooth ps` lists all runs"

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import IO, TypedDict
+from typing import IO, TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    import subprocess  # many a command asks for a lock, and few start a process
 
 if sys.platform == "win32":
     import msvcrt
+    import subprocess
 else:
     import fcntl
     import pwd

@@ -63,7 +63,7 @@ def view_runs(ledger: Ledger, home: Home, now: float, *, ended_at_most: int | No
     machines: dict[str, list[MachineRecord]] = {}
     for machine in ledger.every_machine():
         machines.setdefault(machine.run, []).append(machine)
-    runs = ledger.runs()
+    runs = ledger.runs_without_documents()
     over = [run for run in runs if run.state is State.ENDED and not may_bill(machines.get(run.name, []))]
     hidden = set() if ended_at_most is None else {run.name for run in over[ended_at_most:]}
     views = [view_run(home, run, machines.get(run.name, []), now) for run in runs if run.name not in hidden]
