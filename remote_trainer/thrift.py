@@ -64,19 +64,20 @@ def next_rung(now: Thrift, batch_size: int) -> Thrift | None:
 
 
 def choose_thrift(
-    device: torch.device,
+    bounded: bool,
     spec: TrainSpec,
     probe: Callable[[Thrift], None],
     say: Say,
     agreed: Callable[[int], int] = lambda rung: rung,
 ) -> Thrift:
-    """The least thrift under which `probe` does not run out of memory; on a CPU none, without a probe.
+    """The least thrift under which `probe` does not run out of memory; none, without a probe, where no bound of memory
+    is known, as on a CPU.
 
     probe: one pass at the largest bucket with everything in memory that a step holds. agreed: the highest rung that any
     process of the run needs. Raises TrainingFailed("out-of-memory") when nothing helps.
     """
     rungs = ladder(spec.batch_size)
-    if device.type == "cpu":
+    if not bounded:
         return rungs[0]
     needed = len(rungs)
     for number, thrift in enumerate(rungs):

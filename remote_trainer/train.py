@@ -16,14 +16,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import adapters, checkpoint, class_images, decisions, validate, wire
-from .adapters import Trained
+from . import checkpoint, class_images, decisions, validate, wire
+from .assembly import Assembly, assemble
+from .base_weights import choices, fitted, that_load
 from .captions import with_captions, write_captions
 from .checkpoint import Checkpoint, Frozen, RunState
 from .dataset.pictures import training_set
 from .denoising import Denoising
-from .descent import Descent
-from .ema import Ema
 from .encoded import PromptSource, encode_prompts, encode_sets, live_prompts, subject_pictures
 from .errors import TrainingFailed
 from .evaluation import evaluate
@@ -32,11 +31,11 @@ from .export.rebuilt import rebuilt
 from .failures import memory_hint, named_failures
 from .families.api import Family
 from .families.detect import open_base, require_ways
+from .gpu_memory import DeviceMemory, Memory
 from .identity import difference, identity_of
-from .micro_batch import MicroBatches
-from .optimizers import build_optimizer, groups, learning_rate
+from .optimizers import learning_rate
 from .progress import Progress
-from .sharding import attended, is_sharded, shard
+from .sharding import attended, is_sharded
 from .stopping import ShouldStop, StopRequested
 from .thrift import Thrift, choose_thrift, thrift_of_shards, twice
 from .wire import Decision, Job, PhaseStarted, TrainSpec, Warned
@@ -64,6 +63,7 @@ def train(
     should_stop: ShouldStop,
     shelf: Path | None = None,
     open_family: Callable[[str], Family] = open_base,
+    memory_of: Callable[[torch.device], Memory] = DeviceMemory,
 ) -> Outcome:
     """Trains to the end, or until `should_stop`; blocks for all that time. Calling it again continues or confirms.
 
@@ -82,7 +82,7 @@ def train(
         resumed = _own_checkpoint(job, run_folder, world, emit)
         try:
             family = open_family(base_folder)
-            return _train(job, run_folder, family, world, resumed, emit, should_stop, shelf)
+            return _train(job, run_folder, family, world, resumed, emit, should_stop, shelf, memory_of)
         except StopRequested:
             return Outcome(resumed.state.step if resumed else 0, None)
 
@@ -96,6 +96,7 @@ def _train(
     emit: Emit,
     should_stop: ShouldStop,
     shelf: Path | None,
+    memory_of: Callable[[torch.device], Memory],
 ) -> Outcome:
     spec = job.train
 
@@ -104,7 +105,8 @@ def _train(
     training_set(job, run_folder)  # refuses a job without a picture of the subject before anything is loaded
     require_ways(family, job)
     device = decisions.choose_device(job.allow_cpu, emit)
-    frozen = _frozen(spec, family, device, resumed, emit)
+    memory = memory_of(device)
+    frozen = _frozen(spec, family, device, resumed, memory, world, emit)
 
     # Of several machines, the first one's captioner speaks for all: others might put it in other words.
     said = write_captions(job, run_folder, frozen.captions, device, emit, should_stop) if world.leads else {}
@@ -148,25 +150,29 @@ def _train(
 
     emit(PhaseStarted("load", family.denoiser_folder))
     sharded = is_sharded(spec, world)
-    whole_on = torch.device("cpu") if sharded else device
-    denoising = Denoising(family, family.load_denoiser(whole_on, frozen.weights), device, frozen.precision)
-    trained = Trained(denoising.model, texts)
-    adapters.make_trainable(spec, family, trained)
     if sharded:
-        shard(denoising.model, device, world)
         emit(Decision(f"each of {world.size} processes keeps its part of the denoiser", "train.fsdp"))
-    parameters = trained.parameters()
-    optimizer = build_optimizer(groups(parameters, texts, spec), spec)
-    ema = None if spec.ema_decay is None else Ema(parameters, spec.ema_decay)
-    averaged = nullcontext if ema is None else ema.in_place
-    batches = MicroBatches(spec, denoising, sets, prompts, world)
-    descent = Descent(spec, denoising, batches, parameters, optimizer, ema, world)
+
+    def loaded(weights: wire.Weights) -> Assembly:
+        return assemble(spec, family, weights, frozen.precision, device, sets, prompts, texts, world)
+
+    def settled(made: Assembly) -> Thrift:
+        rehearse(job, family, made.trained)
+        if sharded:
+            return thrift_of_shards(emit)
+        return choose_thrift(memory.free_bytes() is not None, spec, made.descent.probe, emit, world.largest)
+
     if resumed is None:
-        rehearse(job, family, trained)
-        frozen = _with_thrift(
-            frozen,
-            thrift_of_shards(emit) if sharded else choose_thrift(device, spec, descent.probe, emit, world.largest),
+        order = choices(spec, frozen.weights, "full" not in family.formats)
+        made, weights, thrift = fitted(
+            spec, order, family.denoiser_parameters(), memory, loaded, settled, emit, world.largest
         )
+        frozen = _with_thrift(replace(frozen, weights=weights), thrift)
+    else:
+        made = loaded(frozen.weights)
+    denoising, trained, descent = made.denoising, made.trained, made.descent
+    parameters, optimizer, ema = made.parameters, made.optimizer, made.ema
+    averaged = nullcontext if ema is None else ema.in_place
     descent.economize(Thrift(frozen.gradient_checkpointing, frozen.parts, frozen.offload))
 
     def make_pictures(step: int) -> None:
@@ -215,7 +221,7 @@ def _train(
     emit(PhaseStarted("train", f"step {state.step} of {spec.steps}"))
     committed_step = state.step
     checkpoint_every = decisions.planned_checkpoint_interval(spec)
-    progress = Progress(spec.steps, batches.pictures_each * spec.gradient_accumulation, device, emit)
+    progress = Progress(spec.steps, made.batches.pictures_each * spec.gradient_accumulation, device, emit)
     stopping = False
     while state.step < spec.steps:
         stopping = world.any(should_stop())
@@ -318,24 +324,38 @@ def _own_checkpoint(job: Job, run_folder: Path, world: World, emit: Emit) -> Che
     return found
 
 
-def _frozen(spec: TrainSpec, family: Family, device: torch.device, resumed: Checkpoint | None, emit: Emit) -> Frozen:
+def _frozen(
+    spec: TrainSpec,
+    family: Family,
+    device: torch.device,
+    resumed: Checkpoint | None,
+    memory: Memory,
+    world: World,
+    emit: Emit,
+) -> Frozen:
     """What the first machine decided; and the decisions put to effect that are settings of the whole process."""
     threads = resumed.state.frozen.cpu_threads if resumed else 0
     if device.type == "cpu":
         threads = threads or decisions.choose_cpu_threads(spec, device, family.denoiser_parameters(), emit)
         torch.set_num_threads(threads)
+    adapters_alone = "full" not in family.formats
     if resumed:
+        kept = resumed.state.frozen.weights
+        if spec.base_precision == "auto" and kept in ("int8", "nf4"):
+            emit(Decision(f"frozen weights in {kept}", "as the run began: its adapter has learned beside them"))
         return replace(resumed.state.frozen, cpu_threads=threads)
     precision = decisions.choose_precision(spec, device, emit)
-    pure = spec.optimizer == "adamw-bf16"
+    weights: wire.Weights = "bf16"
+    if spec.optimizer != "adamw-bf16":
+        weights = decisions.choose_weights(spec.base_precision, precision, adapters_alone, emit)
+        order = choices(spec, weights, adapters_alone)
+        weights = that_load(order, family.denoiser_parameters(), memory, emit, world.largest)
     return Frozen(
         precision=precision,
         cpu_threads=threads,
         gradient_checkpointing=False,
         learning_rate=decisions.planned_learning_rate(spec),
-        weights="bf16"
-        if pure
-        else decisions.choose_weights(spec.base_precision, precision, "full" not in family.formats, emit),
+        weights=weights,
     )
 
 

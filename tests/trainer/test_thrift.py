@@ -15,8 +15,6 @@ from remote_trainer.thrift import Thrift, choose_thrift, ladder, next_rung, twic
 from remote_trainer.train import train
 from tests.trainer.tiny_runs import PROMPT, Watched, our_losses, photo_set, tiny_job
 
-GPU = torch.device("cuda")
-
 
 def needing(least: Thrift) -> Any:
     """A probe that fits from that rung on."""
@@ -41,7 +39,7 @@ def test_the_ladder_gives_up_the_cheapest_first():
 @pytest.mark.parametrize("least", ladder(4))
 def test_the_probe_finds_the_least_thrift_and_says_why(least):
     said: list[wire.Decision] = []
-    assert choose_thrift(GPU, wire.TrainSpec(batch_size=4), needing(least), said.append) == least
+    assert choose_thrift(True, wire.TrainSpec(batch_size=4), needing(least), said.append) == least
     assert [decision.what for decision in said] == [str(least)]
 
 
@@ -50,12 +48,12 @@ def test_when_nothing_fits_the_setting_that_helps_is_named():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(TrainingFailed) as failure:
-        choose_thrift(GPU, wire.TrainSpec(batch_size=4), probe, lambda _: None)
+        choose_thrift(True, wire.TrainSpec(batch_size=4), probe, lambda _: None)
     assert (failure.value.code, "train.batch_size = 1" in failure.value.hint) == ("out-of-memory", True)
 
 
 def test_what_one_process_needs_all_do():
-    chosen = choose_thrift(GPU, wire.TrainSpec(), lambda _: None, lambda _: None, agreed=lambda rung: max(rung, 1))
+    chosen = choose_thrift(True, wire.TrainSpec(), lambda _: None, lambda _: None, agreed=lambda rung: max(rung, 1))
     assert chosen == ladder(1)[1]
 
 
@@ -64,7 +62,7 @@ def test_an_error_that_is_not_about_memory_passes_the_probe():
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        choose_thrift(GPU, wire.TrainSpec(), probe, lambda _: None)
+        choose_thrift(True, wire.TrainSpec(), probe, lambda _: None)
 
 
 def test_there_is_nothing_beyond_the_last_rung():
