@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -108,5 +109,51 @@ def test_a_token_is_looked_at_again_before_it_travels(
         assert (outcome.violation, world.lent) == (None, lent)
         said = "the machine can download the base only with a token of its own"
         assert any(said in line for line in outcome.trace) is (lent is None)
+    finally:
+        world.close()
+
+
+class WithAModel(World):
+    """Pictures are wanted of a model that lies on the laptop. Looks at what the machine has when a stage begins."""
+
+    arrived: tuple[Path, bytes] | None = None
+
+    def make_job(self) -> None:
+        super().make_job()
+        home = self.home.run(RUN)
+        model = home.root.with_name("dog.safetensors")
+        model.write_bytes(b"trained before")
+        wanted = wire.PictureJob("dog", "builtin:tiny", str(model), "lora", "a photo of sks dog")
+        home.job_file.write_bytes(wire.dumps(replace(read_staged_job(home), pictures=wanted)))
+
+    def happened(self, computer: Computer, occasion: Occasion) -> None:
+        if occasion is Occasion.STAGE:
+            run_folder = computer.supervisors[-1].folder
+            job = wire.loads(wire.Job, (run_folder / wire.JOB_FILE).read_bytes())
+            assert job.pictures is not None
+            path = Path(job.pictures.model)
+            self.arrived = path.relative_to(run_folder), path.read_bytes()
+        super().happened(computer, occasion)
+
+
+def test_a_model_travels_into_the_runs_folder_where_its_job_names_it() -> None:
+    world = WithAModel(rented(TRAINING))
+    try:
+        assert world.play().violation is None
+        assert world.arrived == (Path("model/dog.safetensors"), b"trained before")
+    finally:
+        world.close()
+
+
+def test_a_model_that_was_removed_meanwhile_is_named_and_how_to_end_the_run() -> None:
+    class Removed(WithAModel):
+        def make_job(self) -> None:
+            super().make_job()
+            self.home.run(RUN).root.with_name("dog.safetensors").unlink()
+
+    world = Removed(rented(TRAINING))
+    try:
+        told = "".join(world.play().trace)
+        assert "the model of run `dog` is not in" in told
     finally:
         world.close()
