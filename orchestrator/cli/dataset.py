@@ -13,8 +13,10 @@ import click
 from orchestrator.cli.options import json_option
 from orchestrator.dataset.checks import DatasetCheck, PhotoCheck, Verdict, check_dataset
 from orchestrator.dataset.crops import Crop
+from orchestrator.dataset.faces import FaceFinder, face_finder, require_face_finder
 from orchestrator.dataset.framing import is_framing_folder, shows_a_person
 from orchestrator.dataset.look import Look, look_at
+from orchestrator.dataset.overlays import MOST_COMPARED
 from orchestrator.dataset.picture import UnreadablePicture
 from orchestrator.dataset.scan import Photo, Scan, Severity, scan_folder
 from orchestrator.errors import ExitCode, UsageError
@@ -42,7 +44,7 @@ def _set_options(function: Any) -> Any:
                 type=click.Choice([crop.value for crop in Crop]),
                 default=_DEFAULT_CROP,
                 show_default=True,
-                help="What stays: the middle, or where most edges are.",
+                help="What stays: the middle, where most edges are, or the face (extra `faces`).",
             ),
         )
     ):
@@ -66,15 +68,17 @@ def check(
 ) -> int:
     """Say of every photo whether it helps or spoils the training, and why.
 
-    Looks for photos that are too few, alike, blurred, tiny, compressed hard, too long, framed by a border, badly
-    exposed, turned the wrong way or unreadable, and at what the crop leaves of each. Of a person it counts how many
-    show the whole body, the upper body and the face, by the names of files and subfolders (close-1.jpg, upper/3.jpg).
-    Changes nothing. Exit code 2 when a file cannot be used.
+    Looks for photos that are too few, alike, blurred, tiny, compressed hard, too long, framed by a border, marked by a
+    logo or a date, badly exposed, turned the wrong way or unreadable, and at what the crop leaves of each. Of a person
+    it counts how many show the whole body, the upper body and the face, by the names of files and subfolders
+    (close-1.jpg, upper/3.jpg). With the extra `faces` it looks for faces, too: they tell framings that no name tells,
+    and photos of several people. Changes nothing. Exit code 2 when a file cannot be used.
     """
     folder, train, prompts = _set_of(what, resolution, square)
     scans = _scans(folder)
-    is_person = kind == "person" if kind else any(shows_a_person(prompt) for prompt in prompts) or len(scans) > 1
-    looked = check_dataset(scans, _looks(scans), train, is_person=is_person)
+    finder = require_face_finder() if Crop(crop) is Crop.FACE else face_finder()
+    is_person = kind == "person" if kind else _says_a_person(prompts, scans)
+    looked = check_dataset(scans, _looks(scans, finder), train, is_person=is_person)
     if sheet is not None:
         from orchestrator.dataset.contact_sheet import write_contact_sheet
 
@@ -116,7 +120,8 @@ def prepare(
 
     Every photo becomes a PNG of its bucket's size: upright, in sRGB, without the place, camera and thumbnail that the
     file told. Photos that the check calls bad are left out and named. The folder can be looked through, edited and
-    launched like any other; the photos themselves stay as they are. A face is not looked for: no detector comes along.
+    launched like any other; the photos themselves stay as they are. With `--crop face` the cut is made around the
+    largest face, which takes the extra `faces`.
     """
     from orchestrator.dataset.prepared_folder import prepare_folder
 
@@ -124,13 +129,16 @@ def prepare(
     target = out.expanduser().absolute()
     if target == folder.absolute():
         raise UsageError("--out is the folder of the photos", f"--out {target.with_name(target.name + '-prepared')}")
+    finder = require_face_finder() if Crop(crop) is Crop.FACE else None
     scans = _scans(folder)
-    looked = check_dataset(scans, _looks(scans), train, is_person=False)
+    looks = _looks(scans, finder)
+    looked = check_dataset(scans, looks, train, is_person=True)
+    faces = {path: look.faces[0] for path, look in looks.items() if look.faces}
     wanted = [photo for photo in looked.photos if photo.placement and (keep_bad or photo.verdict is not Verdict.BAD)]
     left_out = [photo for photo in looked.photos if photo not in wanted]
     if not wanted:
         raise UsageError(f"{folder} has no photo worth preparing", f"`cloudbooth dataset check {folder}` says why")
-    made = prepare_folder([photo.placement for photo in wanted if photo.placement], target, Crop(crop), caption)
+    made = prepare_folder([photo.placement for photo in wanted if photo.placement], target, Crop(crop), caption, faces)
     if as_json:
         for file in made:
             click.echo(json.dumps({"type": "prepared", **{key: _plain(value) for key, value in vars(file).items()}}))
@@ -183,11 +191,18 @@ def _scans(folder: Path) -> list[Scan]:
     return scans
 
 
-def _looks(scans: list[Scan]) -> dict[Path, Look]:
-    looks = {}
+def _says_a_person(prompts: tuple[str | None, ...], scans: list[Scan]) -> bool | None:
+    """None where neither prompts nor subfolders say anything."""
+    if len(scans) > 1:
+        return True
+    return any(shows_a_person(prompt) for prompt in prompts) if prompts else None
+
+
+def _looks(scans: list[Scan], finder: FaceFinder | None) -> dict[Path, Look]:
+    looks: dict[Path, Look] = {}
     for photo in (photo for scan in scans for photo in scan.photos):
         try:
-            looks[photo.path] = look_at(photo)
+            looks[photo.path] = look_at(photo, finder, keep=len(looks) < MOST_COMPARED)
         except UnreadablePicture:  # gone since the scan a moment ago
             continue
     return looks
@@ -207,6 +222,7 @@ def photo_to_data(photo: PhotoCheck) -> dict[str, object]:
         "cropped_share": round(placed.cropped_share, 4) if placed else None,
         "caption": pixels.caption if pixels else None,
         "framing": photo.framing.value if photo.framing else None,
+        "faces": None if photo.faces is None else len(photo.faces),
     }
 
 

@@ -34,6 +34,7 @@ _SIMPLE: Mapping[str, tuple[str, dict[str, Any]]] = {
             "cropped_share": {"type": ["number", "null"]},
             "caption": _TEXT_OR_NULL,
             "framing": _TEXT_OR_NULL,
+            "faces": {"type": ["integer", "null"]},
         },
     ),
 }

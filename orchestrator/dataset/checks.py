@@ -14,9 +14,11 @@ from enum import Enum
 from pathlib import Path
 
 from orchestrator.dataset.buckets import MAX_ASPECT
-from orchestrator.dataset.framing import Framing, FramingTable, framing_of, framing_table
+from orchestrator.dataset.faces import Face
+from orchestrator.dataset.framing import Framing, FramingTable, framing_by_face, framing_of, framing_table
 from orchestrator.dataset.look import Look
 from orchestrator.dataset.measures import are_alike
+from orchestrator.dataset.overlays import marked
 from orchestrator.dataset.placement import Placement, place_photos, sizing_of_run
 from orchestrator.dataset.scan import Finding, Photo, Scan, Severity
 from remote_trainer.wire import TrainSpec
@@ -32,6 +34,8 @@ COMPRESSED_MATTERS_ABOVE = 0.5
 BORDER_SHARE = 0.02
 DARK, BRIGHT, FLAT = 30.0, 235.0, 12.0
 CROPPED_SHARE = 0.15
+SECOND_FACE = 0.4
+"""Of the largest one's height: a smaller second face is somebody in the background."""
 
 
 class Verdict(Enum):
@@ -61,6 +65,8 @@ class PhotoCheck:
     placement: Placement | None = None
     """None for a file that cannot be used."""
     framing: Framing | None = None
+    faces: tuple[Face, ...] | None = None
+    """The largest first; None when nobody looked for any."""
 
 
 @dataclass(frozen=True)
@@ -77,24 +83,31 @@ class DatasetCheck:
 
 
 def check_dataset(
-    scans: Sequence[Scan], looks: Mapping[Path, Look], train: TrainSpec, *, is_person: bool
+    scans: Sequence[Scan], looks: Mapping[Path, Look], train: TrainSpec, *, is_person: bool | None
 ) -> DatasetCheck:
-    """`scans`: of the folder, and after it of those of its subfolders that belong to the set."""
+    """`scans`: of the folder, and after it of those of its subfolders that belong to the set. `is_person`: None where
+    nobody said; then faces in most of the photos do."""
     folder = scans[0].folder
     photos = [photo for scan in scans for photo in scan.photos]
     twins = alike(photos, looks)
+    marks = marked({p: look.blue for p, look in looks.items() if look.blue is not None and p not in twins})
+    is_person = mostly_faces(looks) if is_person is None else is_person
     warned = {f.path: f for scan in scans for f in scan.findings if f.severity is Severity.WARNING}
     checked = []
     for placed in place_photos(photos, sizing_of_run(train)):
         path = placed.photo.path
-        reasons = tuple(_reasons(placed, looks.get(path), twins.get(path), warned.get(path)))
-        checked.append(PhotoCheck(path, _worst(reasons), reasons, placed, framing_of(path, folder)))
+        look = looks.get(path)
+        faces = None if look is None else look.faces
+        reasons = [*_reasons(placed, look, twins.get(path), warned.get(path)), *_about_faces(faces or (), is_person)]
+        reasons += [_about_mark(len(marks))] if path in marks else []
+        framing = framing_of(path, folder) or (framing_by_face(faces[0].height) if faces and is_person else None)
+        checked.append(PhotoCheck(path, _worst(reasons), tuple(reasons), placed, framing, faces))
     findings = [finding for scan in scans for finding in scan.findings]
     known = {photo.path for photo in photos}
     broken = [f for f in findings if f.severity is Severity.ERROR and f.path not in {s.folder for s in scans}]
     for finding in broken:
-        reason = Reason("unusable", Verdict.BAD, finding.message, finding.hint)
-        checked.append(PhotoCheck(finding.path, Verdict.BAD, (reason,)))
+        unusable = Reason("unusable", Verdict.BAD, finding.message, finding.hint)
+        checked.append(PhotoCheck(finding.path, Verdict.BAD, (unusable,)))
     rest = tuple(f for f in findings if f not in broken and f.path not in known)
     table = framing_table([photo.framing for photo in checked if photo.placement]) if is_person else None
     return DatasetCheck(tuple(checked), rest, table)
@@ -150,6 +163,29 @@ def _about_size(placed: Placement) -> Iterator[Reason]:
         message = f"loses {placed.cropped_share:.0%} at its edges"
         hint = "crop it around the subject: `cloudbooth dataset prepare` with `--crop smart`"
         yield Reason("cropped", Verdict.DOUBTFUL, message, hint)
+
+
+def mostly_faces(looks: Mapping[Path, Look]) -> bool:
+    """Whether more than half of the photos show a face. False where nobody looked for any."""
+    return 2 * sum(bool(look.faces) for look in looks.values()) > len(looks)
+
+
+def _about_faces(faces: Sequence[Face], is_person: bool) -> Iterator[Reason]:
+    if is_person:
+        large = sum(face.height >= SECOND_FACE * faces[0].height for face in faces)
+        if large > 1:
+            message = f"shows {large} faces: the model cannot know which one is meant"
+            yield Reason("several", Verdict.DOUBTFUL, message, "cut it to the one, or leave it out")
+    elif faces:
+        message = "shows a person's face, too, which is learned with the subject"
+        yield Reason(
+            "several", Verdict.DOUBTFUL, message, "cut it to the subject; `--kind person` if it is the subject"
+        )
+
+
+def _about_mark(photos: int) -> Reason:
+    message = f"carries a mark that stands at one place in {photos} photos: it is learned before all else"
+    return Reason("watermark", Verdict.DOUBTFUL, message, "cut it away, or use photos without it")
 
 
 def _about_twin(earlier: Photo, same_file: bool) -> Reason:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from orchestrator.dataset.buckets import Bucket
 from orchestrator.dataset.checks import DatasetCheck, PhotoCheck, Verdict
 from orchestrator.dataset.crops import Crop, kept_box
+from orchestrator.dataset.faces import Face
 from orchestrator.dataset.picture import UnreadablePicture, decode_rgb, open_picture, read_content, upright_size
 from orchestrator.errors import UsageError
 from orchestrator.whole_file import write_atomically
@@ -54,7 +55,9 @@ def write_contact_sheet(check: DatasetCheck, folder: Path, file: Path, crop: Cro
         raise UsageError(f"{file} cannot be written: {error.strerror or error}", "name another with --sheet") from None
 
 
-def thumbnail(photo: Path, bucket: Bucket | None, crop: Crop, side_px: int) -> Image.Image | None:
+def thumbnail(
+    photo: Path, bucket: Bucket | None, crop: Crop, side_px: int, face: Face | None = None
+) -> Image.Image | None:
     """Upright, RGB, `side_px` on the longer side at most, dimmed where `bucket` cuts it; None if it cannot be read."""
     try:
         with open_picture(read_content(photo)) as image:
@@ -65,14 +68,15 @@ def thumbnail(photo: Path, bucket: Bucket | None, crop: Crop, side_px: int) -> I
         return None
     if bucket is None:
         return picture
-    box = kept_box(picture, bucket, crop)
+    box = kept_box(picture, bucket, crop, face)
     dimmed = ImageEnhance.Brightness(picture).enhance(0.35)
     dimmed.paste(picture.crop(box), box)
     return dimmed
 
 
 def _cell(check: PhotoCheck, crop: Crop) -> _Cell:
-    picture = thumbnail(check.path, check.placement.bucket if check.placement else None, crop, THUMBNAIL_PX)
+    bucket = check.placement.bucket if check.placement else None
+    picture = thumbnail(check.path, bucket, crop, THUMBNAIL_PX, check.faces[0] if check.faces else None)
     return _Cell(check, picture, "" if picture is None else _uri(picture))
 
 

@@ -1,7 +1,7 @@
 """How close the camera came: what a person's photos should be made of, and what they are, by their names. Pure.
 
 The numbers are those that people who train faces settled on: 2–3 of the whole body, 3–5 of the upper body, 5–12
-close-ups of the face. Nothing here looks at pixels: no detector is shipped (docs/photos.md says why).
+close-ups of the face. Names say which is which, and where they do not, the height of the face does.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ _ORDER = (Framing.UPPER_BODY, Framing.CLOSE_UP, Framing.FULL_BODY)
 """`upper-body` holds a word of the full body, too."""
 
 
+CLOSE_FACE, UPPER_FACE = 0.25, 0.115
+"""Least shares of the picture's height that a face (brow to chin, two thirds of a head) has in a close-up and in a
+picture of the upper body: two and a half heads from the crown to the chest, five and a half to the knees."""
+
+
 @dataclass(frozen=True)
 class FramingRow:
     framing: Framing
@@ -50,7 +55,7 @@ class FramingRow:
 class FramingTable:
     rows: tuple[FramingRow, ...]
     unnamed: int
-    """Photos whose names do not tell."""
+    """Photos that neither a name nor a face tells of."""
 
     @property
     def is_complete(self) -> bool:
@@ -63,6 +68,13 @@ def framing_of(path: Path, folder: Path) -> Framing | None:
     words = set(re.findall(r"[a-z]+", str(below.with_suffix("")).lower()))
     known = dict(_NAMES)
     return next((framing for framing in _ORDER if words & known[framing]), None)
+
+
+def framing_by_face(height: float) -> Framing:
+    """`height`: of the face, as a share of the picture's."""
+    if height >= CLOSE_FACE:
+        return Framing.CLOSE_UP
+    return Framing.UPPER_BODY if height >= UPPER_FACE else Framing.FULL_BODY
 
 
 def is_framing_folder(name: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from orchestrator.dataset.faces import Face, FaceFinder
 from orchestrator.dataset.measures import LOOK_PX, Measures, measure
 from orchestrator.dataset.picture import decode_rgb, open_picture, orientation, read_content, upright_size
 from orchestrator.dataset.scan import Photo
@@ -21,10 +22,14 @@ class Look:
     """EXIF asks for a quarter turn, and the sizes it recorded say that the pixels were turned already."""
     mirrored: bool
     """EXIF asks for a mirror image, which some phones do with their front camera."""
+    faces: tuple[Face, ...] | None = None
+    """The largest first; None when nobody looked for any."""
+    blue: Image.Image | None = None
+    """The blue channel of the copy that was looked at, for `overlays`; None when it was not kept."""
 
 
-def look_at(photo: Photo) -> Look:
-    """Raises UnreadablePicture when the file cannot be decoded any more."""
+def look_at(photo: Photo, find_faces: FaceFinder | None = None, *, keep: bool = False) -> Look:
+    """`keep`: the blue channel, 200 kB. Raises UnreadablePicture when the file cannot be decoded any more."""
     with open_picture(read_content(photo.path)) as image:
         tables = getattr(image, "quantization", None)
         turn = orientation(image)
@@ -32,7 +37,10 @@ def look_at(photo: Photo) -> Look:
         width, height = upright_size(image)
         scale = min(1.0, LOOK_PX / max(width, height))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        return Look(measure(decode_rgb(image, size), tables), twice, turn in _MIRRORED)
+        mirrored = turn in _MIRRORED
+        picture = decode_rgb(image, size)
+    faces = None if find_faces is None else find_faces(picture)
+    return Look(measure(picture, tables), twice, mirrored, faces, picture.getchannel("B") if keep else None)
 
 
 def turned_already(stored: tuple[int, int], recorded: tuple[int, int] | None) -> bool:

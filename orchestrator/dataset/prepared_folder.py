@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from orchestrator.dataset.crops import Crop, crop_to
+from orchestrator.dataset.faces import Face
 from orchestrator.dataset.placement import Placement
 from orchestrator.dataset.prepare import fitted, png
 from orchestrator.errors import UsageError
@@ -32,17 +34,24 @@ class PreparedPhoto:
     caption: str | None
 
 
-def prepare_folder(placed: Sequence[Placement], out: Path, crop: Crop, caption: str | None) -> list[PreparedPhoto]:
+def prepare_folder(
+    placed: Sequence[Placement],
+    out: Path,
+    crop: Crop,
+    caption: str | None,
+    faces: Mapping[Path, Face] = MappingProxyType({}),
+) -> list[PreparedPhoto]:
     """Writes `STEM.png` for every photo, and `STEM.txt` where it has a caption or `caption` is given.
 
-    A photo's own caption file wins over `caption`, in which `{name}` stands for the words of its file name. Raises
-    UsageError when `out` holds anything already, cannot be written, or a photo has changed since it was scanned.
+    A photo's own caption file wins over `caption`, in which `{name}` stands for the words of its file name. `faces`:
+    the largest of each photo that has one. Raises UsageError when `out` holds anything already, cannot be written, or a
+    photo has changed since it was scanned.
     """
     _require_empty(out)
     names = _names(placed)
     made = []
     for each, name in zip(placed, names, strict=True):
-        picture = crop_to(fitted(each.photo, each.bucket), each.bucket, crop)
+        picture = crop_to(fitted(each.photo, each.bucket), each.bucket, crop, faces.get(each.photo.path))
         text = each.photo.caption or (None if caption is None else caption_for(each.photo.path, caption))
         file = out / f"{name}.png"
         try:

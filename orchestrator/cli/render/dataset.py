@@ -82,7 +82,7 @@ def _framing(table: FramingTable, console: Console) -> None:
     console.print(Padding(shown, (0, 0, 0, 2)), highlight=False)
     if table.unnamed:
         console.print(
-            f"  {table.unnamed} more, whose names do not tell: call them close-1.jpg, upper-1.jpg, full-1.jpg, or put "
+            f"  {table.unnamed} more that nothing tells of: call them close-1.jpg, upper-1.jpg, full-1.jpg, or put "
             "them into folders close/, upper/, full/",
             highlight=False,
         )
