@@ -15,7 +15,7 @@ from orchestrator.spec import Limits
 from providers.api import BootPlan, GpuRequest, Machine, MachineId, MachineStatus, Market, Offer, SelfRelease
 from providers.testing.faults import CloudFault, Mishap
 from providers.testing.simulated_cloud import SHELVES, SimulatedCloud
-from tests.unit.test_rental import World, made
+from tests.unit.rented_world import World, made
 
 
 @pytest.fixture

@@ -2,66 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from orchestrator.boot_script import GuardSettings, guard_program
 from remote_trainer.deadline import boot_clock
-from remote_trainer.lease import LEASE_S, GuardAction, GuardFiles, guard_action
-from tests.fakes.self_release import KEY_VARIABLE, SelfReleaseService
-
-KEY = "secret-of-the-machine"
-POLL_S = 0.05
-
-
-class Machine:
-    """One that a guard may run on: work folder, memory, environment."""
-
-    def __init__(self, root: Path, service: SelfReleaseService, *, stop: bool = True, first_lease_s: int = 600) -> None:
-        self.root, self.service = root, service
-        self.state, self.memory = root / "work" / "guard", root / "memory"
-        for folder in (self.state, self.memory):
-            folder.mkdir(parents=True, exist_ok=True)
-        settings = GuardSettings(str(root / "work"), first_lease_s, poll_s=POLL_S, retry_s=1)
-        self.script = self.memory / "guard.sh"
-        self.script.write_text(guard_program(service.calls(stop=stop), settings))
-        (self.state / "memory").write_text(str(self.memory))
-        self.files = GuardFiles(self.state, self.memory)
-        self.environment = {"PATH": os.environ["PATH"], KEY_VARIABLE: KEY, "MACHINE_NAME": "m"}
-
-    def remember(self, **seconds_from_now: float) -> None:
-        for name, left_s in seconds_from_now.items():
-            (self.memory / name).write_text(f"{int(boot_clock() + left_s)}\n")
-
-    @contextlib.contextmanager
-    def guard(self, *, again: bool = False, shell: tuple[str, ...] = ("sh",)) -> Iterator[subprocess.Popen[bytes]]:
-        environment = {**self.environment, **({"CLOUDBOOTH_GUARD_AGAIN": "yes"} if again else {})}
-        with subprocess.Popen([*shell, str(self.script)], env=environment, cwd="/", start_new_session=True) as process:
-            try:
-                yield process
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-
-    def log(self) -> str:
-        path = self.state / "log"
-        return path.read_text() if path.exists() else ""
-
-
-def eventually(claim: Callable[[], bool], what: str) -> None:
-    give_up_at = time.monotonic() + 20
-    while not claim():
-        assert time.monotonic() < give_up_at, what
-        time.sleep(0.02)
+from remote_trainer.lease import LEASE_S, GuardAction, guard_action
+from tests.fakes.self_release import SelfReleaseService
+from tests.unit.guarded_machine import KEY, Machine, eventually
 
 
 @pytest.fixture
@@ -264,9 +214,6 @@ def test_the_only_copy_is_stopped_with_body_and_key(tmp_path: Path, service: Sel
     assert service.acts() == ["stop"]
 
 
-# ---- the probe -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("answer", "proven"), [(200, True), (403, False)])
 def test_the_probe_is_sent_at_boot_and_its_answer_kept(tmp_path: Path, answer: int, proven: bool) -> None:
     with SelfReleaseService(probe=answer) as service:
@@ -277,161 +224,3 @@ def test_the_probe_is_sent_at_boot_and_its_answer_kept(tmp_path: Path, answer: i
             eventually(lambda: machine.files.proven is not None, "no proof was written")
     assert (asked.method, asked.body, asked.authorization) == ("PUT", '{"label": "m"}', f"Bearer {KEY}")
     assert (machine.files.proven, machine.files.answer) == (proven, str(answer))
-
-
-# ---- secrets ---------------------------------------------------------------------------------------------------------
-
-
-def _command_lines() -> bytes:
-    found = b""
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            found += entry.read_bytes()
-    return found
-
-
-@pytest.mark.parametrize("with_curl", [True, False], ids=["curl", "python"])
-def test_the_key_stands_in_no_argument_and_in_no_file(tmp_path: Path, with_curl: bool) -> None:
-    seen: list[bytes] = []
-
-    class Watched(SelfReleaseService):
-        def _heard(self, asked: object) -> int:
-            seen.append(_command_lines())  # the caller waits for its answer: it is among them
-            return super()._heard(asked)  # type: ignore[arg-type]
-
-    with Watched() as service:
-        machine = Machine(tmp_path, service, first_lease_s=0)
-        machine.environment[KEY_VARIABLE] = 'a"key\\with$(touch x)`signs`'
-        if not with_curl:
-            machine.environment["PATH"] = str(_path_without_curl(tmp_path / "bin"))
-        with machine.guard():
-            [asked] = service.wait_for("terminate")
-            service.wait_for("probe")
-            eventually(lambda: machine.files.answer == "200", "no proof was written")
-    assert asked.authorization == f"Bearer {machine.environment[KEY_VARIABLE]}"
-    assert any((b"curl" if with_curl else b"python3") in lines for lines in seen)
-    assert not any(b'a"key' in lines for lines in seen)
-    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "bin" not in path.parts]
-    assert written
-    assert not any(b'a"key' in content for content in written)
-
-
-def _path_without_curl(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "python3").symlink_to(os.path.realpath(sys.executable))
-    for name in ("sh", "sed", "tr", "date", "mv", "rm", "mkdir", "sleep", "grep"):
-        found = shutil.which(name)
-        assert found is not None, name
-        (folder / name).symlink_to(found)
-    return folder
-
-
-# ---- restarts and damage ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "junk", [b"", b"tomorrow\n", b"-7\n", b"99999999999999999999\n", b"\xff\x00\xfe", b"$(id)\n", b"0x9\n"]
-)
-def test_junk_in_the_lease_leaves_the_last_good_one(tmp_path: Path, service: SelfReleaseService, junk: bytes) -> None:
-    machine = Machine(tmp_path, service)
-    with machine.guard() as process:
-        service.wait_for("probe")
-        (machine.memory / "lease").write_bytes(junk)
-        (machine.memory / "limit").write_bytes(junk)
-        later = int(boot_clock()) + 1
-        eventually(lambda: int((machine.memory / "beat").read_text() or 0) >= later, "it looks no more")
-        assert process.poll() is None
-        assert service.acts() == []
-        machine.files.end_lease(boot_clock())
-        service.wait_for("terminate")
-
-
-def test_a_restarted_container_gets_a_fresh_first_lease_and_keeps_what_the_volume_says(
-    tmp_path: Path, service: SelfReleaseService
-) -> None:
-    machine = Machine(tmp_path, service, first_lease_s=1)
-    machine.files.set_on_lapse("stop")
-    machine.remember(lease=-100, limit=-50)  # memory that outlived its boot
-    with machine.guard():
-        eventually(lambda: machine.files.is_alive(boot_clock()), "it does not look")
-        assert (machine.files.lease_s or 0) > boot_clock() - 1
-        assert machine.files.limit_s is None
-        service.wait_for("stop")
-    assert service.acts() == ["stop"]
-
-
-def test_a_machine_without_a_stop_keeps_the_limit_of_its_earlier_boot(
-    tmp_path: Path, service: SelfReleaseService
-) -> None:
-    machine = Machine(tmp_path, service, stop=False, first_lease_s=0)
-    machine.files.set_on_lapse("stop")
-    machine.files.set_limit(boot_clock(), 2.0)
-    (machine.memory / "limit").unlink()
-    began = time.monotonic()
-    with machine.guard():
-        service.wait_for("terminate")
-    assert time.monotonic() - began >= 1.0
-
-
-def test_a_second_guard_leaves_at_once_and_a_dead_one_is_replaced_at_once(
-    tmp_path: Path, service: SelfReleaseService
-) -> None:
-    machine = Machine(tmp_path, service)
-    with machine.guard() as first:
-        service.wait_for("probe")
-        lease_s = machine.files.lease_s
-        with machine.guard() as second:
-            assert second.wait(10) == 0
-        assert machine.files.lease_s == lease_s
-        first.kill()  # alone: what it started may outlive it
-        first.wait(10)
-        with machine.guard(again=True) as third, pytest.raises(subprocess.TimeoutExpired):
-            third.wait(0.5)
-
-
-def test_of_two_guards_that_begin_at_once_one_stays(tmp_path: Path, service: SelfReleaseService) -> None:
-    machine = Machine(tmp_path, service)
-    with machine.guard() as one:
-        service.wait_for("probe")
-        (machine.memory / "pid").unlink()  # the other looked before this one was written
-        with machine.guard() as other:
-            assert one.wait(10) == 0
-            assert other.poll() is None
-
-
-def test_a_guard_started_again_keeps_lease_and_proof(tmp_path: Path, service: SelfReleaseService) -> None:
-    machine = Machine(tmp_path, service)
-    machine.remember(lease=77)
-    (machine.memory / "proof").write_text("204\n")
-    with machine.guard(again=True):
-        eventually(lambda: machine.files.is_alive(boot_clock()), "it does not look")
-    assert (machine.files.proven, service.asked) == (True, [])
-    assert (machine.files.lease_s or 0) - boot_clock() == pytest.approx(77, abs=3)
-
-
-def test_a_volume_that_cannot_be_read_any_more_has_not_forgotten_its_only_copy(
-    tmp_path: Path, service: SelfReleaseService
-) -> None:
-    machine = Machine(tmp_path, service, first_lease_s=3)
-    machine.files.set_on_lapse("stop")
-    with machine.guard():
-        service.wait_for("probe")  # by then it has looked
-        (machine.state / "on-lapse").unlink()
-        service.wait_for("stop")
-    assert service.acts() == ["stop"]
-
-
-def test_a_volume_that_takes_no_word_is_kept(tmp_path: Path, service: SelfReleaseService) -> None:
-    machine = Machine(tmp_path, service, first_lease_s=0)
-    (machine.state / "on-lapse").mkdir(parents=True)  # neither to be read nor to be written
-    with machine.guard():
-        service.wait_for("stop")
-    assert service.acts() == ["stop"]
-
-
-def test_a_pid_that_comes_back_after_a_restart_is_no_rival(tmp_path: Path, service: SelfReleaseService) -> None:
-    machine = Machine(tmp_path, service, first_lease_s=60)
-    same_number = ("sh", "-c", 'echo $$ >"${0%/*}/pid"; exec sh "$0"')
-    with machine.guard(shell=same_number):
-        service.wait_for("probe")
-    assert machine.files.lease_s is not None

@@ -27,7 +27,7 @@ from providers.retrying import RetryingProvider
 from providers.testing.faults import CloudFault, Mishap
 from providers.testing.simulated_cloud import SimulatedCloud
 from remote_trainer import wire
-from tests.unit.test_rental import World, made
+from tests.unit.rented_world import World, made
 
 MINUTE_S = 60.0
 HOUR_S = 3600.0

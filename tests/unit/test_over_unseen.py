@@ -15,7 +15,7 @@ from orchestrator.spec import Limits
 from providers.testing.faults import CloudFault, Mishap
 from providers.testing.simulated_cloud import SimulatedCloud
 from providers.testing.virtual_clock import START
-from tests.unit.test_rental import World, made
+from tests.unit.rented_world import World, made
 
 WORKED_S = 600.0
 

@@ -18,7 +18,7 @@ from orchestrator.phases.persistence import until_down
 from orchestrator.spec import Limits
 from providers.api import Access
 from providers.testing.faults import CloudFault, Mishap
-from tests.unit.test_rental import World, made
+from tests.unit.rented_world import World, made
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from orchestrator.report.history import AFTERWARDS
 from orchestrator.report.recorded_plan import RecordedPlan, stated_guidance
 from orchestrator.report.usage import model_files
 from remote_trainer import wire
+from tests.unit.plans import rented
 from tests.unit.recorded_run import CEILING_USD, PROMPTS, RecordedRun
-from tests.unit.test_plan import rented
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from remote_trainer import wire
 from tests.simulation.computer import Computer
 from tests.simulation.host import SimulatedHost
 from tests.simulation.schedule import Occasion
-from tests.unit.test_rental import World, made
+from tests.unit.rented_world import World, made
 from tests.unit.test_shipping import TRAINING
 
 

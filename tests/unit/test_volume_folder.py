@@ -15,7 +15,7 @@ from orchestrator.phases.context import RunContext
 from orchestrator.spec import Limits
 from tests.simulation.computer import Computer
 from tests.simulation.host import SimulatedHost
-from tests.unit.test_rental import WithVolume, World, made
+from tests.unit.rented_world import WithVolume, World, made
 from tests.unit.test_revival import Nobody
 from tests.unit.test_shipping import TRAINING
 
