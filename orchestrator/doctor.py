@@ -87,10 +87,10 @@ def state_folder(root: Path) -> Iterator[Finding]:
 
 def bills(ledger: Ledger) -> Iterator[Finding]:
     """What may cost money now."""
-    open_machines = [machine for machine in ledger.open_machines() if machine.price_per_hour_usd > 0]
-    if open_machines:
-        tags = ", ".join(machine.tag for machine in open_machines)
-        yield Finding("bills", Verdict.DOUBTFUL, f"may cost money at this moment: {tags}", "cloudbooth ps")
+    tags = [machine.tag for machine in ledger.open_machines() if machine.price_per_hour_usd > 0]
+    tags += [prediction.tag for prediction in ledger.open_predictions()]
+    if tags:
+        yield Finding("bills", Verdict.DOUBTFUL, f"may cost money at this moment: {', '.join(tags)}", "cloudbooth ps")
     else:
         yield Finding("bills", Verdict.GOOD, f"nothing that may cost money; {len(ledger.runs())} runs on record")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.billing import prediction_line
+from orchestrator.doctor import bills
 from orchestrator.errors import RunConflict
 from orchestrator.finished_model import FinishedModel, finished_model
 from orchestrator.hosted.predicting import predict_pictures
@@ -134,6 +135,7 @@ def test_what_a_killed_command_has_asked_for_is_settled_by_the_next_one(
     left = asked(run, pictures.model)
     assert settle_open(run) == []
     assert prediction_line(left, run.clock.now()).startswith(f"billing: {left.tag}")
+    assert left.tag in next(bills(run.ledger)).fact, "doctor names it, too"
     fake.slow_pictures = False
     assert settle_open(run) == [f"{left.tag} at replicate is over: succeeded, cost about $0.003"]
     assert run.ledger.open_predictions() == []
