@@ -14,7 +14,8 @@ from remote_trainer.wire import ADAPTER_FORMATS, EVERY_FORMAT, ExportFormat, Opt
 
 GB = 1e9
 STATE_BYTES: Mapping[OptimizerName, int] = {
-    "adamw": 2 * FLOAT32, "adamw-8bit": 2, "adamw-bf16": 2 * BFLOAT16, "adafactor": 0,
+    "adamw": 2 * FLOAT32, "adamw-8bit": 2, "adamw-bf16": 2 * BFLOAT16, "adamw-offload": 2 * FLOAT32,
+    "adafactor": 0,
 }  # fmt: skip
 """What an optimizer remembers of each weight that trains; adafactor's rows and columns are next to nothing."""
 CUDA_CONTEXT_GB = 1.5
@@ -135,7 +136,8 @@ class Workload:
         if self.train.optimizer == "adamw-bf16":
             each = min(each, BFLOAT16)
         weights = (self.family.parameters + texts) * each / GB
-        training = self.trained_parameters * (self._trained_bytes + self._remembered_bytes) / GB
+        on_host = STATE_BYTES[self.train.optimizer] if self.train.optimizer == "adamw-offload" else 0
+        training = self.trained_parameters * (self._trained_bytes + self._remembered_bytes - on_host) / GB
         activations = self.family.activations_gb * self.area * self.pictures_per_batch
         kept = weights + training
         if self.train.fsdp:

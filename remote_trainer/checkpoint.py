@@ -84,17 +84,16 @@ class Checkpoint:
     ) -> None:
         """Copies weights, optimizer state and average into place. The names must be those that were saved."""
         _copy_weights(self._tensors(_WEIGHTS, world), parameters, self.folder.name)
-        # Only a fused optimizer counts on the device; for any other, reading the count there would wait for the GPU.
-        on_host, counts_on_device = torch.device("cpu"), bool(optimizer.defaults.get("fused"))
         for key, value in self._tensors(_OPTIMIZER, world):
             name, _, entry = key.rpartition("/")
             parameter = parameters[name]
             if entry.endswith(_INTEGER):
                 optimizer.state[parameter][entry.removesuffix(_INTEGER)] = int(value)
             else:
-                place = on_host if entry == "step" and not counts_on_device else parameter.device
                 aligned = value.clone()  # which a view may not be
-                optimizer.state[parameter][entry] = sharded_as(aligned.to(place), parameter)
+                optimizer.state[parameter][entry] = sharded_as(
+                    aligned.to(_place(entry, parameter, optimizer)), parameter
+                )
         if ema is not None:
             for name, value in self._tensors(_EMA, world):
                 ema.averages[name].copy_(value)
@@ -121,6 +120,15 @@ class Checkpoint:
             for name in json.loads(world.from_first(json.dumps(names).encode())):
                 value = tensors.get_tensor(name) if tensors is not None else None
                 yield name, world.tensor_from_first(value)
+
+
+def _place(entry: str, parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> torch.device:
+    """Where the optimizer keeps a state. Only a fused one counts on the device; for any other, reading the count there
+    would wait for the GPU.
+    """
+    if entry == "step":
+        return parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+    return getattr(optimizer, "moments_rest_on", parameter.device)
 
 
 def _copy_weights(stored: Iterator[tuple[str, Tensor]], parameters: Mapping[str, nn.Parameter], label: str) -> None:

@@ -81,7 +81,8 @@ class Descent:
 
     def probe(self, thrift: Thrift) -> None:
         """One pass over the largest micro-batch, beside as much memory as the optimizer's states will take."""
-        moments = [torch.empty_like(parameter) for parameter in self._parameters.values() for _ in range(2)]
+        kept_here = 0 if self._spec.optimizer == "adamw-offload" else 2
+        moments = [torch.empty_like(parameter) for parameter in self._parameters.values() for _ in range(kept_here)]
         previous = self.thrift
         try:
             self.economize(thrift)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .errors import TrainingFailed
+from .offloaded_adamw import OffloadedAdamW
 from .stochastic_adamw import StochasticAdamW
 from .wire import TrainSpec
 
@@ -61,6 +62,8 @@ def build_optimizer(parameters: Iterable[Any], spec: TrainSpec) -> torch.optim.O
         return torch.optim.AdamW(parameters, lr=0.0, weight_decay=spec.weight_decay, fused=True)
     if spec.optimizer == "adamw-bf16":
         return StochasticAdamW(parameters, weight_decay=spec.weight_decay, seed=spec.seed)
+    if spec.optimizer == "adamw-offload":
+        return OffloadedAdamW(parameters, weight_decay=spec.weight_decay)
     if spec.optimizer == "adafactor":  # Shazeer & Stern 2018, arXiv 1804.04235
         return torch.optim.Adafactor(parameters, lr=0.0, weight_decay=spec.weight_decay)
     if spec.optimizer == "adamw-8bit":  # Dettmers et al. 2021, arXiv 2110.02861

@@ -9,7 +9,7 @@ from .codec import Bounds, Count, Positive
 
 Method = Literal["full", "lora", "dora"]
 LrSchedule = Literal["constant", "linear", "cosine", "polynomial", "sine"]
-OptimizerName = Literal["adamw", "adamw-8bit", "adamw-bf16", "adafactor"]
+OptimizerName = Literal["adamw", "adamw-8bit", "adamw-bf16", "adamw-offload", "adafactor"]
 Precision = Literal["auto", "fp32", "bf16"]
 PriorSampling = Literal["paired", "mixed"]
 Crop = Literal["center", "corner", "random"]
@@ -58,7 +58,8 @@ class TrainSpec:
     lr_warmup_steps: Count = 0
     optimizer: OptimizerName = "adamw"
     """`adamw-8bit` keeps its moments in 8 bits (needs bitsandbytes), `adamw-bf16` keeps weights and moments in bf16 and
-    rounds at random, `adafactor` keeps rows and columns of the second moment alone."""
+    rounds at random, `adamw-offload` keeps its moments in the host's memory, `adafactor` keeps rows and columns of the
+    second moment alone."""
     weight_decay: Annotated[float, Bounds(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Bounds(gt=0)] = 1.0
     min_snr_gamma: Optional[Annotated[float, Bounds(gt=0)]] = None

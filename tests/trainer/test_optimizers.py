@@ -15,7 +15,7 @@ from remote_trainer.errors import TrainingFailed
 from remote_trainer.optimizers import build_optimizer, learning_rate, set_learning_rate
 from remote_trainer.stochastic_adamw import stochastically_rounded
 
-OWN = ["adamw", "adamw-bf16", "adafactor"]
+OWN = ["adamw", "adamw-bf16", "adamw-offload", "adafactor"]
 
 
 class Regression:
@@ -65,6 +65,17 @@ def test_a_resumed_optimizer_and_average_repeat_the_bits(name, tmp_path):
     for parameter, value in straight.parameters.items():
         assert torch.equal(resumed.parameters[parameter], value)
         assert torch.equal(resumed.ema.averages[parameter], straight.ema.averages[parameter])
+
+
+def test_moments_that_wait_on_the_host_change_no_bit():
+    """On a GPU it is the same kernel too, but that cannot be tried everywhere."""
+    usual, offloaded = Regression("adamw"), Regression("adamw-offload")
+    for run in (usual, offloaded):
+        run.run(range(1, 9))
+    for name, parameter in usual.parameters.items():
+        assert torch.equal(offloaded.parameters[name], parameter)
+        state = offloaded.optimizer.state[offloaded.parameters[name]]
+        assert torch.equal(state["exp_avg_sq"], usual.optimizer.state[parameter]["exp_avg_sq"])
 
 
 @pytest.mark.parametrize("name", ["adamw-bf16", "adafactor"])

@@ -162,6 +162,7 @@ def test_a_checkpoint_holds_trained_weights_and_both_adam_states() -> None:
         ({"optimizer": "adamw-bf16"}, 6),
         ({"optimizer": "adamw-bf16", "ema_decay": 0.999}, 10),
         ({"optimizer": "adamw-8bit"}, 6),
+        ({"optimizer": "adamw-offload"}, 12),
         ({"optimizer": "adafactor"}, 4),
     ],
     ids=str,
@@ -174,6 +175,8 @@ def test_an_average_and_the_optimizer_are_part_of_a_checkpoint(settings: dict[st
 def test_an_average_asks_for_memory_and_disk_and_a_thrifty_optimizer_for_less() -> None:
     usual, averaged, thrifty = work("full"), work("full", ema_decay=0.999), work("full", optimizer="adamw-bf16")
     assert thrifty.needed_vram_gb < usual.needed_vram_gb < averaged.needed_vram_gb
+    away = work("full", optimizer="adamw-offload")
+    assert thrifty.needed_vram_gb < away.needed_vram_gb == work("full", optimizer="adafactor").needed_vram_gb
     assert thrifty.needed_disk_gb < usual.needed_disk_gb < averaged.needed_disk_gb
 
 
