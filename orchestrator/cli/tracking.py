@@ -80,7 +80,8 @@ def _log_beside(
                 [sys.executable, "-P", "-c", program, home.root.name, str(target)], stdin=subprocess.DEVNULL,
                 stdout=out, stderr=out, env=environ, **session_of_its_own(),
             )  # fmt: skip
-        children.append((child, f"{target} gets no more of this run: see {log}"))
+        catch_up = f"`cloudbooth logs {home.root.name} --{target.kind.value} {target.project}` catches up"
+        children.append((child, f"{target} gets no more of this run: see {log}; {catch_up}"))
     for child, failure in children:
         if child.wait() != 0:
             reporter.note(failure)

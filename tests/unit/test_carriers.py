@@ -78,7 +78,21 @@ def test_runs_share_one_process_and_after_its_death_the_next_takes_them_up(tmp_p
         with killed(again):
             assert missing == []
             assert again not in (0, first)
-    assert (home.root / "drivers.log").read_text() == ""
+
+
+def test_whoever_carries_a_run_has_it_logged_where_it_was_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trackio.py").write_text("raise ImportError('broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    photos, home = photo_folder(tmp_path / "photos"), Home.of_environment()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        record_training(home, "dog", SshAccess("127.0.0.1", silent.getsockname()[1], "me", None), photos)
+        home.run("dog").log_to.write_text("trackio:dogs")
+        pid, _ = hand_over(wire_up(), ["dog"])
+        with killed(pid):
+            log = home.run("dog").driver_log
+            wait_until(lambda: "trackio:dogs gets no more of this run" in log.read_text(), "it says so", timeout_s=120)
 
 
 def test_a_process_with_nothing_to_carry_ends_and_leaves_nothing() -> None:

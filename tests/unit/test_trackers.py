@@ -156,6 +156,21 @@ def test_a_missing_package_is_named_with_the_command_that_adds_it(monkeypatch: p
         assert "'.[wandb]'" in done.exception.hint
 
 
+def test_what_a_verb_is_told_holds_for_every_later_driver(
+    dog: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trackio.py").write_text("raise ImportError('never loaded')")
+    monkeypatch.syspath_prepend(tmp_path)
+    dog.interrupt()
+    dog.finish()
+    dogs, cats = "trackio:dogs", "trackio:cats"
+    for argv, environ, recorded in ((["--log-to", dogs], "", dogs), ([], cats, cats), ([], "", cats)):
+        monkeypatch.setenv("CLOUDBOOTH_LOG_TO", environ)
+        done = CliRunner().invoke(cli, ["attach", "dog", *argv], standalone_mode=False)
+        assert done.exception is None, done.exception
+        assert dog.run_home.log_to.read_text() == recorded
+
+
 # ---- the programs themselves -----------------------------------------------------------------------------------------
 
 
