@@ -13,165 +13,45 @@ Longer than other modules, since every statement on these tables but those that 
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.clock import Clock
 from orchestrator.errors import RunConflict, StaleDriver, UsageError
+from orchestrator.ledger_records import (
+    ArtifactRecord,
+    MachineRecord,
+    MoveRecord,
+    PredictionRecord,
+    Rate,
+    RunRecord,
+    machine_record,
+    run_record,
+)
 from orchestrator.ledger_schema import MIGRATIONS
-from orchestrator.lifecycle import MOVES, EndReason, Keeps, Standing, State, Trouble, Wish
-from providers.api import MachineId, Market, Offer
+from orchestrator.lifecycle import MOVES, EndReason, Keeps, State, Trouble, Wish
+from providers.api import MachineId, Offer
 from providers.errors import CloudboothError
+
+__all__ = [
+    "BUSY_TIMEOUT_S",
+    "ArtifactRecord",
+    "DiskFull",
+    "Ledger",
+    "MachineRecord",
+    "MoveRecord",
+    "PredictionRecord",
+    "Rate",
+    "RunRecord",
+    "met_a_full_disk",
+]  # records are asked for by this name
 
 BUSY_TIMEOUT_S = 30.0
 _MOVE_STATE = "export CLOUDBOOTH_HOME=~/.cloudbooth"
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    name: str
-    created_at: float
-    provider: str
-    spec_json: str
-    plan_json: str
-    state: State
-    wish: Wish
-    reason: EndReason | None
-    attempt: int
-    driver_epoch: int
-    ended_at: float | None
-
-
-@dataclass(frozen=True)
-class Rate:
-    """What a machine bills from a moment on."""
-
-    at: float
-    usd_per_hour: float
-    stopped: bool
-    """Only its disk is billed."""
-
-
-@dataclass(frozen=True)
-class MachineRecord:
-    tag: str
-    run: str
-    attempt: int
-    provider: str
-    offer_id: str
-    price_per_hour_usd: float
-    """As it was offered; see `rate_usd` for what it bills now."""
-    intent_at: float
-    machine_id: MachineId | None
-    created_at: float | None
-    absent_at: float | None
-    market: Market = Market.ON_DEMAND
-    disk_per_day_usd: float = 0.0
-    """Of its disk while it is stopped."""
-    rescue_usd: float = 0.0
-    """Kept back within the ceiling, so that it may be stopped with the only copy and started once more."""
-    trouble: Trouble | None = None
-    """Why the run could not use it any more, the last time that this happened."""
-    trouble_why: str = ""
-    keeps: Keeps = Keeps.NOTHING
-    """What its disk holds that lies nowhere else, as was found when the machine was lost."""
-    keeps_since: float | None = None
-    rates: tuple[Rate, ...] = ()
-    """After the offered price, oldest first."""
-    billed_usd: float | None = None
-    """What the provider stated after the machine's end; None where it has not."""
-    first_lease_s: float | None = None
-    """How long after its boot a machine that nobody reaches ends itself; None where that is not on record."""
-    refused: bool = False
-    """The provider has said that `create` made nothing. An answer that was lost says no such thing."""
-    gpu: str = ""
-    """As the offer named it; empty for machines of versions that did not note it."""
-    traffic_usd: float = 0.0
-    """What its provider is expected to bill for bytes that come and go, beside its time."""
-
-    @property
-    def rate_usd(self) -> float:
-        """Per hour, now."""
-        return self.rates[-1].usd_per_hour if self.rates else self.price_per_hour_usd
-
-    @property
-    def stopped(self) -> bool:
-        return bool(self.rates) and self.rates[-1].stopped
-
-    @property
-    def starts(self) -> int:
-        """How often it was started again after a stop."""
-        return self.starts_since(0.0)
-
-    def starts_since(self, at: float) -> int:
-        """The same, of those after a moment."""
-        pairs = itertools.pairwise(self.rates)
-        return sum(before.stopped and not after.stopped and after.at > at for before, after in pairs)
-
-    @property
-    def running_usd(self) -> float:
-        """Per hour, the last time that it ran."""
-        running = [rate.usd_per_hour for rate in self.rates if not rate.stopped]
-        return running[-1] if running else self.price_per_hour_usd
-
-    @property
-    def bills_since(self) -> float:
-        """Unix seconds from which on it may cost money."""
-        return self.created_at if self.created_at is not None else self.intent_at
-
-    @property
-    def standing(self) -> Standing:
-        if self.absent_at is not None:
-            return Standing.ABSENT
-        return Standing.UNSETTLED if self.machine_id is None else Standing.HELD
-
-
-@dataclass(frozen=True)
-class MoveRecord:
-    at: float
-    from_state: State
-    to_state: State
-    why: str
-
-
-@dataclass(frozen=True)
-class ArtifactRecord:
-    kind: str
-    """`checkpoint` or `output`."""
-    step: int
-    folder: str
-    manifest_sha256: str
-
-
-@dataclass(frozen=True)
-class PredictionRecord:
-    """A picture that was asked of a service, which bills it by itself: written down before it is asked for."""
-
-    tag: str
-    run: str
-    """Whose model makes it."""
-    provider: str
-    model: str
-    """`owner/name:version` there."""
-    wish_json: str
-    """What was asked: by it a prediction is known again whose answer was lost."""
-    usd_per_s: float | None
-    """What its computing costs; None where nobody knows."""
-    intent_at: float
-    prediction: str | None
-    """The service's id; None while no answer has come."""
-    over_at: float | None
-    """When it was known to be over, or never to have been."""
-    outcome: str | None
-    """The service's word for how it ended, or `absent`."""
-    usd: float | None
-    """By the computing time that the service states."""
 
 
 def met_a_full_disk(error: sqlite3.Error) -> bool:
@@ -240,7 +120,7 @@ class Ledger:
         row = self._db.execute("SELECT * FROM runs WHERE name = ?", (name,)).fetchone()
         if row is None:
             raise UsageError(f"there is no run named `{name}`", self._nearest(name))
-        return _run_record(row)
+        return run_record(row)
 
     def has_run(self, name: str) -> bool:
         """In whatever case it is written: on many disks `Dog` and `dog` are one folder."""
@@ -248,7 +128,7 @@ class Ledger:
 
     def runs(self) -> list[RunRecord]:
         """Newest first."""
-        return [_run_record(row) for row in self._db.execute("SELECT * FROM runs ORDER BY created_at DESC")]
+        return [run_record(row) for row in self._db.execute("SELECT * FROM runs ORDER BY created_at DESC")]
 
     def runs_without_documents(self) -> list[RunRecord]:
         """As `runs`, but `spec_json` and `plan_json` are empty: for a list of thousands that shows neither."""
@@ -256,7 +136,7 @@ class Ledger:
             "name, created_at, provider, '' AS spec_json, '' AS plan_json, state, wish, reason, attempt, driver_epoch"
         )
         rows = self._db.execute(f"SELECT {columns}, ended_at FROM runs ORDER BY created_at DESC")
-        return [_run_record(row) for row in rows]
+        return [run_record(row) for row in rows]
 
     def become_driver(self, name: str) -> int:
         """Takes the run over: from now on every write with an older epoch is refused. Returns the new epoch."""
@@ -541,7 +421,7 @@ class Ledger:
         for rate in self._db.execute("SELECT * FROM rates ORDER BY id") if rows else ():
             if rate["tag"] in rates:
                 rates[rate["tag"]].append(Rate(rate["at"], rate["usd_per_hour"], bool(rate["stopped"])))
-        return [_machine_record(row, tuple(rates[row["tag"]])) for row in rows]
+        return [machine_record(row, tuple(rates[row["tag"]])) for row in rows]
 
     def _note_rate(self, tag: str, usd_per_hour: float, *, stopped: bool, since: float | None = None) -> None:
         known = self._machine(tag)
@@ -594,22 +474,3 @@ class Ledger:
                     self._db.execute("INSERT INTO migrations VALUES (?)", (name,))
             if self._db.execute("SELECT 1 FROM installation").fetchone() is None:
                 self._db.execute("INSERT INTO installation VALUES (?)", (uuid.uuid4().hex[:8],))
-
-
-def _run_record(row: sqlite3.Row) -> RunRecord:
-    reason = EndReason(row["reason"]) if row["reason"] else None
-    return RunRecord(
-        row["name"], row["created_at"], row["provider"], row["spec_json"], row["plan_json"], State(row["state"]),
-        Wish(row["wish"]), reason, row["attempt"], row["driver_epoch"], row["ended_at"],
-    )  # fmt: skip
-
-
-def _machine_record(row: sqlite3.Row, rates: tuple[Rate, ...]) -> MachineRecord:
-    machine_id = MachineId(row["machine_id"]) if row["machine_id"] is not None else None
-    return MachineRecord(
-        row["tag"], row["run"], row["attempt"], row["provider"], row["offer_id"], row["price_per_hour_usd"],
-        row["intent_at"], machine_id, row["created_at"], row["absent_at"], Market(row["market"]),
-        row["disk_per_day_usd"], row["rescue_usd"], Trouble(row["trouble"]) if row["trouble"] else None,
-        row["trouble_why"] or "", Keeps(row["keeps"] or ""), row["keeps_since"], rates, row["billed_usd"],
-        row["first_lease_s"], bool(row["refused"]), row["gpu"], row["traffic_usd"],
-    )  # fmt: skip
