@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 THE_MODULE = ROOT / "orchestrator" / "operating_system.py"
 MODULES = [
     path
-    for package in ("orchestrator", "providers")
+    for package in ("orchestrator", "providers", "remote_trainer/wire")  # what a laptop loads
     for path in sorted((ROOT / package).rglob("*.py"))
     if path != THE_MODULE and "cog" not in path.relative_to(ROOT).parts  # `cog` runs in a container
 ]
