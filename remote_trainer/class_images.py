@@ -24,14 +24,16 @@ from .commit import file_entry
 from .dataset.pictures import fetched_folder, generated_files
 from .denoising import Denoising
 from .encoded import Prompts, encode_prompts
-from .families.api import Family
+from .families.api import Family, TextEmbedding
 from .sampling import SamplerSettings, sample_latents, to_images, write_png
 from .stopping import ShouldStop, check
+from .thrift import twice
 from .wire import DatasetSpec, Decision, Job, PhaseStarted, SampleMade
 
 Emit = Callable[[wire.Event], None]
 
 _BATCH = {"cuda": 4, "cpu": 1}
+_MEMORY_HINT = "lower `train.resolution`, rent a GPU with more memory, or take class images from a folder or repository"
 _SHEET, _THUMBNAIL = 64, 96
 
 
@@ -111,17 +113,18 @@ def generate(
     prompts: Prompts,
     settings: SamplerSettings,
     shelf: Shelf,
+    emit: Emit,
     should_stop: ShouldStop,
 ) -> None:
     """Makes the missing pictures, each a function of (seed, dataset, index), and keeps them on the shelf. Raises
-    StopRequested between batches.
+    StopRequested between batches, and TrainingFailed("out-of-memory") where not even one fits.
 
     Batches have fixed borders and are made whole when any picture of theirs is missing: the bits of a picture depend
     on the batch it was made in, so an interrupted run, or one that wants more, would otherwise have other pictures.
     """
     for spec in job.datasets:
         if spec.generate:
-            _generate(job, spec, run_folder, denoising, prompts, settings, shelf, should_stop)
+            _generate(job, spec, run_folder, denoising, prompts, settings, shelf, emit, should_stop)
 
 
 def _generate(
@@ -132,10 +135,19 @@ def _generate(
     prompts: Prompts,
     settings: SamplerSettings,
     shelf: Shelf,
+    emit: Emit,
     should_stop: ShouldStop,
 ) -> None:
     device = denoising.device
     autoencoder = denoising.family.load_autoencoder(device)
+    one_by_one = False
+
+    def adapted(why: str) -> None:
+        """Their bits are others now: such pictures are for this run alone."""
+        nonlocal autoencoder, one_by_one
+        one_by_one, autoencoder = True, denoising.family.load_autoencoder(torch.device("cpu"))
+        emit(Decision("class images are made one by one", f"memory ran out: {why}"))
+
     files = generated_files(run_folder, spec)
     files[0].parent.mkdir(parents=True, exist_ok=True)
     size = _BATCH[device.type]
@@ -146,11 +158,18 @@ def _generate(
         check(should_stop)
         keys = [("class", job.train.seed, spec.id, first + offset) for offset in range(size)]
         text = prompts.batch([spec.prompt] * size)
-        latents = sample_latents(denoising, text, prompts.batch([""]), keys, settings)
-        for number, (path, image) in enumerate(zip(batch, to_images(autoencoder, latents), strict=False), first):
+
+        def draw(thrifty: bool, keys: Any = keys, text: TextEmbedding = text) -> list[Any]:
+            thrifty = thrifty or one_by_one
+            negative = prompts.batch([""])
+            latents = sample_latents(denoising, text, negative, keys, settings, one_by_one=thrifty)
+            return to_images(autoencoder, latents.cpu() if thrifty else latents)
+
+        images = twice(draw, "making class images", _MEMORY_HINT, adapted)
+        for number, (path, image) in enumerate(zip(batch, images, strict=False), first):
             if not path.exists():
                 write_png(image, path)
-                _keep(path, shelf.place(spec, number))
+                _keep(path, None if one_by_one else shelf.place(spec, number))
 
 
 def _keep(path: Path, place: Path | None) -> None:

@@ -124,7 +124,7 @@ def _train(
         emit(PhaseStarted("class-images", f"{absent} to be made by the base"))
         class_prompts = class_images.prompts_of(job, family, device)
         base = Denoising(family, family.load_denoiser(device, frozen.weights), device, frozen.precision)
-        class_images.generate(job, run_folder, base, class_prompts, settings, kept, should_stop)
+        class_images.generate(job, run_folder, base, class_prompts, settings, kept, emit, should_stop)
         del base
     if world.prepares:
         class_images.show(job, run_folder, emit)

@@ -162,6 +162,14 @@ def test_pictures_and_evaluations_that_do_not_fit_are_made_row_by_row(epsilon_ba
     assert (run_folder / "validation/strip.png").exists()
 
 
+def test_class_images_that_do_not_fit_together_are_made_one_by_one(epsilon_base, run_folder):
+    sets = photo_set(run_folder, "instance", 1), photo_set(run_folder, "class", 0, generate=1)
+    job = tiny_job(*sets, steps=1, resolution=32, validation_guidance_scale=4.0)
+    watched = run(job, run_folder, ShortOfMemory(epsilon_base, rows_that_train=99, rows_that_draw=1))
+    assert "class images are made one by one" in {decision.what for decision in watched.of(wire.Decision)}
+    assert watched.of(wire.StepDone)
+
+
 def test_pictures_that_do_not_fit_at_all_end_the_run_with_a_setting(epsilon_base, run_folder):
     job = tiny_job(photo_set(run_folder, "instance", 1), steps=1, validation_prompts=(PROMPT,))
     with pytest.raises(TrainingFailed) as failure:

@@ -213,7 +213,7 @@ class TestClassImages:
         denoising = Denoising(family, family.load_denoiser(cpu), cpu, "fp32")
         prompts = class_images.prompts_of(job, family, cpu)
         shelf = shelf or self.shelf(job)
-        class_images.generate(job, run_folder, denoising, prompts, self.settings, shelf, should_stop)
+        class_images.generate(job, run_folder, denoising, prompts, self.settings, shelf, lambda _: None, should_stop)
 
     def contents(self, run_folder):
         return [path.read_bytes() for path in sorted((run_folder / "class/generated").glob("*.png"))]
