@@ -22,8 +22,9 @@ from orchestrator.lifecycle import State
 from orchestrator.operating_system import session_of_its_own
 from orchestrator.reporter import Reporter
 from orchestrator.spec import spec_from_json
-from orchestrator.trackers.api import Target, open_tracker, require_installed, target_of, targets_of
+from orchestrator.trackers.api import Target, require_installed, target_of, targets_of
 from orchestrator.trackers.feeding import Feeder, alone, tracked
+from orchestrator.trackers.opening import open_tracker
 from orchestrator.whole_file import write_atomically
 from orchestrator.wiring import Wiring, wire_up
 from providers.errors import CloudboothError

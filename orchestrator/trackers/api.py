@@ -105,21 +105,3 @@ def require_installed(kind: Kind) -> None:
         raise UsageError(
             f"logging to {kind.words} needs the package `{kind.value}`", f"in the checkout: {installing(kind.value)}"
         )
-
-
-def open_tracker(target: Target, run: TrackedRun) -> Tracker:
-    """Goes on where an earlier one of the same id has ended. May block for the network.
-
-    Raises UsageError without the extra, and CloudboothError with the program's own words.
-    """
-    require_installed(target.kind)
-    match target.kind:
-        case Kind.WANDB:
-            from orchestrator.trackers.in_wandb import WandbTracker
-
-            return WandbTracker(target.project, run)
-        case Kind.TRACKIO:
-            from orchestrator.trackers.in_trackio import TrackioTracker
-
-            return TrackioTracker(target.project, run)
-    assert_never(target.kind)
