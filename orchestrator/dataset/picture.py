@@ -268,6 +268,15 @@ def _guess(content: bytes) -> str:
     return ""
 
 
+def is_picture(path: Path) -> bool:
+    """By its content, whatever it is called; its pixels are not decoded."""
+    try:
+        with open_picture(read_content(path)):
+            return True
+    except UnreadablePicture:
+        return False
+
+
 def read_content(path: Path) -> bytes:
     """A file's bytes. Raises UnreadablePicture when the system refuses, and for what cannot be a photo by its size."""
     try:

@@ -23,6 +23,7 @@ from orchestrator.dataset.picture import (
     check_pixels,
     conversion_note,
     has_transparency,
+    is_picture,
     open_picture,
     orientation,
     read_content,
@@ -38,6 +39,8 @@ VERY_FEW_PHOTOS = 3
 MOST_SUBFOLDERS = 500
 """So many are looked into for photos that are not where they were said to be."""
 
+_COMPANIONS = {".aae", ".mov", ".mp4", ".xmp", ".json"}
+"""What phones and photo programs put beside a photo under its name: edits, a second of film, notes."""
 _RAW_SUFFIXES = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"}
 
 
@@ -227,12 +230,18 @@ def _nearest_photos(folder: Path) -> Path | None:
 
 def _other_file(path: Path, entries: list[Path]) -> list[Finding]:
     suffix = path.suffix.lower()
+    has_photo = any(other.stem == path.stem and other.suffix.lower() in SUFFIXES | HEIF_SUFFIXES for other in entries)
+    if suffix in _COMPANIONS and has_photo:
+        return []
     if suffix == ".txt":
-        if any(other.stem == path.stem and other.suffix.lower() in SUFFIXES for other in entries):
+        if has_photo:
             return []
         return [Finding(Severity.NOTE, path, "is a caption without a photo of the same name: not used")]
     if suffix in _RAW_SUFFIXES:
         return [Finding(Severity.WARNING, path, "is a camera raw file: not used", "export it as JPEG")]
+    if not suffix and is_picture(path):
+        hint = "give it the ending of its format, .jpg for example"
+        return [Finding(Severity.WARNING, path, "is a picture without an ending: not used", hint)]
     return [Finding(Severity.NOTE, path, "is not a picture: not used")]
 
 

@@ -32,6 +32,34 @@ def told(scan: Scan) -> str:
 # ---- good photos ---------------------------------------------------------------------------------------------------
 
 
+def test_what_phones_put_beside_a_photo_needs_no_words(tmp_path: Path) -> None:
+    photo_folder(tmp_path)
+    for name in ("0.MOV", "1.aae", "2.xmp", ".DS_Store", "._3.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert scan_folder(tmp_path).findings == ()
+
+
+def test_a_film_by_itself_is_named(tmp_path: Path) -> None:
+    photo_folder(tmp_path)
+    (tmp_path / "holiday.mov").write_bytes(b"x")
+    assert said(scan_folder(tmp_path), Severity.NOTE) == {"holiday.mov": "is not a picture: not used"}
+
+
+def test_a_picture_without_an_ending_is_known_by_its_content(tmp_path: Path) -> None:
+    photo_folder(tmp_path)
+    (tmp_path / "0.jpg").rename(tmp_path / "from-the-web")
+    (tmp_path / "LICENSE").write_text("words")
+    scan = scan_folder(tmp_path)
+    assert said(scan, Severity.WARNING)["from-the-web"] == "is a picture without an ending: not used"
+    assert said(scan, Severity.NOTE) == {"LICENSE": "is not a picture: not used"}
+
+
+def test_the_caption_of_a_heic_photo_belongs_to_it(tmp_path: Path) -> None:
+    (photo_folder(tmp_path) / "IMG_1.HEIC").write_bytes(b"x")
+    (tmp_path / "IMG_1.txt").write_text("sks dog")
+    assert "IMG_1.txt" not in said(scan_folder(tmp_path), Severity.NOTE)
+
+
 def test_five_good_photos_need_no_words(tmp_path: Path) -> None:
     scan = scan_folder(photo_folder(tmp_path))
     assert [photo.path.name for photo in scan.photos] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
