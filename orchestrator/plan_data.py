@@ -213,8 +213,8 @@ def data_decisions(spec: RunSpec, sets: Sequence[PlannedSet], family: Family) ->
         decisions.append(
             Decision(
                 f"{_counted(to_caption, 'caption')} written on the machine by {_captioner(spec)}",
-                f"the prompt, then what is seen; no more than {CAPTIONER_GB:g} GB to download; they come home as text "
-                "files beside the photos",
+                f"the prompt, then what is seen; {_captioner_size(spec)}; they come home as text files beside the "
+                "photos",
             )
         )
     elif not captions and family.reads_sentences and len(placements) > 1:
@@ -242,6 +242,10 @@ def _captioner(spec: RunSpec) -> str:
     name, _, commit = spec.data.captioner.partition("@")
     at = f" at {commit[:12]}" if commit else ""
     return f"{name}{at}" + (" (MIT license)" if spec.data.captioner == CAPTIONER else "")
+
+
+def _captioner_size(spec: RunSpec) -> str:
+    return "it lies there" if spec.data.captioner.startswith("/") else f"{CAPTIONER_GB:g} GB to download at most"
 
 
 def _counted(number: int, what: str) -> str:

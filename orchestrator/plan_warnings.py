@@ -12,7 +12,7 @@ from orchestrator.families import STABLE_DIFFUSION_XL, Family, family_of
 from orchestrator.rental import Rental
 from orchestrator.single_file_base import LinkedFile
 from orchestrator.spec import BUILTIN_RESOLUTION, RunSpec
-from orchestrator.workload import CAPTIONER_GB, ENVIRONMENT_GB, Workload
+from orchestrator.workload import ENVIRONMENT_GB, Workload
 from providers.api import Offer
 from remote_trainer.wire import TrainSpec, Warned
 
@@ -53,8 +53,7 @@ def caption_warnings(work: Workload, has_gpu: bool | None) -> list[Warned]:
         return []
     return [
         Warned(
-            f"{work.captions} pictures are described on a CPU, in some 10 seconds each, by {CAPTIONER_GB:g} GB that "
-            "are downloaded once",
+            f"{work.captions} pictures are described on a CPU, in some 10 seconds each",
             "rent a GPU, write captions beside the photos, or leave data.captions out",
         )
     ]

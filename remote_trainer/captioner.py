@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BATCH = {"cuda": 8, "cpu": 1}
 """Pictures at once."""
-MAX_TOKENS = 72
+MAX_TOKENS = 64
 """Of a description. CLIP's window has 77, the rest is for the prompt; two sentences are 30 to 60."""
 ASKED: dict[str, str | None] = {"florence2": "<DETAILED_CAPTION>", "blip": None}
 """What a model of each kind (`model_type`) is asked, beside the picture."""

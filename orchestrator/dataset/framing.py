@@ -34,9 +34,9 @@ _ORDER = (Framing.UPPER_BODY, Framing.CLOSE_UP, Framing.FULL_BODY)
 """`upper-body` holds a word of the full body, too."""
 
 
-CLOSE_FACE, UPPER_FACE = 0.25, 0.115
+CLOSE_FACE, UPPER_FACE = 0.3, 0.115
 """Least shares of the picture's height that a face (brow to chin, two thirds of a head) has in a close-up and in a
-picture of the upper body: two and a half heads from the crown to the chest, five and a half to the knees."""
+picture of the upper body: two heads from the crown to the shoulders, five and a half to the knees."""
 
 
 @dataclass(frozen=True)

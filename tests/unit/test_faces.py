@@ -19,7 +19,7 @@ from orchestrator.dataset.framing import Framing, framing_by_face
 from tests.fakes.drawn_faces import with_face
 from tests.fakes.scenes import scene
 
-DOGS = Path("/work/shared/datasets/dog")
+DOGS = Path(__file__).parents[3] / "shared" / "datasets" / "dog"
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def photos(tmp_path: Path) -> Path:
     folder.mkdir()
     for number, height_px in enumerate((34, 70, 150)):
         with_face(scene(number, 400, 400), (200, 160), height_px).save(folder / f"{number}.png")
-    alone = with_face(scene(3, 400, 400), (110, 160), 120)
-    with_face(alone, (290, 180), 110, hair=(150, 110, 60)).save(folder / "3.png")
+    alone = with_face(scene(3, 400, 400), (110, 160), 150)
+    with_face(alone, (300, 190), 130, hair=(150, 110, 60)).save(folder / "3.png")
     return folder
 
 
@@ -76,7 +76,13 @@ def test_a_dog_is_nobody(find: FaceFinder) -> None:
 
 @pytest.mark.parametrize(
     ("height", "framing"),
-    [(0.5, Framing.CLOSE_UP), (0.25, Framing.CLOSE_UP), (0.2, Framing.UPPER_BODY), (0.08, Framing.FULL_BODY)],
+    [
+        (0.5, Framing.CLOSE_UP),
+        (0.3, Framing.CLOSE_UP),
+        (0.29, Framing.UPPER_BODY),
+        (0.2, Framing.UPPER_BODY),
+        (0.08, Framing.FULL_BODY),
+    ],
 )
 def test_how_close_the_camera_came_shows_in_the_face(height: float, framing: Framing) -> None:
     assert framing_by_face(height) is framing

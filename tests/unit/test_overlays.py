@@ -15,7 +15,7 @@ from orchestrator.dataset.measures import looked_at
 from orchestrator.dataset.overlays import marked, ordered
 from tests.fakes.scenes import scene
 
-REAL = Path("/work/shared/datasets")
+REAL = Path(__file__).parents[3] / "shared" / "datasets"
 
 
 def stamped(picture: Image.Image, words: str, place: tuple[float, float], size: float, alpha: int) -> Image.Image:

@@ -57,6 +57,7 @@ def render_prepared(
 def _photo(photo: PhotoCheck, console: Console) -> None:
     placed = photo.placement
     size = f"  [dim]{placed.photo.width}×{placed.photo.height} → {placed.bucket}[/]" if placed else ""
+    size += f"[dim], {photo.framing.value}[/]" if photo.framing else ""
     word = f"[{_STYLES[photo.verdict]}]{photo.verdict.value:<8}[/]"
     console.print(f"{word}  {escape(photo.path.name)}{size}", highlight=False)
     for reason in photo.reasons:
