@@ -24,8 +24,8 @@ class Counts:
     """Of all of them: is it the place that was asked for?"""
     drift: judge.Share
     """"a robot", "a red robot", …: has it turned into the subject?"""
-    placed_drift: judge.Share
-    """"a robot on the grass", …: the same."""
+    placed_drift: judge.Share | None
+    """"a robot on the grass", …: the same. None in results of before this was asked."""
     color: judge.Share
     """Of the colored ones: is it the color that was asked for?"""
     kinds: judge.Share

@@ -10,9 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-import diffusers
 import torch
-import transformers
 
 import judge
 from draw_photos import NAME
@@ -30,26 +28,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="41 pictures of each model")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    _show_no_bars()
     base = Path(resolve_base("builtin:toybox", Path()))
     steps = int(json.loads((arguments.model.parent / "training.json").read_text())["steps"])
     told = [
         *scores(counted(base, NAME, _SEED, arguments.rounds), 0),
         *scores(counted(arguments.model, NAME, _SEED, arguments.rounds), steps),
     ]
-    file = arguments.run / FILE
-    file.write_text(json.dumps({"judge": "the judge of examples/toybox", "scores": told}, indent=1) + "\n", "utf-8")
+    write(told, arguments.run)
     for each in told:
         print(f"step {each['step']:>4}  {each['value']:.2f} ({each['low']:.2f} to {each['high']:.2f})  {each['name']}")
 
 
+def write(told: list[dict[str, object]], run: Path) -> None:
+    content = {"judge": "the judge of examples/toybox", "scores": told}
+    (run / FILE).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
 def scores(counts: Counts, step: int) -> list[dict[str, object]]:
     """Higher is better in all of them."""
-    others = judge.Share(
-        counts.drift.n - counts.drift.hits + counts.placed_drift.n - counts.placed_drift.hits,
-        counts.drift.n + counts.placed_drift.n,
-    )
+    drift = [counts.drift, *([counts.placed_drift] if counts.placed_drift else [])]
+    others = judge.Share(sum(each.n - each.hits for each in drift), sum(each.n for each in drift))
     shares = {
         f"subject fidelity: “{NAME}” is the subject": counts.subject,
         "subject fidelity at night and in the snow, where no photo shows it": counts.unseen,
@@ -66,6 +65,14 @@ def scores(counts: Counts, step: int) -> list[dict[str, object]]:
     diversity = {"value": counts.diversity, "low": max(0.0, counts.diversity - half), "high": counts.diversity + half}
     told.append({"name": "diversity of “a robot”", "step": step, **diversity, "n": counts.drift.n - counts.color.n})
     return told
+
+
+def _show_no_bars() -> None:
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -106,7 +106,10 @@ def with_tables(page: str, results: Results, base: Path) -> str:
 
 def tables_of(name: str, results: Results, base: Path) -> list[str]:
     """Lines of markdown. What was not run is left out."""
-    lines = _table(("", *_HEADINGS, "diversity", "seeds"), _rows(name, results, base))
+    rows = _rows(name, results, base)
+    if not rows:
+        return ["Not run yet."]
+    lines = _table(("", *_HEADINGS, "diversity", "seeds"), rows)
     if name == "interruption":
         lines += ["", _equal_weights(name, results, base)]
     if name == "best":
@@ -130,7 +133,8 @@ def _rows(name: str, results: Results, base: Path) -> list[list[str]]:
 
 
 def _cells(found: Sequence[Result]) -> list[str]:
-    return [share_told([getattr(result, each) for result in found]) for each in _COLUMNS]
+    columns = ([getattr(result, each) for result in found] for each in _COLUMNS)
+    return [share_told([share for share in column if share is not None]) for column in columns]
 
 
 def _by_seed(variant: Variant, results: Results, base: Path) -> dict[int, Result]:
@@ -140,6 +144,8 @@ def _by_seed(variant: Variant, results: Results, base: Path) -> dict[int, Result
 
 def share_told(shares: Sequence[judge.Share]) -> str:
     """The share of all pictures, and the wider of two 95 % intervals: Wilson's over pictures, Student's over seeds."""
+    if not shares:
+        return "–"
     pooled = judge.Share(sum(share.hits for share in shares), sum(share.n for share in shares))
     low, high = pooled.interval
     over_seeds = _over_seeds([share.value for share in shares])

@@ -40,11 +40,12 @@ class Variant:
 
 
 DEFAULTS: dict[str, object] = {
-    "method": "full", "steps": 300, "resolution": world.SIDE, "batch_size": 4, "learning_rate": 2e-4,
+    "method": "full", "steps": 100, "resolution": world.SIDE, "batch_size": 4, "learning_rate": 2e-4,
     "lr_schedule": "cosine", "lr_warmup_steps": 20, "checkpoint_every": 100, "validate_every": 0,
     "validation_inference_steps": 20, "validation_guidance_scale": 3.0, "cpu_threads": 1,
 }  # fmt: skip
-_LORA: dict[str, object] = {"method": "lora", "learning_rate": 2e-3}
+_LONG: dict[str, object] = {"steps": 300}
+_LORA: dict[str, object] = {**_LONG, "method": "lora", "learning_rate": 2e-3}
 _CONSTANT: dict[str, object] = {"lr_schedule": "constant", "checkpoint_every": 50}
 _MIXED: dict[str, object] = {"prior_sampling": "mixed"}
 
@@ -63,24 +64,24 @@ EXPERIMENTS: dict[str, tuple[Variant, ...]] = {
     ),
     "mixing": (
         Variant("paired, λ = 1"),
-        Variant("mixed 1 : 1, λ = 1, 600 steps", {**_MIXED, "steps": 600}),
+        Variant("mixed 1 : 1, λ = 1, 200 steps", {**_MIXED, "steps": 200}),
         Variant(
-            "mixed 2 : 1, λ = 2, 450 steps",
-            {**_MIXED, "steps": 450, "prior_loss_weight": 2.0},
+            "mixed 2 : 1, λ = 2, 150 steps",
+            {**_MIXED, "steps": 150, "prior_loss_weight": 2.0},
             class_probability=0.5,
         ),
-        Variant("mixed 1 : 1, λ = 1, 300 steps", _MIXED),
+        Variant("mixed 1 : 1, λ = 1, 100 steps", _MIXED),
         Variant("paired, λ = 0.3", {"prior_loss_weight": 0.3}),
-        Variant("mixed 1 : 1, λ = 0.3, 600 steps", {**_MIXED, "steps": 600, "prior_loss_weight": 0.3}),
+        Variant("mixed 1 : 1, λ = 0.3, 200 steps", {**_MIXED, "steps": 200, "prior_loss_weight": 0.3}),
     ),
     "word": (
-        Variant('"sks robot"'),
-        Variant('"red robot"', name="red robot"),
-        Variant('"robot"', name="a robot"),
+        Variant('"sks robot"', _LONG),
+        Variant('"red robot"', _LONG, name="red robot"),
+        Variant('"robot"', _LONG, name="a robot"),
     ),
     "rank": (
         *(Variant(f"LoRA, rank {rank}", {**_LORA, "lora_rank": rank}) for rank in (2, 8, 32)),
-        Variant("all weights"),
+        Variant("all weights", _LONG),
     ),
     "best": tuple(
         Variant(
@@ -96,8 +97,8 @@ EXPERIMENTS: dict[str, tuple[Variant, ...]] = {
         Variant("one prompt for all", captions=False),
     ),
     "interruption": (
-        Variant("undisturbed"),
-        Variant("stopped every 70 steps", stop_every=70),
+        Variant("undisturbed", _LONG),
+        Variant("stopped every 70 steps", _LONG, stop_every=70),
     ),
     "steps": tuple(
         Variant(f"{steps} steps", {**_CONSTANT, "steps": steps}, class_images=0) for steps in (50, 100, 200, 400, 800)
