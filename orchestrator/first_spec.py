@@ -60,6 +60,7 @@ def first_spec(
         "",
         "[data]",
         f"instance = {_text(photos)}   # {photos_told}",
+        '# captions = "generated"   # the machine describes each photo first: for styles, and for Flux and SD 3',
         f"regularization = {quoted(recipe.regularization)}   # {recipe.why_regularization}",
         "",
         "[train]",

@@ -14,6 +14,7 @@ import click
 from orchestrator.cli.options import json_option
 from orchestrator.dataset.checks import Verdict, check_dataset
 from orchestrator.dataset.look import look_at
+from orchestrator.dataset.overlays import MOST_COMPARED
 from orchestrator.dataset.scan import Scan, require_usable, scan_folder
 from orchestrator.errors import UsageError
 from orchestrator.estimates import quote
@@ -187,7 +188,7 @@ def _budget(budget: float | None, place: Place, ask: bool) -> float:
 
 def _look(scan: Scan) -> tuple[str, int]:
     """A line about the photos, and how many of them are not good."""
-    looks = {photo.path: look_at(photo) for photo in scan.photos}
+    looks = {photo.path: look_at(photo, keep=len(scan.photos) <= MOST_COMPARED) for photo in scan.photos}
     checked = check_dataset([scan], looks, TrainSpec(), is_person=False)
     counts = ", ".join(f"{checked.count(verdict)} {verdict.value}" for verdict in Verdict if checked.count(verdict))
     return f"{len(scan.photos)} photos: {counts}", len(scan.photos) - checked.count(Verdict.GOOD)
