@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.best_checkpoint import STATE_FILE, best_checkpoint_said_by
 from orchestrator.checksum import sha256_of
 from orchestrator.fetch import fetch_files, fetch_folder, fetch_manifest, holds, partial_folder
 from orchestrator.fetch_lock import fetching_alone
@@ -245,7 +244,9 @@ def _remove_abandoned_parts(target: Path) -> None:
 
 def _remove_old_checkpoints(home: RunHome) -> None:
     folders = sorted(p for p in (home.root / wire.CHECKPOINTS_FOLDER).iterdir() if not p.name.startswith("."))
-    best = wire.checkpoint_folder(best_checkpoint_said_by(folders[-1] / STATE_FILE))
+    best = 0
+    with suppress(OSError):
+        best = wire.best_checkpoint_in((folders[-1] / wire.STATE_FILE).read_bytes())
     for old in folders[:-KEEP_AT_HOME]:
-        if old != home.root / best:
+        if old != checkpoint_home(home, best):
             shutil.rmtree(old, ignore_errors=True)

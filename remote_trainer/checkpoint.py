@@ -23,7 +23,7 @@ from .ema import Ema
 from .sharding import sharded_as, whole
 from .world import World
 
-_WEIGHTS, _OPTIMIZER, _EMA, _STATE = "weights.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"
+_WEIGHTS, _OPTIMIZER, _EMA = "weights.safetensors", "optimizer.safetensors", "ema.safetensors"
 _INTEGER = "#integer"
 """Ends the name of a state that the optimizer keeps as a Python number."""
 _UNFINISHED = ".checkpoint-*"
@@ -172,7 +172,7 @@ def save(
         save_file(moments, prepared / _OPTIMIZER)
         if ema is not None:
             save_file({name: _plain(average) for name, average in ema.averages.items()}, prepared / _EMA)
-        (prepared / _STATE).write_bytes(wire.dumps(state))
+        (prepared / wire.STATE_FILE).write_bytes(wire.dumps(state))
         manifest = commit_folder(prepared, folder, state.step)
     best = run_folder / wire.checkpoint_folder(wire.best_checkpoint(state.evaluations))
     for old in _folders(run_folder)[:-keep]:
@@ -223,7 +223,7 @@ def _read(folder: Path) -> RunState | None:
     if manifest is None:
         return None
     try:
-        return wire.loads(RunState, (folder / _STATE).read_bytes())
+        return wire.loads(RunState, (folder / wire.STATE_FILE).read_bytes())
     except (OSError, wire.WireError):
         return None
 

@@ -142,8 +142,9 @@ def _upload(
         return False
     needed = sum(_chunk_count(entry.bytes, grant.chunk_bytes) for entry in manifest.files)
     placement = place(
-        ring, artifact.kind, artifact.step, artifact.manifest_sha256, needed, len(grant.chunks), len(grant.indexes)
-    )
+        ring, artifact.kind, artifact.step, artifact.manifest_sha256, needed, len(grant.chunks), len(grant.indexes),
+        _best_step(run_folder / artifact.folder),
+    )  # fmt: skip
     if placement is None:
         if artifact.manifest_sha256 not in ring.refused:
             write_ring(run_folder, grant.id, replace(ring, refused=(*ring.refused, artifact.manifest_sha256)))
@@ -171,6 +172,14 @@ def _upload(
     journal.remove()
     emit(wire.Uploaded(artifact.step, artifact.manifest_sha256))
     return True
+
+
+def _best_step(checkpoint: Path) -> int:
+    """As the checkpoint tells; 0 for what is none."""
+    try:
+        return wire.best_checkpoint_in((checkpoint / wire.STATE_FILE).read_bytes())
+    except OSError:
+        return 0
 
 
 def _warning(artifact: Artifact, why: str) -> wire.Warned:

@@ -50,9 +50,17 @@ class Placement:
 
 
 def place(
-    ring: Ring, kind: str, step: int, manifest_sha256: str, needed: int, pool_chunks: int, pool_indexes: int
+    ring: Ring,
+    kind: str,
+    step: int,
+    manifest_sha256: str,
+    needed: int,
+    pool_chunks: int,
+    pool_indexes: int,
+    best: int = 0,
 ) -> Optional[Placement]:
-    """Room for `needed` chunks, by letting go of what is oldest; None when there cannot be enough.
+    """Room for `needed` chunks, by letting go of what is oldest, and of the checkpoint of step `best` last; None when
+    there cannot be enough.
 
     An upload of this very artifact that was interrupted goes on where it was.
     """
@@ -62,7 +70,8 @@ def place(
     committed = [slot for slot in ring.slots if slot.committed]
     keep = {id(slot) for slot in committed[-1:]} | {id(slot) for slot in committed if slot.kind == "output"}
     leaving = [slot for slot in ring.slots if id(slot) not in keep]
-    leaving.sort(key=lambda slot: slot.committed)  # first what was never finished; the sort is stable
+    # First what was never finished; the sort is stable.
+    leaving.sort(key=lambda slot: (slot.committed, slot.committed and slot.step == best))
     staying = list(ring.slots)
     retired = []
     while True:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.best_checkpoint import STATE_FILE, best_checkpoint_in
 from orchestrator.storage.api import NoSuchObject, ObjectChanged, ObjectStore, StorageError, StoredObject
 from orchestrator.storage.lending import INCOMING, chunk_name
 from orchestrator.understanding import understood
@@ -102,7 +101,7 @@ class RunStore:
     def _best(self, newest: int) -> int:
         """The checkpoint with the lowest evaluation loss, as the newest one says; 0 when it does not."""
         try:
-            return best_checkpoint_in(self.store.get(f"{self._place('checkpoint', newest)}/{STATE_FILE}"))
+            return wire.best_checkpoint_in(self.store.get(f"{self._place('checkpoint', newest)}/{wire.STATE_FILE}"))
         except NoSuchObject:
             return 0
 

@@ -74,6 +74,16 @@ def best_checkpoint(evaluations: Iterable[Evaluated]) -> int:
     return best_step(evaluation for evaluation in evaluations if evaluation.step > 0)
 
 
+def best_checkpoint_in(state: bytes) -> int:
+    """As `best_checkpoint`, by a checkpoint's own `STATE_FILE`, which tells of all evaluations before it; 0 where it
+    tells of none.
+    """
+    try:
+        return best_checkpoint([decode(Evaluated, each) for each in parse(state)["evaluations"]])
+    except (WireError, KeyError, TypeError):
+        return 0
+
+
 @dataclass(frozen=True)
 class SampleMade:
     TYPE: ClassVar[str] = "sample"

@@ -12,6 +12,8 @@ JOB_FILE = "job.json"
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "train.log"
 CHECKPOINTS_FOLDER = "checkpoints"
+STATE_FILE = "state.json"
+"""In the folder of a checkpoint."""
 VALIDATION_FOLDER = "validation"
 OUTPUT_FOLDER = "output"
 

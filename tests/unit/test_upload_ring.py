@@ -37,6 +37,14 @@ def test_older_artifacts_make_room_and_are_retired_first() -> None:
     assert [slot.step for slot in placement.ring.slots] == [3, 4]
 
 
+def test_the_best_checkpoint_makes_room_last() -> None:
+    ring = committed(2, 2, 2)
+    for needed, staying in ((4, [1, 2, 3, 4]), (6, [1, 3, 4]), (8, [3, 4])):
+        placement = place(ring, "checkpoint", 4, "sha-4", needed, POOL, 4, best=1)
+        assert placement is not None
+        assert [slot.step for slot in placement.ring.slots] == staying
+
+
 def test_the_newest_whole_one_is_never_overwritten() -> None:
     assert put(committed(6), 2, 5) is None
 
