@@ -108,7 +108,7 @@ class Ledger:
             if self.has_run(name):
                 raise RunConflict(
                     f"a run named `{name}` exists",
-                    f"choose another with `--name {name}-2`, or look at it with `cloudbooth status {name}`",
+                    f"choose another with `--name {name}-2`; `cloudbooth forget {name}` frees it when that run is over",
                 )
             self._db.execute(
                 "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, NULL, 1, 0, NULL)",

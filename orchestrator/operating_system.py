@@ -118,6 +118,21 @@ def kill_session(child: subprocess.Popen[bytes]) -> None:
             os.killpg(child.pid, signal.SIGKILL)
 
 
+def allow_open_files(count: int) -> None:
+    """Raises this process's limit of open files and sockets to `count`, as far as it may: macOS starts with 256.
+
+    https://docs.python.org/3/library/resource.html#resource.RLIMIT_NOFILE
+    """
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            with contextlib.suppress(ValueError, OSError):  # the kernel's own limit is lower still
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 

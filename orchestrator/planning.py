@@ -148,5 +148,5 @@ def require_free_name(wiring: Wiring, name: str) -> None:
     if wiring.ledger.has_run(name):
         raise RunConflict(
             f"a run named `{name}` exists",
-            f"choose another with `--name {name}-2`, or look at it with `cloudbooth status {name}`",
+            f"choose another with `--name {name}-2`; `cloudbooth forget {name}` frees it when that run is over",
         )

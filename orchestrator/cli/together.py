@@ -23,10 +23,13 @@ from orchestrator.cli.render.live import PLAIN_STEP_LINE_EVERY_S, PlainReporter
 from orchestrator.driver_lock import driver_lock, is_driven
 from orchestrator.errors import RunConflict
 from orchestrator.home import Home
+from orchestrator.operating_system import allow_open_files
 from orchestrator.wiring import wire_up
 from providers.errors import CloudboothError
 
 LOOK_EVERY_S = 0.1
+OPEN_FILES = 4096
+"""Six a run: ledger, logs, connection; more while files come home."""
 
 
 def main() -> None:
@@ -37,6 +40,7 @@ def main() -> None:
     folder = CarrierFolder(Path(sys.argv[1]))
     with suppress(RunConflict), driver_lock(folder.lock, "carrier"):
         folder.pid_file.write_text(str(os.getpid()))
+        allow_open_files(OPEN_FILES)
         _carry_what_is_wanted(folder, Home.of_environment())
         folder.clear()
 

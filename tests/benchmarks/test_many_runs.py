@@ -63,15 +63,15 @@ def test_fifty_runs_are_followed_in_600_mb(
             time.sleep(MEASURED_S)
             minutes = (time.monotonic() - began_at) / 60
             spent_s, used_mb = cpu_s(pid) - before_s, pss_mb(pid)
-            threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+            threads, files = (len(list(Path(f"/proc/{pid}/{what}").iterdir())) for what in ("task", "fd"))
             moved = [progress_of_run(home.run(name)).step - step for name, step in zip(names, steps, strict=True)]
         finally:
             os.kill(pid, signal.SIGKILL)
     with capsys.disabled():
         print(
             f"\n{RUNS} runs over sshd, one process: {used_mb:.0f} MB PSS, {spent_s / minutes:.1f} s of the processor a "
-            f"minute, {threads} threads; taken up in {taken_s:.1f} s; {min(moved)} to {max(moved)} steps of each in "
-            f"{60 * minutes:.0f} s; load {os.getloadavg()[0]:.1f}"
+            f"minute, {threads} threads, {files} open files; taken up in {taken_s:.1f} s; {min(moved)} to {max(moved)} "
+            f"steps of each in {60 * minutes:.0f} s; load {os.getloadavg()[0]:.1f}"
         )
     assert min(moved) > 0
     assert used_mb < MOST_MB

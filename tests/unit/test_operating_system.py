@@ -150,6 +150,14 @@ def test_a_killed_session_takes_its_children_along() -> None:
         assert child.wait() == -9
 
 
+def test_a_process_of_many_runs_may_open_many_files() -> None:
+    program = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (64, r.getrlimit(r.RLIMIT_NOFILE)[1]))\n"
+    program += "from orchestrator.operating_system import allow_open_files\nallow_open_files(200)\n"
+    program += "print(r.getrlimit(r.RLIMIT_NOFILE)[0]); allow_open_files(100); print(r.getrlimit(r.RLIMIT_NOFILE)[0])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["200", "200"], "it is raised, and never lowered"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such record")
 def test_the_account_has_a_home_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     real = account_home()
