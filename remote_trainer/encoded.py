@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,16 +13,16 @@ from torch import Tensor
 from .dataset.pictures import Framing, Picture, PictureSet, load_views
 from .dataset.views import View, views_of
 from .families.api import Family, TextEmbedding, TextEncoder
+from .posteriors import Posterior, Posteriors
 from .stopping import ShouldStop, check
 from .wire import DatasetSpec, Warned
 
 
 @dataclass(frozen=True)
 class EncodedPicture:
-    """mean, std: (C, h, w), float32: the posterior and not a draw from it, so that every visit draws anew."""
+    """The posterior and not a draw from it, so that every visit draws anew."""
 
-    mean: Tensor
-    std: Tensor
+    posterior: Posterior
     caption: str
     framing: Framing
     mask: Tensor | None = None
@@ -29,7 +30,8 @@ class EncodedPicture:
 
     @property
     def bucket(self) -> tuple[int, ...]:
-        return tuple(self.mean.shape)
+        """(C, h, w)"""
+        return self.posterior.shape
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,20 @@ def _warn_of_cuts(encoder: TextEncoder, texts: Iterable[str], warn: Callable[[Wa
 
 
 def encode_sets(
-    family: Family, sets: Sequence[PictureSet], seed: int, device: torch.device, should_stop: ShouldStop
+    family: Family,
+    sets: Sequence[PictureSet],
+    seed: int,
+    device: torch.device,
+    should_stop: ShouldStop,
+    folder: Path | None = None,
 ) -> list[EncodedSet]:
     """Loads the autoencoder, encodes every view of every picture by itself and lets the autoencoder go.
 
-    Raises TrainingFailed("bad-image") as `load_views` does, and StopRequested.
+    folder: for what memory is not to hold, as of `Posteriors`. Raises TrainingFailed("bad-image") as `load_views` does,
+    and StopRequested.
     """
     autoencoder = family.load_autoencoder(device)
+    posteriors = Posteriors(device, folder)
 
     def encode(picture: Picture, views: Sequence[View]) -> tuple[EncodedPicture, ...]:
         check(should_stop)
@@ -121,7 +130,7 @@ def encode_sets(
         for seen in load_views(picture, views):
             mean, std = autoencoder.encode(seen.pixels[None])
             mask = None if seen.mask is None else _shrunk(seen.mask, family.pixels_per_latent).to(device)
-            encoded.append(EncodedPicture(mean[0], std[0], picture.caption, seen.framing, mask))
+            encoded.append(EncodedPicture(posteriors.keep(mean[0], std[0]), picture.caption, seen.framing, mask))
         return tuple(encoded)
 
     return [

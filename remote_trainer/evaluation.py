@@ -43,7 +43,7 @@ def evaluate(
     for index, picture in enumerate(pictures[:MAX_PICTURES]):
         source = generator("evaluation", seed, index)
         noise = torch.randn((TIMESTEPS_EACH, *picture.bucket), generator=source).to(denoising.device)
-        clean = picture.mean.expand_as(noise)
+        clean = picture.posterior.moments()[0].expand_as(noise)
         noisy = objective.add_noise(clean, noise, timesteps, schedule)
         text = prompts.batch([picture.caption] * TIMESTEPS_EACH)
         framing = framing_rows([picture.framing] * TIMESTEPS_EACH, denoising.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,7 +126,7 @@ class MicroBatches:
 
         def latents(position: int) -> int:
             chosen = (pool.chosen(position) for pool in self._pools)
-            return sum(each.pictures[indices[0]][0].mean.numel() for each, indices in chosen)
+            return sum(math.prod(each.pictures[indices[0]][0].bucket) for each, indices in chosen)
 
         return max(rounds, key=latents)
 
@@ -142,13 +143,12 @@ class MicroBatches:
             self._spec.seed, step, micro_step, first_index, len(chosen), chosen[0].bucket, len(self._schedule),
             self._density, self._spec.noise_offset,
         ).to(self._denoising.device)  # fmt: skip
-        mean = torch.stack([picture.mean for picture in chosen])
-        std = torch.stack([picture.std for picture in chosen])
+        mean, std = torch.stack([picture.posterior.moments() for picture in chosen], dim=1)
         clean = objective.latents_from_moments(mean, std, drawn.posterior_noise)
         framing = framing_rows([picture.framing for picture in chosen], self._denoising.device)
         mask = None
         if any(picture.mask is not None for picture in chosen):
-            whole = torch.ones_like(chosen[0].mean[:1])
+            whole = torch.ones((1, *chosen[0].bucket[1:]), device=self._denoising.device)
             mask = torch.stack([whole if picture.mask is None else picture.mask for picture in chosen])
         captions = [
             "" if is_dropped(self._spec.caption_dropout, self._spec.seed, step, micro_step, place) else picture.caption

@@ -136,7 +136,7 @@ def _train(
         emit(Decision("encode pictures and prompts once", "no crop or caption changes between steps"))
     else:
         emit(Decision("encode pictures once, prompts at every step", "the text encoders train"))
-    sets = encode_sets(family, pictures.sets, spec.seed, device, should_stop)
+    sets = encode_sets(family, pictures.sets, spec.seed, device, should_stop, run_folder)
     instance = subject_pictures(sets)
     captions = [picture.caption for picture in (*pictures.instance, *pictures.class_)]
     seen = [*captions, *spec.validation_prompts, ""]
