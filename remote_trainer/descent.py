@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .denoising import Denoising
 from .ema import Ema
-from .failures import is_out_of_memory
+from .errors import TrainingFailed
+from .failures import is_out_of_memory, memory_hint
 from .micro_batch import MicroBatches
 from .optimizers import set_learning_rate
 from .sharding import ShardedGradients, is_sharded, whole
@@ -55,23 +56,21 @@ class Descent:
     def step(self, step: int, rate: float, say: Say = lambda _: None) -> tuple[Tensor, Tensor]:
         """The step's mean loss over its micro-batches and the norm of its gradient before clipping, both scalars.
 
-        A gradient that runs out of memory is computed once more the next thriftier way, of which `say` is told, once in
-        a run; the error passes when that does not help either, and where several processes would have to agree.
+        A gradient that runs out of memory in any process is computed once more in all, the next thriftier way, of which
+        `say` is told, once in a run; the error passes when that does not help either, and where the denoiser is in
+        shards: then the others wait in the middle of a pass.
         """
-        loss: Tensor | None = None
-        try:
-            loss = self._gradient(step)
-        except Exception as error:
+        loss, failure = self._try(step)
+        if self._anybody_fell(failure):
             thriftier = next_rung(self.thrift, self._spec.batch_size)
-            if not is_out_of_memory(error) or self._has_adapted or thriftier is None or self._world.size > 1:
-                raise
+            if thriftier is None or self._has_adapted or isinstance(self._exchange, ShardedGradients):
+                message = f"memory ran out at step {step} in another process of the run"
+                raise failure or TrainingFailed("out-of-memory", message, memory_hint(self._spec))
             self._has_adapted = True
             say(Decision(str(thriftier), f"memory ran out at step {step}, which is done again this way"))
             self.economize(thriftier)
-        if loss is None:  # outside `except`, whose traceback would keep the failed pass's tensors alive
-            self._optimizer.zero_grad(set_to_none=True)
-            free_memory()
             loss = self._gradient(step)
+        assert loss is not None
         norm = whole(nn.utils.clip_grad_norm_(self._parameters.values(), self._spec.max_grad_norm))
         set_learning_rate(self._optimizer, rate)
         self._optimizer.step()
@@ -91,6 +90,26 @@ class Descent:
             self.thrift = replace(previous, gradient_checkpointing=self.thrift.gradient_checkpointing)
             self._optimizer.zero_grad(set_to_none=True)
             del moments
+
+    def _try(self, step: int) -> tuple[Tensor | None, Exception | None]:
+        """`_gradient`, or the error that memory ran out with."""
+        try:
+            return self._gradient(step), None
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None, error.with_traceback(None)  # which would keep the failed pass's tensors alive
+
+    def _anybody_fell(self, failure: Exception | None) -> bool:
+        """failure: of this process. Frees what it had begun, and lets the others' exchange come to its end."""
+        if failure is not None:
+            self._optimizer.zero_grad(set_to_none=True)
+            free_memory()
+        if isinstance(self._exchange, ShardedGradients):
+            return failure is not None
+        if failure is not None:
+            self._exchange.give_up()
+        return self._world.any(failure is not None)
 
     def _gradient(self, step: int) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)

@@ -7,7 +7,9 @@ the first one's to heed, in the time that its checkpoint takes; and one that die
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -47,7 +49,7 @@ def others(processes: int, run_folder: Path, died: Callable[[TrainingFailed], No
     here = processes // nodes
     first = meeting.node_rank * here
     shared = {
-        "WORLD_SIZE": str(processes), "MASTER_ADDR": meeting.address, "MASTER_PORT": str(meeting.port or _free_port()),
+        "WORLD_SIZE": str(processes), "MASTER_ADDR": meeting.address, "MASTER_PORT": str(meeting.port or free_port()),
         "LOCAL_WORLD_SIZE": str(here),
     }  # fmt: skip
     argv = [sys.executable, "-m", "remote_trainer", "rank", "--run-folder", str(run_folder)]
@@ -152,7 +154,12 @@ def _words_of(run_folder: Path, rank: int) -> Path:
     return run_folder / f"rank-{rank}.json"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """Below those that systems give to outgoing connections: between now and the first process's binding it, seconds
+    later, nothing takes it by chance.
+    """
+    for port in (*random.sample(range(20_000, 32_000), 100), 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise TrainingFailed("environment", "no port of this machine is free")

@@ -177,6 +177,16 @@ class GradientExchange:
         self._sent = []
         return mean
 
+    def give_up(self) -> None:
+        """Instead of `finish` where a pass has failed: the others' exchange comes to its end. What gradients there are
+        then is of no use, in any process.
+        """
+        if self._world.size == 1:
+            return
+        if not self._armed:
+            self.expect()
+        self.finish(torch.zeros((), device=self._bundles[0][0].device))
+
     def _came(self, number: int, _: Tensor) -> None:
         if not self._armed:
             return

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 
 from remote_trainer import wire
 from remote_trainer.errors import TrainingFailed
+from remote_trainer.ranks import free_port
 from remote_trainer.world import World, join
 from tests.trainer.tiny_runs import PROMPT, Watched, final_weights, photo_set, tiny_job
 
@@ -69,10 +72,9 @@ def test_two_processes_equal_one_with_twice_the_batch(epsilon_base, tmp_path):
     assert base.read_bytes() != (together / "output/diffusers/unet" / base.name).read_bytes()
 
 
-def begun(argv: list[str], **pipes: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *argv], text=True, start_new_session=True, env=dict(os.environ, PYTHONPATH=str(ROOT)), **pipes
-    )
+def begun(argv: list[str], variables: Mapping[str, str] | None = None, **pipes: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(variables or {})}
+    return subprocess.Popen([sys.executable, *argv], text=True, start_new_session=True, env=environment, **pipes)
 
 
 _STOPPED_AT_ONCE = """
@@ -93,6 +95,73 @@ try:
 except errors.TrainingFailed as failure:
     print(failure.code, failure.message)
 """
+
+
+_SHORT_OF_MEMORY = """
+import os
+import torch
+from torch import nn
+from remote_trainer import descent, wire
+from remote_trainer.denoising import Denoising
+from remote_trainer.errors import TrainingFailed
+from remote_trainer.ranks import free_port
+from remote_trainer.world import join
+
+class Layer(nn.Linear):
+    thrifty = False
+    def enable_gradient_checkpointing(self):
+        self.thrifty = True
+
+class Batches:
+    def loss(self, step, micro_step, part, parts):
+        short = world.rank == 1 and micro_step == 1
+        if short and (step == 3 or (step == 2 and not layer.thrifty)):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sum_of(layer, step, micro_step, [world.rank])
+
+def sum_of(layer, step, micro_step, rows):
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(10 * step + micro_step))[rows]
+    return layer(x).square().mean()
+
+def made():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = Layer(4, 4)
+    return layer, torch.optim.SGD(layer.parameters(), lr=0.1)
+
+world = join(2, gpus=0)
+layer, optimizer = made()
+spec = wire.TrainSpec(gradient_accumulation=2, max_grad_norm=1e9)
+denoising = Denoising(None, layer, torch.device("cpu"), "fp32")
+steps = descent.Descent(spec, denoising, Batches(), dict(layer.named_parameters()), optimizer, world=world)
+alone, descending = made()
+for step in (1, 2):
+    steps.step(step, 0.1, lambda decision: print(decision.what, "|", decision.why))
+    descending.zero_grad()
+    (sum(sum_of(alone, step, k, [0, 1]) for k in range(2)) / 2).backward()
+    descending.step()
+torch.testing.assert_close(layer.weight, alone.weight)
+try:
+    steps.step(3, 0.1)
+except (TrainingFailed, torch.OutOfMemoryError) as error:
+    print(error)
+"""
+
+
+def test_a_step_that_runs_out_of_memory_in_one_process_is_done_again_by_all_and_once_only():
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    both = {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", **meeting}
+    with ExitStack() as running:
+        processes = [
+            running.enter_context(
+                begun(["-c", _SHORT_OF_MEMORY], variables={**both, "RANK": rank}, stdout=subprocess.PIPE)
+            )
+            for rank in "01"
+        ]
+        told = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+    adapted = "gradient checkpointing on | memory ran out at step 2, which is done again this way"
+    assert told[0] == [adapted, "memory ran out at step 3 in another process of the run"]
+    assert told[1] == [adapted, "CUDA out of memory"]
 
 
 def test_a_stop_ends_no_other_process_however_young(tmp_path):

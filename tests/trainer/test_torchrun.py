@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from orchestrator.ssh.machine_keys import make_machine_keys
 from providers.api import BootPlan, Market, Offer, Rendezvous
 from remote_trainer import rendezvous, wire
 from remote_trainer.errors import TrainingFailed
-from remote_trainer.ranks import others
+from remote_trainer.ranks import free_port, others
 from remote_trainer.supervisor import stage_environment
 from tests.trainer.tiny_runs import PROMPT, Watched, final_weights, photo_set, tiny_job
 
@@ -31,9 +30,7 @@ OFFER = Offer("clusters", "1", "RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.5)
 
 
 def boot_plans(folder: Path, nodes: int = 2) -> list[BootPlan]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return [
         boot_plan(OFFER, make_machine_keys(folder, f"cb-{rank}"), None, None, 1500.0,
                   rendezvous=Rendezvous(nodes, rank, "127.0.0.1", port))
