@@ -236,7 +236,9 @@ def make_plan(
         decisions.append(
             Decision("lend HF_TOKEN to the machine, in its memory", f"{base.repo} opens only with a token")
         )
-    decisions += data_decisions(spec, sets, work.family)
+    priced = () if rental is None else rental.quote.phases
+    captions_s = next((phase.seconds for phase in priced if phase.name == "captions"), None)
+    decisions += data_decisions(spec, sets, work.family, captions_s)
     if rental is not None:
         decisions += rental_decisions(spec, rental, work)
     findings = [

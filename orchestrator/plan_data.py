@@ -11,6 +11,7 @@ from orchestrator.dataset.scan import Scan
 from orchestrator.dataset.visits import Drawn, epoch_length, expected_turns, turns_per_epoch
 from orchestrator.errors import UsageError
 from orchestrator.families import Family
+from orchestrator.ranges import Range, duration_range
 from orchestrator.spec import RunSpec
 from orchestrator.spec_data import (
     CAPTIONER,
@@ -201,7 +202,10 @@ def dataset_specs(sets: Sequence[PlannedSet], images: Mapping[str, tuple[ImageSp
     )
 
 
-def data_decisions(spec: RunSpec, sets: Sequence[PlannedSet], family: Family) -> list[Decision]:
+def data_decisions(
+    spec: RunSpec, sets: Sequence[PlannedSet], family: Family, captions_s: Range | None = None
+) -> list[Decision]:
+    """`captions_s`: what the captions take, where somebody is paid for it."""
     decisions = []
     train = spec.train
     if not train.aspect_buckets and any(each.square is None for each in spec.picture_sets):
@@ -213,8 +217,8 @@ def data_decisions(spec: RunSpec, sets: Sequence[PlannedSet], family: Family) ->
         decisions.append(
             Decision(
                 f"{_counted(to_caption, 'caption')} written on the machine by {_captioner(spec)}",
-                f"the prompt, then what is seen; {_captioner_size(spec)}; they come home as text files beside the "
-                "photos",
+                f"the prompt, then what is seen; {_captioner_size(spec)}{_for_time(captions_s)}; they come home as "
+                "text files beside the photos",
             )
         )
     elif not captions and family.reads_sentences and len(placements) > 1:
@@ -246,6 +250,10 @@ def _captioner(spec: RunSpec) -> str:
 
 def _captioner_size(spec: RunSpec) -> str:
     return "it lies there" if spec.data.captioner.startswith("/") else f"{CAPTIONER_GB:g} GB to download at most"
+
+
+def _for_time(seconds: Range | None) -> str:
+    return "" if seconds is None else f", {duration_range(seconds)} in all"
 
 
 def _counted(number: int, what: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from orchestrator.base_model import HubModel, inspect_base, pipeline_name, require_reading_token, upload_bytes
 from orchestrator.budget import reserve_s
+from orchestrator.captioner import look_up_captioner
 from orchestrator.dataset.git_pictures import fetches_of
 from orchestrator.dataset.scan import require_usable
 from orchestrator.dataset.selection import scan_sets
@@ -80,6 +81,8 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     told = tuple(
         Warned(text, "`cloudbooth gpus` shows what every provider answers") for text in dict.fromkeys(left_out)
     )
+    if plan.captioner is not None and (unsure := look_up_captioner(plan.captioner)) is not None:
+        told = (*told, unsure)
     plan = replace(plan, warnings=(*plan.warnings, *told))
     plan = _within_what_its_keeper_pays(wiring, spec, plan)
     if store is None:

@@ -15,7 +15,7 @@ COMMIT = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 
 @dataclass
 class FakeHub:
-    """Knows `open/diffusers`, `open/words` (no diffusers model), `gated/base` and `private/base`.
+    """Knows `open/diffusers`, `open/words`, `open/florence2`, `open/clip` (no diffusers), `gated/base`, `private/base`.
 
     The token `good` opens the last two; `broken` answers 503 to everything.
     """
@@ -48,6 +48,8 @@ class FakeHub:
         match repo:
             case "open/diffusers" | "open/large" | "gated/base":
                 pass
+            case "open/florence2" | "open/clip":
+                files = ["config.json", "model.safetensors"]
             case "open/words":
                 files = ["README.md", "config.json"]
             case "private/base" if token == "good":
@@ -60,6 +62,8 @@ class FakeHub:
         info = {"sha": COMMIT, "gated": gated, "siblings": [{"rfilename": name} for name in files]}
         if repo == "open/large":
             info["config"] = {"diffusers": {"_class_name": "StableDiffusionXLPipeline"}}
+        if repo in ("open/florence2", "open/clip"):
+            info["config"] = {"model_type": repo.partition("/")[2]}
         return 200, "", info
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.base_model import HubModel
+from orchestrator.captioner import look_up_captioner
 from orchestrator.captions_home import LONGEST, bring_captions, with_captions_at_home
 from orchestrator.dataset.selection import scan_sets
 from orchestrator.errors import UsageError
@@ -20,6 +23,7 @@ from orchestrator.spec_file import spec_from_photos
 from orchestrator.staging import read_staged_job, stage
 from providers.api import Market, Offer
 from remote_trainer.wire import Captioned
+from tests.fakes.hub import COMMIT, FakeHub, running_hub
 from tests.fakes.photos import photo_folder
 from tests.fakes.told import Told
 
@@ -84,6 +88,11 @@ def test_a_rented_machine_is_quoted_with_download_and_time(photos: Path) -> None
     assert planned.quote.restart_s == without.quote.restart_s, "the next machine gets the captions of the first"
 
 
+def test_the_plan_of_a_rented_machine_says_how_long_they_take(photos: Path) -> None:
+    told = decided(plan_of(photos, GENERATED, offer=RENTED))
+    assert re.search(r"1.1 GB to download at most, [^;]+ to [^;]+\) in all", told), told
+
+
 def test_a_machine_without_a_gpu_is_warned_about(photos: Path) -> None:
     bare = StandingMachine("me@box", "/work", has_gpu=False)
     assert "described on a CPU" in " ".join(w.message for w in plan_of(photos, GENERATED, machine=bare).warnings)
@@ -94,6 +103,40 @@ def test_a_base_that_reads_sentences_is_told_of_captions_and_others_are_not(tmp_
     flux = ("model.base=black-forest-labs/FLUX.1-dev", "train.resolution=512")
     assert "--set data.captions=generated" in decided(plan_of(photos, *flux))
     assert "--set data.captions=generated" not in decided(plan_of(photos))
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[FakeHub]:
+    with running_hub() as running:
+        yield running
+
+
+def test_a_captioner_that_the_hub_has_is_let_pass(hub: FakeHub) -> None:
+    assert look_up_captioner(f"open/florence2@{COMMIT}", endpoint=hub.endpoint) is None
+
+
+@pytest.mark.parametrize(
+    ("captioner", "told"),
+    [
+        (f"open/clip@{COMMIT}", "of the kind clip"),
+        (f"gated/base@{COMMIT}", "is gated"),
+        (f"no/such@{COMMIT}", "shows no captioner"),
+        (f"open/florence2@{'0' * 40}", "shows no captioner"),
+    ],
+)
+def test_one_that_could_not_be_used_is_refused_before_anything_is_rented(
+    hub: FakeHub, captioner: str, told: str
+) -> None:
+    with pytest.raises(UsageError, match=told) as refused:
+        look_up_captioner(captioner, endpoint=hub.endpoint)
+    assert "data.captioner" in refused.value.hint
+
+
+def test_a_hub_that_says_nothing_is_a_warning_and_a_folder_is_not_asked_for() -> None:
+    unsure = look_up_captioner(CAPTIONER, endpoint="http://127.0.0.1:9", timeout_s=5.0)
+    assert unsure is not None
+    assert "could not be checked" in unsure.message
+    assert look_up_captioner("/models/florence", endpoint="http://127.0.0.1:9") is None
 
 
 @pytest.mark.parametrize("captioner", ["microsoft/Florence-2-base", "a/b@main", "models/here", "../up"])
