@@ -16,12 +16,12 @@ from enum import Enum
 from importlib import metadata
 from pathlib import Path
 
-from orchestrator.extras import installing
 from orchestrator.ledger import Ledger
 from orchestrator.plan import StandingMachine
 from orchestrator.workload import ENVIRONMENT_GB
 from providers.api import GpuRequest, HasStandingMachine, MachineProvider, Offer
 from providers.errors import CloudboothError
+from providers.installation import installing
 from providers.jobs import JobProvider, JobWish
 
 PACKAGES = ("orchestrator", "providers", "remote_trainer")

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.host import HostError
+from providers.installation import upgrading
 from remote_trainer.wire import WireError
 
-HINT = "upgrade cloudbooth on this laptop: a newer one may have started the run (`pip install --upgrade cloudbooth`)"
+HINT = f"upgrade cloudbooth on this laptop: a newer one may have started the run; {upgrading()}"
 
 
 @contextmanager

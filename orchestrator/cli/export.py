@@ -12,10 +12,10 @@ from orchestrator.cli.generate import Teller
 from orchestrator.cli.options import json_option, run_argument
 from orchestrator.conversion import conversion_of
 from orchestrator.errors import UsageError
-from orchestrator.extras import installing
 from orchestrator.preflight import require_new_folder
 from orchestrator.sampling_call import Studio
 from orchestrator.wiring import connect, wire_up
+from providers.installation import installing
 from remote_trainer import wire
 
 

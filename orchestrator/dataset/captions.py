@@ -9,8 +9,8 @@ from typing import assert_never
 
 from orchestrator.dataset.scan import Finding, Photo, Scan, Severity
 from orchestrator.errors import UsageError
-from orchestrator.extras import installing
 from orchestrator.spec_data import PictureSet
+from providers.installation import installing
 
 PARQUET_HINT = f"in the checkout: {installing('parquet')}; or write captions as `name.txt` beside the pictures"
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from PIL import Image
 
 from orchestrator.errors import UsageError
+from providers.installation import installing
 
 SURE = 0.8
 """Scores of people's faces were 0.91 to 0.95, those of dogs and of patches on a backpack up to 0.70."""
 FACES_HINT = (
-    "in the checkout: uv tool install --force '.[faces]' brings a detector, some 150 MB with OpenCV and numpy; or use "
-    "`--crop smart`"
+    f"in the checkout: {installing('faces')} brings a detector, some 150 MB with OpenCV and numpy; "
+    "or use `--crop smart`"
 )
 
 

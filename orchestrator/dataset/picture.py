@@ -18,8 +18,8 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageCms, ImageStat, UnidentifiedImageError, features
 
-from orchestrator.extras import installing
 from providers.errors import CloudboothError
+from providers.installation import installing
 
 MAX_PIXELS = 200_000_000
 """Above it a file is refused before it is decoded: a small file can claim any size."""

@@ -11,9 +11,9 @@ from typing import Any
 
 from orchestrator.base_model import DEFAULT_ENDPOINT
 from orchestrator.errors import UsageError
-from orchestrator.extras import installing
 from orchestrator.finished_model import FinishedModel
 from providers.errors import AuthRejected, CloudboothError, Transient
+from providers.installation import installing
 from providers.secret import Secret
 from remote_trainer import wire
 

@@ -16,7 +16,7 @@ from typing import Protocol, assert_never
 
 from orchestrator.curves import Point
 from orchestrator.errors import UsageError
-from orchestrator.extras import installing
+from providers.installation import installing
 
 PROJECT = "cloudbooth"
 """Where runs are put that nobody named a project for."""

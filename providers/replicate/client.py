@@ -20,6 +20,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from providers.errors import CloudboothError, Transient
+from providers.installation import upgrading
 from providers.replicate.records import Account, Item, Model, Page, Prediction, Training, Version
 from providers.replicate.refusals import error_of
 from providers.secret import Secret
@@ -165,9 +166,7 @@ class ReplicateClient:
             problem = f"Replicate's answer cannot be read ({what}): {where}: {first['msg']}"
             if first["type"] == "json_invalid":  # something in between has answered
                 raise Transient(problem) from error
-            raise CloudboothError(
-                problem, "uv tool upgrade cloudbooth, for Replicate may have changed its API"
-            ) from error
+            raise CloudboothError(problem, f"Replicate may have changed its API; {upgrading()}") from error
 
     def _own_path(self, url: str) -> str:
         """Of a following page: whatever host it names, we ask the one that we know."""

@@ -15,6 +15,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from providers.errors import CloudboothError, Indeterminate, Transient
+from providers.installation import upgrading
 from providers.runpod.records import (
     Catalog,
     GpuType,
@@ -151,7 +152,7 @@ class RunPodClient:
                 raise Indeterminate(problem) from error
             if error.errors(include_url=False)[0]["type"] == "json_invalid":  # something in between has answered
                 raise Transient(problem) from error
-            raise CloudboothError(problem, "uv tool upgrade cloudbooth, for RunPod may have changed its API") from error
+            raise CloudboothError(problem, f"RunPod may have changed its API; {upgrading()}") from error
 
     def _exchange(
         self,

@@ -23,6 +23,7 @@ from providers.errors import (
     QuotaExceeded,
     Transient,
 )
+from providers.installation import upgrading
 
 KEYS_PAGE = "https://console.runpod.io/user/settings"
 BILLING_PAGE = "https://console.runpod.io/user/billing"
@@ -75,7 +76,7 @@ def error_of(refusal: Refusal, what: str, effect: Effect, machine: str | None = 
         case 404 | 410 if machine is not None and refusal.is_structured:
             return MachineGone(f"RunPod has no pod {machine}")
         case 410:
-            return CloudboothError(said, "uv tool upgrade cloudbooth, for RunPod has retired this part of its API")
+            return CloudboothError(said, f"RunPod has retired this part of its API; {upgrading()}")
         case 409 if machine is not None and not _NO_CAPACITY.search(refusal.text):
             return NotInThisStatus(said)
         case 429:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from providers.api import BootPlan, GpuRequest, MachineId
 from providers.errors import AuthRejected, CloudboothError, Indeterminate, NoCapacity, Transient, UnsupportedMarket
+from providers.installation import installing
 from providers.runpod import boot as booting
 from providers.runpod.disks import CONTAINER_DISK_GB, volume_gb
 from providers.runpod.refusals import Effect, Refusal, error_of
@@ -184,7 +185,7 @@ def _vendor_package() -> tuple[Any, Any]:
     except ImportError as error:
         raise CloudboothError(
             "spot on RunPod goes through RunPod's own package, which is not installed",
-            f"in the checkout: uv tool install --force '.[runpod]'; or {INSTEAD}",
+            f"in the checkout: {installing('runpod')}; or {INSTEAD}",
         ) from error
     return run_graphql_query, runpod.error
 

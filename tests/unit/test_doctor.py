@@ -16,13 +16,13 @@ from click.testing import CliRunner
 from orchestrator import doctor
 from orchestrator.cli.main import cli
 from orchestrator.doctor import Finding, Verdict
-from orchestrator.extras import installing
 from orchestrator.host import HostUnreachable
 from orchestrator.plan import StandingMachine
 from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.open import require_writable
 from providers.api import MachineProvider
 from providers.errors import AuthRejected
+from providers.installation import installing
 from providers.local import LocalProvider
 from providers.registry import ProviderContext
 from providers.testing.simulated_cloud import SimulatedCloud

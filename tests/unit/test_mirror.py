@@ -124,7 +124,7 @@ def test_an_event_of_a_newer_version_is_an_error_with_a_way_out_and_is_not_writt
     mirror = Mirror(tmp_path / "events.jsonl")
     with pytest.raises(HostError, match="speaks event version 99") as caught:
         list(mirror.feed(NEWER))
-    assert "pip install --upgrade cloudbooth" in caught.value.hint
+    assert "upgrade cloudbooth" in caught.value.hint
     assert (tmp_path / "events.jsonl").read_bytes() == b""
 
 

@@ -57,7 +57,7 @@ def test_an_answer_that_cannot_be_understood_says_what_to_do(remote: RemoteRun, 
     newer.write_text("print('{\"phase\": 1}')")
     with pytest.raises(HostError, match="the answer of this machine cannot be understood") as caught:
         remote.status()
-    assert "pip install --upgrade cloudbooth" in caught.value.hint
+    assert "upgrade cloudbooth" in caught.value.hint
 
 
 def test_a_refusal_of_the_agent_has_a_hint_with_the_name_of_the_run(remote: RemoteRun, tmp_path: Path) -> None:
