@@ -112,7 +112,7 @@ def _supervise(call: argparse.Namespace) -> int:
 
 
 def _prepare(call: argparse.Namespace) -> int:
-    from . import environment, supervisor
+    from . import environment, interpreter, supervisor
 
     def work(emit: stage.Emit, _should_stop: stage.ShouldStop) -> None:
         emit(wire.PhaseStarted("environment"))
@@ -125,7 +125,7 @@ def _prepare(call: argparse.Namespace) -> int:
         python = environment.ensure_environment(envs, report, allow_cpu=job.allow_cpu)
         if not job.allow_cpu:
             verb = "train" if job.pictures is None else "draw"
-            emit(wire.Decision(f"{verb} on {environment.require_cuda(str(python))}", "a matrix product there is right"))
+            emit(wire.Decision(f"{verb} on {interpreter.require_cuda(str(python))}", "a matrix product there is right"))
         write_atomically(call.run_folder / supervisor.PREPARED_FILE, wire.dumps({"python": str(python)}))
 
     return stage.run(call.events_fd, call.lock_fd, work, ends_itself=False)

@@ -14,18 +14,17 @@ import fcntl
 import itertools
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from .errors import TrainingFailed
+from .interpreter import Interpreter, ask, driver_cuda, probe_interpreter
 from .requirements import LOCK_FILE, lock_hash, missing_requirements, parse_lock, trainer_ranges
 
 COMPLETE_MARK = "complete.json"
@@ -40,24 +39,6 @@ TORCH_VARIABLE = "CLOUDBOOTH_TORCH"
 
 _CUDA_INDEXES = (((13, 0), "cu130"), ((12, 8), "cu128"), ((12, 0), "cu126"), ((11, 8), "cu118"))
 """Oldest driver of each index, newest first. Drivers run every minor version of their major one: 12.0 runs cu126."""
-
-_PROBE = """
-import json, sys
-from importlib import metadata
-found = {}
-for each in metadata.distributions():
-    name = each.metadata["Name"]
-    if name:
-        found.setdefault(name.lower().replace("_", "-").replace(".", "-"), each.version)
-print(json.dumps({"python": sys.version_info[:2], "virtual": sys.prefix != sys.base_prefix, "installed": found}))
-"""
-
-_CUDA_PROBE = """
-import torch
-side = torch.ones(64, 64, device="cuda")
-assert float((side @ side).sum()) == 64.0 ** 3
-print(torch.cuda.get_device_name(0))
-"""
 
 
 # ---- what to install ----------------------------------------------------------------------------------------
@@ -128,70 +109,6 @@ def venv_command(folder: Path, base: Optional[Interpreter], *, has_uv: bool, see
         return [base.path, "-m", "venv", *system, str(folder)]
     wanted = base.path if base is not None else "{}.{}".format(*OLDEST_PYTHON)
     return ["uv", "venv", "--seed", "--python", wanted, *system, str(folder)]
-
-
-# ---- looking at a machine ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    path: str
-    version: tuple[int, int]
-    virtual: bool
-    installed: Mapping[str, str]
-    """Normalized distribution name → version."""
-
-
-def probe_interpreter(python: str) -> Optional[Interpreter]:
-    """What `python` is and has, without importing any of it; None when it cannot be run. Takes about 0.2 s."""
-    answer = _ask([python, "-c", _PROBE], timeout_s=60.0)
-    if answer is None:
-        return None
-    try:
-        said = json.loads(answer.splitlines()[-1])
-        return Interpreter(python, tuple(said["python"]), said["virtual"], said["installed"])
-    except (ValueError, KeyError, IndexError):
-        return None
-
-
-def driver_cuda() -> Optional[tuple[int, int]]:
-    """The newest CUDA version that the NVIDIA driver runs; None without driver or GPU."""
-    return parse_driver_cuda(_ask(["nvidia-smi"], timeout_s=30.0) or "")
-
-
-def parse_driver_cuda(nvidia_smi: str) -> Optional[tuple[int, int]]:
-    match = re.search(r"CUDA (?:UMD )?Version:\s*(\d+)\.(\d+)", nvidia_smi)
-    return (int(match.group(1)), int(match.group(2))) if match else None
-
-
-def cuda_works(python: str) -> Optional[str]:
-    """The GPU's name if a matrix product on it comes out right under `python`, else None. Takes 5–15 s."""
-    answer = _ask([python, "-c", _CUDA_PROBE], timeout_s=180.0)
-    return answer.strip().splitlines()[-1] if answer and answer.strip() else None
-
-
-def require_cuda(python: str) -> str:
-    """The GPU's name. Raises TrainingFailed("no-gpu") when `python` cannot compute on one: nobody pays for a GPU in
-    vain, and weights are downloaded only after this.
-    """
-    device = cuda_works(python)
-    if device is None:
-        raise TrainingFailed(
-            "no-gpu",
-            "this machine has no GPU that torch can compute on",
-            "try another offer; to train on its CPU all the same: `--set compute.allow_cpu=true`",
-        )
-    return device
-
-
-def _ask(command: Sequence[str], timeout_s: float) -> Optional[str]:
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=timeout_s
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
 # ---- building ------------------------------------------------------------------------------------------------------
@@ -282,7 +199,7 @@ def _choose_base(current: Optional[Interpreter], has_uv: bool) -> Optional[Inter
     if has_uv:
         return candidates[0] if candidates else None
     for each in candidates:
-        if _ask([each.path, "-c", "import venv, ensurepip"], timeout_s=60.0) is not None:
+        if ask([each.path, "-c", "import venv, ensurepip"], timeout_s=60.0) is not None:
             return each
     if candidates:
         version = "{}.{}".format(*candidates[0].version)

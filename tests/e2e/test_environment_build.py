@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_trainer import environment, requirements
+from remote_trainer import environment, interpreter, requirements
 from tests.conftest import require_sshd
 from tests.e2e.command import Cloudbooth, Finished
 from tests.fakes.sshd import make_key, running_sshd, sshd_binary
@@ -131,7 +131,7 @@ def test_the_next_launch_uses_what_the_first_built(launches: list[Finished]) -> 
 
 
 def test_a_bare_host_gets_every_pinned_version(built: Path) -> None:
-    found = environment.probe_interpreter(str(built))
+    found = interpreter.probe_interpreter(str(built))
     assert found is not None
     pins = {pin.name: pin.version for pin in requirements.parse_lock(requirements.LOCK_FILE.read_text())}
     assert {name: found.installed.get(name) for name in pins} == pins

@@ -14,17 +14,16 @@ from typing import Any
 
 import pytest
 
-from remote_trainer import environment
+from remote_trainer import environment, interpreter
 from remote_trainer.environment import (
-    Interpreter,
     install_failure,
-    parse_driver_cuda,
     torch_can_be_kept,
     torch_install_commands,
     venv_command,
     why_unfit,
 )
 from remote_trainer.errors import TrainingFailed
+from remote_trainer.interpreter import Interpreter, parse_driver_cuda
 from remote_trainer.requirements import (
     LOCK_FILE,
     Pin,
@@ -227,21 +226,21 @@ def test_no_driver_is_no_cuda() -> None:
 
 def test_a_python_that_cannot_compute_on_a_gpu_is_refused() -> None:
     with pytest.raises(TrainingFailed) as refusal:
-        environment.require_cuda("/bin/false")
+        interpreter.require_cuda("/bin/false")
     assert refusal.value.code == "no-gpu"
     assert "compute.allow_cpu=true" in refusal.value.hint
 
 
 def test_probing_names_the_distributions_of_an_interpreter() -> None:
-    found = environment.probe_interpreter(sys.executable)
+    found = interpreter.probe_interpreter(sys.executable)
     assert isinstance(found, Interpreter)
     assert found.version == sys.version_info[:2]
     assert "pytest" in found.installed
 
 
 def test_a_path_that_is_no_interpreter_is_no_interpreter(tmp_path: Path) -> None:
-    assert environment.probe_interpreter(str(tmp_path / "python")) is None
-    assert environment.probe_interpreter("/bin/false") is None
+    assert interpreter.probe_interpreter(str(tmp_path / "python")) is None
+    assert interpreter.probe_interpreter("/bin/false") is None
 
 
 # ---- what an earlier machine has built -------------------------------------------------------------------------------
