@@ -54,6 +54,7 @@ def test_fifty_runs_are_followed_in_600_mb(
     with at_work(folders):
         started_at = time.monotonic()
         pid, missing = hand_over(wiring, names)
+        assert pid > 0, "zero would be all of us"
         try:
             assert missing == []
             taken_s = time.monotonic() - started_at
