@@ -23,8 +23,10 @@ from orchestrator.spec_file import spec_from_photos
 from orchestrator.staging import read_staged_job, stage
 from providers.api import Market, Offer
 from remote_trainer.wire import Captioned
+from tests.fakes.hosted_run import HostedRun
 from tests.fakes.hub import COMMIT, FakeHub, running_hub
 from tests.fakes.photos import photo_folder
+from tests.fakes.replicate import running_replicate
 from tests.fakes.told import Told
 
 HUB = HubModel("owner/base", "4" * 40, pinned=True)
@@ -143,6 +145,12 @@ def test_a_hub_that_says_nothing_is_a_warning_and_a_folder_is_not_asked_for() ->
 def test_a_captioner_is_pinned_to_a_commit(photos: Path, captioner: str) -> None:
     with pytest.raises(UsageError, match="40 hex digits"):
         spec_of(photos, GENERATED, f"data.captioner={captioner}")
+
+
+def test_a_hosted_job_refuses_what_its_trainer_would_not_hear_of(tmp_path: Path) -> None:
+    with running_replicate() as fake, pytest.raises(UsageError, match="has no captioner of ours") as refused:
+        HostedRun(tmp_path, fake, overrides=(GENERATED,)).plan()
+    assert "beside the photos" in refused.value.hint
 
 
 def test_class_images_of_the_base_have_their_prompt() -> None:
