@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from remote_trainer import wire
+from remote_trainer import captions, wire
 from remote_trainer.errors import TrainingFailed
 from remote_trainer.ranks import free_port
 from remote_trainer.world import World, join
@@ -45,7 +45,8 @@ def run_together(job: wire.Job, run_folder: Path) -> list[Any]:
 
 
 def test_two_processes_equal_one_with_twice_the_batch(epsilon_base, tmp_path):
-    """Also where the gradient of a step is a sum over several batches, with class images and dropped captions."""
+    """Also where the gradient of a step is a sum over several batches, with class images, and with captions that were
+    written on the host and are dropped now and then."""
     alone, together = tmp_path / "alone/runs/r", tmp_path / "together/runs/r"
     settings: dict[str, Any] = {
         "steps": 4, "gradient_accumulation": 2, "caption_dropout": 0.3, "validation_prompts": (PROMPT,),
@@ -54,7 +55,11 @@ def test_two_processes_equal_one_with_twice_the_batch(epsilon_base, tmp_path):
     jobs = {}
     for folder, batch_size in ((alone, 4), (together, 2)):
         folder.mkdir(parents=True)
-        sets = photo_set(folder, "instance", 4), photo_set(folder, "class", 4)
+        shown = dataclasses.replace(photo_set(folder, "instance", 4), captioned=True)
+        sets = shown, photo_set(folder, "class", 4)
+        (folder / captions.FOLDER).mkdir()
+        for number, image in enumerate(shown.images):  # only the first process reads them
+            (folder / captions.FOLDER / f"{image.sha256}.txt").write_text(f"photo {number} of many")
         jobs[folder] = tiny_job(*sets, batch_size=batch_size, **settings)
     Watched().train(jobs[alone], alone, epsilon_base)
     events = run_together(dataclasses.replace(jobs[together], processes=2, base_path=str(epsilon_base)), together)
