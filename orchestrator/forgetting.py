@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.errors import RunConflict
 from orchestrator.home import RunHome
 from orchestrator.latecomers import RECHECK_S, latecomers
-from orchestrator.ledger import ArtifactRecord, Ledger, MachineRecord, RunRecord
+from orchestrator.ledger import ArtifactRecord, Ledger, MachineRecord, PredictionRecord, RunRecord
 from orchestrator.lifecycle import Keeps, State
 from orchestrator.progress import Progress
 from orchestrator.recovery import kept_alone
@@ -32,7 +32,9 @@ class Forgotten:
     """What exists nowhere else that is known, as a fact for people; empty when nothing does."""
 
 
-def why_not(run: RunRecord, machines: Sequence[MachineRecord], now: float) -> RunConflict | None:
+def why_not(
+    run: RunRecord, machines: Sequence[MachineRecord], predictions: Sequence[PredictionRecord], now: float
+) -> RunConflict | None:
     """The reason for which a run must not be forgotten at `now` (Unix seconds), whatever its user says. Pure."""
     if run.state is not State.ENDED:
         return RunConflict(
@@ -40,6 +42,10 @@ def why_not(run: RunRecord, machines: Sequence[MachineRecord], now: float) -> Ru
         )
     if unconfirmed := [machine.tag for machine in machines if machine.absent_at is None]:
         return RunConflict(f"{', '.join(unconfirmed)} may still bill", "`cloudbooth gc` gives it back")
+    if going_on := [prediction.tag for prediction in predictions if prediction.over_at is None]:
+        return RunConflict(
+            f"{', '.join(going_on)} may still bill", "it ends by itself: `cloudbooth ps` asks whether it has"
+        )
     if expected := latecomers(machines, now):
         left_h = max(RECHECK_S - (now - machine.intent_at) for machine in expected) / 3600
         return RunConflict(

@@ -39,7 +39,8 @@ def forget(run: str, with_model: bool, yes: bool, as_json: bool) -> int:
     wiring.ledger.run(run)
     with driver_lock(wiring.home.run(run).driver_lock, run):
         record = wiring.ledger.run(run)
-        if (conflict := why_not(record, wiring.ledger.machines(run), wiring.clock.now())) is not None:
+        machines, predictions = wiring.ledger.machines(run), wiring.ledger.predictions(run)
+        if (conflict := why_not(record, machines, predictions, wiring.clock.now())) is not None:
             raise conflict
         spec = _readable(record)
         progress, artifacts = progress_of_run(wiring.home.run(run)), wiring.ledger.artifacts(run)

@@ -72,17 +72,28 @@ def test_a_run_that_somebody_drives_is_kept(dog: RecordedRun) -> None:
 
 def test_what_may_still_bill_is_kept(dog: RecordedRun) -> None:
     run, [gone, _] = dog.ledger.run("dog"), dog.ledger.machines("dog")
-    assert why_not(run, [gone], 0.0) is None
-    conflict = why_not(run, [replace(gone, absent_at=None)], 0.0)
+    assert why_not(run, [gone], [], 0.0) is None
+    conflict = why_not(run, [replace(gone, absent_at=None)], [], 0.0)
     assert conflict is not None
     assert "may still bill" in conflict.message
+
+
+def test_a_picture_that_a_service_may_still_bill_keeps_run_and_model(dog: RecordedRun) -> None:
+    dog.ledger.record_prediction_intent("cb-picture", "dog", "replicate", "me/dog:1", "{}", None)
+    refused = forget("--with-model", "--yes").exception
+    assert isinstance(refused, RunConflict)
+    assert refused.message == "cb-picture may still bill"
+    assert (dog.output / "dog.safetensors").exists()
+    assert dog.run_home.root.exists()
+    dog.ledger.record_prediction_over("cb-picture", "succeeded", 0.01)
+    assert forget("--yes", "--json").exception is None
 
 
 def test_a_machine_that_may_show_up_yet_is_waited_for(dog: RecordedRun) -> None:
     run, [gone, _] = dog.ledger.run("dog"), dog.ledger.machines("dog")
     never_seen = replace(gone, machine_id=None)
-    assert why_not(run, [never_seen], gone.intent_at + RECHECK_S + 1) is None
-    conflict = why_not(run, [never_seen], gone.intent_at + RECHECK_S - 3600)
+    assert why_not(run, [never_seen], [], gone.intent_at + RECHECK_S + 1) is None
+    conflict = why_not(run, [never_seen], [], gone.intent_at + RECHECK_S - 3600)
     assert conflict is not None
     assert "in 1 h" in conflict.hint
 
