@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from orchestrator.captioner import KINDS
 from remote_trainer import captions, wire
-from remote_trainer.captioner import Captioner, tidy
+from remote_trainer.captioner import ASKED, Captioner, tidy
 from remote_trainer.errors import TrainingFailed
 from remote_trainer.identity import identity_of
 from remote_trainer.stopping import StopRequested
@@ -179,3 +180,7 @@ def test_blip_describes_too(tmp_path: Path) -> None:
 )
 def test_descriptions_are_made_to_stand_behind_a_prompt(said: str, left: str) -> None:
     assert tidy(said) == left
+
+
+def test_the_laptop_lets_pass_what_the_host_can_ask() -> None:
+    assert set(KINDS) == set(ASKED)
