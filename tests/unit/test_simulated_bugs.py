@@ -50,7 +50,10 @@ ONLY_AFTER: dict[Invariant, Kind] = {
 
 
 FOCUSED_ON: dict[Invariant, tuple[Kind, ...]] = {
-    Invariant.STALE_DRIVER_SENDS_NOTHING: (WorldFault.TWO_DRIVERS,),
+    Invariant.STALE_DRIVER_SENDS_NOTHING: (WorldFault.TWO_DRIVERS, WorldFault.CUT, CloudFault.PREEMPTED),
+    Invariant.LEASE: (WorldFault.ASLEEP, WorldFault.SUPERVISOR_KILLED),
+    Invariant.CEILING: (WorldFault.OFFLINE, WorldFault.ASLEEP),
+    Invariant.ENDED_RUN_HAS_NO_PROCESS: (WorldFault.USER_ENDS, WorldFault.DRIVER_KILLED),
     Invariant.ONLY_COPY: (WorldFault.DRIVER_KILLED, WorldFault.ASLEEP),
     Invariant.RECOVERY: (CloudFault.PREEMPTED, WorldFault.DRIVER_KILLED),
 }

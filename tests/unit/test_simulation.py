@@ -24,7 +24,7 @@ from tests.simulation.outcome import Outcome
 from tests.simulation.schedule import Abilities, AtPassage, Planned, draw
 from tests.simulation.world import World, play
 
-SEEDS = 200
+SEEDS = 120
 WITHIN_SEEDS = 1000
 
 
