@@ -17,12 +17,14 @@ from orchestrator.host import Completed, ConnectionLost, HostError
 from orchestrator.output_tail import Tail
 from orchestrator.ssh.config import resolve
 from orchestrator.ssh.connection import Connection, connect
+from orchestrator.ssh.packets import send_burst
 from orchestrator.ssh.watchdog import Watchdog
 from providers.api import SshAccess
 
 READ_BYTES = 1 << 20
 """Asked for per read: paramiko moves the rest of its buffer at every read, so few large ones are cheaper."""
-SEND_BYTES = 32 << 10
+SEND_BYTES = 256 << 10
+"""Handed over at once: eight packets or so."""
 OPEN_TIMEOUT_S = 15.0
 """For opening a channel on a link that was made earlier: after that it counts as dead."""
 STDERR_TAIL_BYTES = 64 << 10
@@ -200,7 +202,7 @@ class SshHost:
             view = memoryview(part)
             while view:
                 try:
-                    sent = channel.send(view[:SEND_BYTES].tobytes())
+                    sent = send_burst(channel, view[:SEND_BYTES])
                 except _BROKEN:
                     return
                 if sent == 0:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import paramiko  # type: ignore[import-untyped]
 from cryptography.exceptions import InvalidTag
 from paramiko.buffered_pipe import PipeTimeout  # type: ignore[import-untyped]
-from paramiko.common import MSG_CHANNEL_DATA  # type: ignore[import-untyped]
+from paramiko.common import MSG_CHANNEL_DATA, cMSG_CHANNEL_DATA  # type: ignore[import-untyped]
 from paramiko.packet import NeedRekeyException  # type: ignore[import-untyped]
 
 AHEAD_BYTES = 512 << 10
@@ -101,13 +101,18 @@ class Packets(paramiko.Packetizer):  # type: ignore[misc]
         return kind, message
 
     def send_message(self, data: Any) -> None:
-        """As paramiko's. Threads take turns."""
+        """As paramiko's, and for a `Burst`. Threads take turns."""
         with self._sending:
             cipher = self._outbound
             if cipher is None:
-                super().send_message(data)
+                for message in data.messages() if isinstance(data, Burst) else [data]:
+                    super().send_message(message)
                 return
-            self.write_all(memoryview(cipher.sealed(data.asbytes())))
+            if isinstance(data, Burst):
+                sealed = b"".join([part for payload in data.payloads() for part in cipher.sealed(*payload)])
+            else:
+                sealed = b"".join(cipher.sealed(data.asbytes()))
+            self.write_all(memoryview(sealed))
             if cipher.bytes >= self.REKEY_BYTES and not self.need_rekey():
                 self._trigger_rekey()
 
@@ -162,16 +167,52 @@ class _Gcm:
             raise paramiko.SSHException("a packet was changed on the way") from None
         return plain
 
-    def sealed(self, payload: bytes) -> bytes:
-        """The packet of a message: its length, and sealed how much padding there is, the message and the padding, which
-        is four bytes at least (RFC 4253 §6)."""
-        padding = _BLOCK_BYTES + 3 - (len(payload) + 4) % _BLOCK_BYTES
-        length = (1 + len(payload) + padding).to_bytes(_LENGTH_BYTES, "big")
+    def sealed(self, *payload: bytes | memoryview) -> tuple[bytes, bytes]:
+        """The packet of a message that is given in parts: its length, and sealed how much padding there is, the message
+        and the padding, which is four bytes at least (RFC 4253 §6)."""
+        count = sum(map(len, payload))
+        padding = _BLOCK_BYTES + 3 - (count + 4) % _BLOCK_BYTES
+        length = (1 + count + padding).to_bytes(_LENGTH_BYTES, "big")
         nonce = self._fixed + self._count.to_bytes(8, "big")
         self._count += 1
-        plain = b"".join((padding.to_bytes(1, "big"), payload, os.urandom(padding)))
+        plain = b"".join((padding.to_bytes(1, "big"), *payload, os.urandom(padding)))
         self.bytes += len(plain)
-        return length + bytes(self._engine.encrypt(nonce, plain, length))
+        return length, self._engine.encrypt(nonce, plain, length)
+
+
+class Burst:
+    """Bytes for a channel, in the packets that its window allows: sealed one by one, written to the socket at once."""
+
+    def __init__(self, channel: int, pieces: Sequence[memoryview]) -> None:
+        self._channel, self._pieces = channel.to_bytes(4, "big"), pieces
+
+    def payloads(self) -> Iterator[tuple[bytes, memoryview]]:
+        for piece in self._pieces:
+            yield b"".join((cMSG_CHANNEL_DATA, self._channel, len(piece).to_bytes(4, "big"))), piece
+
+    def messages(self) -> Iterator[Any]:
+        return (paramiko.Message(b"".join(payload)) for payload in self.payloads())
+
+
+def send_burst(channel: Any, content: memoryview) -> int:
+    """As `Channel.send`, in many packets: how many bytes were sent, 0 when the channel no longer takes any.
+
+    Blocks while the window is closed. Raises OSError on a closed channel, and what the transport raises.
+    """
+    pieces, count = list[memoryview](), 0
+    with channel.lock:
+        if channel.closed:
+            raise OSError("the channel is closed")
+        while content and (not pieces or channel.out_window_size > 0):
+            size = channel._wait_for_send_window(len(content))
+            if size == 0:
+                break
+            pieces.append(content[:size])
+            content = content[size:]
+            count += size
+    if pieces:  # without the lock: a change of keys takes it
+        channel.transport._send_user_message(Burst(channel.remote_chanid, pieces))
+    return count
 
 
 class _Data:

@@ -16,7 +16,7 @@ from paramiko.buffered_pipe import PipeTimeout  # type: ignore[import-untyped]
 from paramiko.common import MSG_CHANNEL_DATA  # type: ignore[import-untyped]
 from paramiko.packet import NeedRekeyException  # type: ignore[import-untyped]
 
-from orchestrator.ssh.packets import AHEAD_BYTES, Packets, Pieces
+from orchestrator.ssh.packets import AHEAD_BYTES, Burst, Packets, Pieces
 
 KEY, NONCE = bytes(range(16)), bytes(range(12))
 CHANNEL = 7
@@ -98,6 +98,18 @@ def test_bytes_for_a_channel_reach_it_as_they_were(line: Line) -> None:
     sending.join()
     assert pieces.read(100) == sent[:100]
     assert pieces.read(len(sent)) == sent[100:]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_burst_reaches_paramiko_as_the_packets_it_is_made_of(line: Line, sealed: bool) -> None:
+    if sealed:
+        line.seal()
+    sent = [memoryview(random.Random(n).randbytes(size)) for n, size in enumerate((32_704, 1, 32_704, 500))]
+    sending = beside(lambda: line.ours.send_message(Burst(CHANNEL, sent)))
+    for piece in sent:
+        kind, told = line.theirs.read_message()
+        assert (kind, told.get_int(), told.get_binary()) == (MSG_CHANNEL_DATA, CHANNEL, bytes(piece))
+    sending.join()
 
 
 def test_before_keys_are_agreed_on_and_with_other_ciphers_all_is_as_in_paramiko(line: Line) -> None:
