@@ -148,6 +148,16 @@ def unpack_code(host: Host, access: Access, facts: HostFacts, code: CodeBundle) 
     require_success(done, host, "the trainer's code cannot be unpacked", remedy)
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """What the host has made of one stream, by paths below its root."""
+
+    damaged: frozenset[str]
+    """Small files whose hash is not what it should be."""
+    finished: frozenset[str]
+    """Large files that are complete and right, and have their names."""
+
+
 class RemoteRun:
     """The agent of one run on a host whose code is unpacked. `epoch` marks the calls that change something."""
 
@@ -221,8 +231,8 @@ class RemoteRun:
         present = set(json.loads(self._checked(done, "have").stdout))
         return [entry for entry in wanted if entry.path not in present]
 
-    def accept(self, root: str, tar: Iterable[bytes], needed_bytes: int) -> list[str]:
-        """Has the host unpack a tar stream below `root`; returns the whole files in it that arrived damaged.
+    def accept(self, root: str, tar: Iterable[bytes], needed_bytes: int) -> Accepted:
+        """Has the host unpack a tar stream below `root`.
 
         Raises StaleDriver for an old epoch and, before anything is taken, HostError when less than `needed_bytes` are
         free there.
@@ -230,8 +240,9 @@ class RemoteRun:
         argv = [*self._agent, "accept", "--root", root, "--run-folder", self.folder, *self._epoch]
         argv += ["--needed-bytes", str(needed_bytes)]
         done = self._checked(self.host.send(argv, tar, idle_timeout_s=self.stall_s), "accept")
-        damaged: list[str] = json.loads(done.stdout)
-        return damaged
+        with understood(f"the answer of {self.host.label}"):
+            damaged, finished = json.loads(done.stdout)
+            return Accepted(frozenset(damaged), frozenset(finished))
 
     def finish(self, root: str, entries: Sequence[wire.FileEntry]) -> list[bool]:
         """Has the host name each file that has arrived in ranges, if it is complete and right."""

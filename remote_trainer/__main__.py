@@ -74,9 +74,11 @@ def _accept(call: argparse.Namespace) -> None:
     def require_newest() -> None:
         agent.require_newest(call.run_folder, call.epoch)
 
-    damaged = files.accept(call.root, sys.stdin.buffer, call.needed_bytes, before_naming=require_newest)
+    accepted = files.accept(
+        call.root, sys.stdin.buffer, call.needed_bytes, before_naming=require_newest, out=sys.stdout.buffer
+    )
     require_newest()
-    sys.stdout.write(json.dumps(damaged) + "\n")
+    sys.stdout.write(json.dumps(accepted) + "\n")
 
 
 def _finish(call: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -94,32 +95,44 @@ def have(root: Path, wanted: Sequence[wire.FileEntry]) -> list[str]:
     return [entry.path for entry in wanted if _matches(inside(root, entry.path), entry)]
 
 
+class Accepted(NamedTuple):
+    """What became of the files of one stream, by their paths."""
+
+    damaged: list[str]
+    """Whole files whose hash is not what it was said to be."""
+    finished: list[str]
+    """Large ones that came in ranges, and have their names."""
+
+
 def accept(
     root: Path,
     stream: BinaryIO,
     needed_bytes: int = 0,
     clocks: Clocks = HERE,
     before_naming: Callable[[], None] = lambda: None,
-) -> list[str]:
-    """Unpacks a tar stream of plain files, and of ranges of files, below `root`; returns the damaged ones.
+    out: Optional[BinaryIO] = None,
+) -> Accepted:
+    """Unpacks a tar stream of plain files, and of ranges of files, below `root`.
 
     A whole file gets its name when its bytes are on the disk and its hash is right. A range (`wire.TAR_OFFSET`) goes
-    into the file's partial, which `finish` names. Raises Refused, before it takes anything, when less than
-    `needed_bytes` are free. What `before_naming` raises ends it: a stream lasts minutes, and whoever sends it may have
-    lost the right to.
+    into the file's partial; one that has all its ranges from this stream, in their order, gets its name as well, and
+    others are left to `finish`. Raises Refused, before it takes anything, when less than `needed_bytes` are free. What
+    `before_naming` raises ends it: a stream lasts minutes, and whoever sends it may have lost the right to. `out` gets
+    empty lines as signs of life while a slow disk is waited for.
     """
     _require_room(root, needed_bytes)
-    damaged: list[str] = []
+    accepted = Accepted([], [])
+    followed: dict[Path, _Followed] = {}
     renewing = Renewing(root, clocks)
     incoming = _Incoming(stream)
     buffer = memoryview(bytearray(PIECE_BYTES))
-    with _Settling() as settling, tarfile.TarFile(fileobj=incoming) as archive:  # type: ignore[arg-type]
+    with _Settling(out and _SignOfLife(out, root)) as settling, tarfile.TarFile(fileobj=incoming) as archive:  # type: ignore[arg-type]
         while (member := archive.next()) is not None:
             if not member.isfile():
                 raise Refused(f"the stream holds something that is no plain file: {member.name}")
             target = inside(root, member.name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            offset = member.pax_headers.get(wire.TAR_OFFSET)
+            offset, expected = (member.pax_headers.get(name) for name in (wire.TAR_OFFSET, wire.TAR_SHA256))
             whole = offset is None
             sha256 = hashlib.sha256()
             flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if whole else 0)
@@ -136,12 +149,19 @@ def accept(
                         sha256.update(piece)
             incoming.fill(buffer[: -member.size % tarfile.BLOCKSIZE])
             before_naming()
-            if whole and member.pax_headers.get(wire.TAR_SHA256, sha256.hexdigest()) != sha256.hexdigest():
+            if offset is not None:
+                file = followed.setdefault(target, _Followed())
+                file.read_on(partial(target), int(offset), member.size, buffer)
+                if expected is not None and file.is_right(expected):
+                    os.truncate(partial(target), file.bytes)  # an older file of this name may have been longer
+                    settling.add(target, file.bytes)
+                    accepted.finished.append(member.name)
+            elif expected not in (None, sha256.hexdigest()):
                 partial(target).unlink()
-                damaged.append(member.name)
-            elif whole:
+                accepted.damaged.append(member.name)
+            else:
                 settling.add(target, member.size)
-    return damaged
+    return accepted
 
 
 def finish(root: Path, entries: Sequence[wire.FileEntry], out: BinaryIO) -> None:
@@ -205,6 +225,35 @@ class _Incoming:
             view = view[count:]
 
 
+class _Followed:
+    """The hash of a file that grows: of what its disk was given, range by range, while the next ones are on their way.
+
+    `bytes` is how far it goes. A range that is not the next one leaves it where it is.
+    """
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self.bytes = 0
+        self._ends_at = 0
+
+    def read_on(self, path: Path, offset: int, length: int, buffer: memoryview) -> None:
+        self._ends_at = offset + length
+        if offset != self.bytes:
+            return
+        with open(path, "rb", buffering=0) as handle:
+            handle.seek(offset)
+            while self.bytes < self._ends_at:
+                count = handle.readinto(buffer[: min(len(buffer), self._ends_at - self.bytes)])
+                if not count:
+                    break
+                self._sha256.update(buffer[:count])
+                self.bytes += count
+
+    def is_right(self, sha256: str) -> bool:
+        """Whether all up to the end of the newest range has this hash."""
+        return self.bytes == self._ends_at and self._sha256.hexdigest() == sha256
+
+
 class _SignOfLife:
     """An empty line whenever a second has passed without one: somebody may be waiting for a large file's hash. The
     lease hears of it, too."""
@@ -226,7 +275,8 @@ class _SignOfLife:
 class _Settling:
     """Files that are complete under their partials' names. Leaving the context names what is left, however it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, show_life: Optional[_SignOfLife]) -> None:
+        self._show_life = show_life
         self._targets: list[Path] = []
         self._bytes = 0
 
@@ -245,13 +295,35 @@ class _Settling:
     def _settle(self) -> None:
         targets, self._targets, self._bytes = self._targets, [], 0
         for target in targets:
-            _settle(target)
+            _settle(target, self._show_life)
 
 
-def _settle(target: Path) -> None:
+def _settle(target: Path, show_life: Optional[_SignOfLife]) -> None:
+    """Gives the file its name when its bytes are on the disk, which may have gigabytes to write yet."""
     with open(partial(target), "rb") as handle:
-        os.fsync(handle.fileno())
+        _sync(handle, show_life)
     os.replace(partial(target), target)
+
+
+def _sync(handle: BinaryIO, show_life: Optional[_SignOfLife]) -> None:
+    if show_life is None or os.fstat(handle.fileno()).st_size <= SETTLE_BYTES:
+        os.fsync(handle.fileno())
+        return
+    failures: list[OSError] = []
+
+    def sync() -> None:
+        try:
+            os.fsync(handle.fileno())
+        except OSError as error:
+            failures.append(error)
+
+    syncing = threading.Thread(target=sync, daemon=True)
+    syncing.start()
+    while syncing.is_alive():
+        syncing.join(SIGN_OF_LIFE_S)
+        show_life()
+    if failures:
+        raise failures[0]
 
 
 def _settle_if_right(target: Path, entry: wire.FileEntry, show_life: _SignOfLife) -> bool:
@@ -263,7 +335,10 @@ def _settle_if_right(target: Path, entry: wire.FileEntry, show_life: _SignOfLife
     with open(arrived, "rb") as handle:
         if _sha256_of_range(handle, 0, entry.bytes, show_life) != entry.sha256:
             return False
-    _settle(target)
+    try:
+        _settle(target, show_life)
+    except FileNotFoundError:
+        return _matches(target, entry)  # by a stream that was given up, and went on
     return True
 
 

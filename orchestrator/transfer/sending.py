@@ -1,7 +1,8 @@
 """Files on their way to a host: one tar stream for each connection, of small files whole and of large ones in chunks.
 
 The host names a small file when its hash is right. A large one grows in a partial there, whose chunks count when their
-hashes are those of the same ranges here; the host names it when the hash of the whole is right.
+hashes are those of the same ranges here; the host names it when the hash of the whole is right. One whose chunks all
+come over one stream is hashed there while it arrives; others are read once more at the end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from orchestrator.transfer.chunks import (
     zeros_sha256,
 )
 from orchestrator.transfer.crew import planned_streams, work_together
+from orchestrator.transfer.streams import NEAR_STREAMS_UP
 from remote_trainer import wire
 
 PIECE_BYTES = 1 << 20
@@ -72,6 +74,8 @@ class _Leaving:
     root: str
     source: Path
     chunk_bytes: int
+    finished: set[str] = field(default_factory=set)
+    """Paths of large files that the host has found right and named while they arrived."""
 
     def is_small(self, entry: wire.FileEntry) -> bool:
         return entry.bytes <= self.chunk_bytes
@@ -86,13 +90,13 @@ class _Leaving:
     def send(self, chunks: Sequence[Chunk], on_bytes: OnBytes) -> bool:
         """True when a stream broke, or a file arrived wrong: what arrived has to be asked then."""
         sender = _Sender(self, Queue(chunks))
-        streams = planned_streams(self.remote.host, sum(chunk.length for chunk in chunks))
+        streams = planned_streams(self.remote.host, sum(chunk.length for chunk in chunks), NEAR_STREAMS_UP)
         work_together(self.remote, sender, streams, lambda: sender.queue.left_bytes, on_bytes)
         return sender.broken
 
     def unfinished(self, entries: Sequence[wire.FileEntry], *, sure: bool) -> list[wire.FileEntry]:
         """The large files that the host could not name, and the small ones that did not arrive; `sure`: all did."""
-        large = [entry for entry in entries if not self.is_small(entry)]
+        large = [entry for entry in entries if not self.is_small(entry) and entry.path not in self.finished]
         named = self.remote.finish(self.root, large) if large else []
         left = [entry for entry, is_named in zip(large, named, strict=True) if not is_named]
         small = [] if sure else [entry for entry in entries if self.is_small(entry)]
@@ -135,7 +139,9 @@ class _Sender:
             self._sending += 1
             needed = self.queue.left_bytes if self._sending == 1 else 0
         try:
-            if remote.accept(self.leaving.root, self._tar(on_bytes), needed):
+            accepted = remote.accept(self.leaving.root, self._tar(on_bytes), needed)
+            self.leaving.finished |= accepted.finished
+            if accepted.damaged:
                 self.broken = True
         except BaseException:
             self.broken = True
@@ -169,4 +175,6 @@ def _header(chunk: Chunk) -> bytes:
         member.pax_headers = {wire.TAR_SHA256: chunk.entry.sha256}
     else:
         member.pax_headers = {wire.TAR_OFFSET: str(chunk.offset)}
+        if chunk.offset + chunk.length == chunk.entry.bytes:
+            member.pax_headers[wire.TAR_SHA256] = chunk.entry.sha256
     return member.tobuf(tarfile.PAX_FORMAT)

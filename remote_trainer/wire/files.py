@@ -78,7 +78,7 @@ def partial_name(path: str) -> str:
 
 TAR_OFFSET, TAR_SHA256 = "CLOUDBOOTH.offset", "CLOUDBOOTH.sha256"
 """Extended headers of a tar stream to a host: where in its file a member belongs (it is a range then, and no file by
-itself), and the hash of a member that is a whole file."""
+itself), and the hash of the file, with a member that is all of it or its last range."""
 
 
 @dataclass(frozen=True)

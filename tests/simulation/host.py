@@ -128,10 +128,10 @@ class SimulatedHost:
                 agent.require_newest(call.run_folder, call.epoch)
 
             incoming = self._incoming(chunks)
-            damaged = files.accept(call.root, incoming, call.needed_bytes, self._computer.clocks, require_newest)
+            accepted = files.accept(call.root, incoming, call.needed_bytes, self._computer.clocks, require_newest)
             require_newest()
             self._passages.acted(self._computer, str(call.run_folder), verb)
-            return json.dumps(damaged).encode()
+            return json.dumps(accepted).encode()
         folder: Path = call.run_folder
         match verb:
             case "start":

@@ -88,7 +88,7 @@ def test_accepted_files_stand_under_their_names_and_replace_older_ones(tmp_path:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"old")
     stream = tar((tarfile.TarInfo("photos/a.png"), b"new"), (tarfile.TarInfo("job.json"), b"{}"))
-    assert files.accept(tmp_path, stream) == []
+    assert files.accept(tmp_path, stream) == ([], [])
     assert (tmp_path / "photos" / "a.png").read_bytes() == b"new"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "job.json", "photos"]
 
@@ -126,7 +126,7 @@ def test_a_whole_file_that_arrives_damaged_is_named_and_kept_from_its_name(tmp_p
     wrong, right = tarfile.TarInfo("wrong"), tarfile.TarInfo("right")
     for member in (wrong, right):
         member.pax_headers = {wire.TAR_SHA256: hashlib.sha256(b"12").hexdigest()}
-    assert files.accept(tmp_path, tar((wrong, b"1x"), (right, b"12"))) == ["wrong"]
+    assert files.accept(tmp_path, tar((wrong, b"1x"), (right, b"12"))).damaged == ["wrong"]
     assert [path.name for path in tmp_path.iterdir()] == ["right"]
 
 
@@ -159,6 +159,35 @@ def test_ranges_come_in_any_order_and_the_whole_gets_its_name_when_it_is_right(t
     assert finished(tmp_path, wanted) == [b"true"]
     assert (tmp_path / "unet" / "weights").read_bytes() == b"0123456789"
     assert finished(tmp_path, wanted) == [b"true"], "twice is safe"
+
+
+def last_range(path: str, offset: int, content: bytes, whole: bytes) -> tuple[tarfile.TarInfo, bytes]:
+    member, content = a_range(path, offset, content)
+    member.pax_headers[wire.TAR_SHA256] = hashlib.sha256(whole).hexdigest()
+    return member, content
+
+
+def test_a_file_whose_ranges_all_come_in_one_stream_and_in_order_needs_no_further_call(tmp_path: Path) -> None:
+    (tmp_path / wire.partial_name("weights")).write_bytes(b"of an older and longer file")
+    stream = tar(a_range("weights", 0, b"0123"), a_range("other", 0, b"x"), last_range("weights", 4, b"45", b"012345"))
+    assert files.accept(tmp_path, stream) == ([], ["weights"])
+    assert (tmp_path / "weights").read_bytes() == b"012345"
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        pytest.param((a_range("weights", 0, b"0!23"), last_range("weights", 4, b"45", b"012345")), id="one is damaged"),
+        pytest.param((last_range("weights", 4, b"45", b"012345"), a_range("weights", 0, b"0123")), id="the last first"),
+        pytest.param((last_range("weights", 4, b"45", b"012345"),), id="the first came in another stream"),
+        pytest.param((a_range("weights", 0, b"0123"), a_range("weights", 4, b"45")), id="nobody says its hash"),
+    ],
+)
+def test_any_other_file_in_ranges_has_no_name_after_its_stream(
+    tmp_path: Path, ranges: tuple[tuple[tarfile.TarInfo, bytes], ...]
+) -> None:
+    assert files.accept(tmp_path, tar(*ranges)) == ([], [])
+    assert not (tmp_path / "weights").exists()
 
 
 def test_a_partial_of_a_longer_file_of_the_same_name_is_cut(tmp_path: Path) -> None:
