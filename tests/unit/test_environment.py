@@ -16,6 +16,8 @@ import pytest
 
 from remote_trainer import environment, interpreter
 from remote_trainer.environment import (
+    PIP_INSTALL,
+    Interpreter,
     install_failure,
     torch_can_be_kept,
     torch_install_commands,
@@ -149,12 +151,12 @@ def test_torch_comes_from_the_index_that_fits_the_driver(driver: tuple[int, int]
 
 def test_plain_pip_is_the_last_resort() -> None:
     *_, last = torch_install_commands((12, 8), "py", True, {})
-    assert last == ["py", "-m", "pip", "install", "torch>=2.6,<3"]
+    assert last == ["py", "-m", "pip", "install", "--no-compile", "torch>=2.6,<3"]
 
 
 def test_an_index_that_does_not_answer_is_given_up_soon() -> None:
     first, _ = torch_install_commands(None, "py", False, {})
-    assert first[:8] == ["py", "-m", "pip", "install", "--retries", "1", "--timeout", "15"]
+    assert first[:9] == ["py", "-m", "pip", "install", "--no-compile", "--retries", "1", "--timeout", "15"]
 
 
 def test_uv_installs_where_it_exists() -> None:
@@ -164,7 +166,7 @@ def test_uv_installs_where_it_exists() -> None:
 
 def test_a_pinned_torch_is_left_to_plain_pip() -> None:
     pinned = {"CLOUDBOOTH_TORCH": "torch==2.13.0"}
-    assert torch_install_commands((12, 8), "py", True, pinned) == [["py", "-m", "pip", "install", "torch==2.13.0"]]
+    assert torch_install_commands((12, 8), "py", True, pinned) == [["py", *PIP_INSTALL, "torch==2.13.0"]]
 
 
 # ---- where the environment comes from
