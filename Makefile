@@ -63,7 +63,7 @@ demo: env
 # One process more than cores: most tests wait for a server, a child or a clock. A file stays in one process, for what its
 # fixtures train or build is dear. `.venv/bin/python -m pytest` runs one by one.
 test: env check
-	$(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile
+	$(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 
 check: env lint types imports
 

@@ -111,7 +111,30 @@ def s3_store(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> ObjectStor
     return open_store(f"s3://bucket/{uuid.uuid4().hex[:12]}", s3_server.endpoint_url)
 
 
+LONGEST_FIRST = (
+    "e2e/test_connection.py",
+    "e2e/test_environment_build.py",
+    "e2e/test_interruptions.py",
+    "e2e/test_verbs.py",
+    "e2e/test_main_job.py",
+    "e2e/test_vast.py",
+    "e2e/test_runpod.py",
+    "e2e/test_disk_filling.py",
+    "unit/test_simulat",
+    "e2e/",
+    "toybox/",
+    "trainer/",
+)
+"""Files that take minutes begin at once, so that several processes end together; the many short ones fill the rest."""
+
+
+def _place(item: pytest.Item) -> int:
+    path = item.path.as_posix()
+    return next((place for place, part in enumerate(LONGEST_FIRST) if f"tests/{part}" in path), len(LONGEST_FIRST))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
     for item in items:
         if "sshd" in getattr(item, "fixturenames", ()):
             item.add_marker("sshd")

@@ -19,11 +19,13 @@ import pytest
 
 from remote_trainer import run_folder as folders
 from remote_trainer import wire
-from tests.e2e.command import Cloudbooth, processes_naming, wait_until
+from tests.e2e.command import PATIENCE_S, Cloudbooth, processes_naming, wait_until
 from tests.e2e.weights import weights_sha256
 from tests.fakes.sshd import Sshd
 
-STEPS = ("--steps", "120", "--set", "train.checkpoint_every=20")
+EVERY = 12
+STEPS = ("--steps", str(7 * EVERY), "--set", f"train.checkpoint_every={EVERY}")
+"""So many that whoever is killed in the fifth interval has not trained to the end, however late the kill comes."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ class RunOnHost:
         return max((event["step"] for event in events if event["type"] in ("step", "checkpoint")), default=0)
 
     def await_checkpoint(self) -> None:
-        wait_until(lambda: "checkpoint" in self.types(), "a checkpoint is committed", timeout_s=60)
+        wait_until(lambda: "checkpoint" in self.types(), "a checkpoint is committed")
 
     def kill_supervisor(self) -> None:
         recorded = folders.read_json(self.folder / folders.SUPERVISOR_FILE)
@@ -108,7 +110,7 @@ def test_connections_killed_again_and_again_lose_and_double_nothing(
 ) -> None:
     kills, due_at = 0, 20
     kept = cloudbooth_over_ssh.root / "events-on-the-host.jsonl"
-    with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", "--steps", "240")) as driver:
+    with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", "--steps", "160")) as driver:
         assert driver.stdout is not None
         for text in driver.stdout:
             line = json.loads(text)
@@ -118,9 +120,9 @@ def test_connections_killed_again_and_again_lose_and_double_nothing(
                 if not kept.exists():
                     os.link(on_host.folder / "events.jsonl", kept)  # outlives the folder, which goes when all is done
                 kills += sshd.kill_connections() > 0  # 0 while the driver waits before it connects again
-                due_at = line["event"]["step"] + 50
+                due_at = line["event"]["step"] + 40
             last = line
-        errors = driver.communicate(timeout=60)[1]
+        errors = driver.communicate(timeout=PATIENCE_S)[1]
     assert (driver.returncode, errors) == (0, "")
     assert last["reason"] == "done"
     assert kills >= 2
@@ -136,9 +138,9 @@ def test_a_server_that_is_away_for_seconds_changes_nothing(
     with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", *STEPS)) as driver:
         on_host.await_checkpoint()
         sshd.go_away()
-        wait_until(lambda: on_host.types().count("checkpoint") >= 3, "the run goes on", timeout_s=60)
+        wait_until(lambda: on_host.types().count("checkpoint") >= 3, "the run goes on")
         sshd.come_back()
-        output, errors = driver.communicate(timeout=60)
+        output, errors = driver.communicate(timeout=PATIENCE_S)
     assert (driver.returncode, errors) == (0, "")
     assert any("the run goes on" in json.loads(line).get("text", "") for line in output.splitlines())
     assert weights_sha256(cloudbooth_over_ssh.models / "robot") == undisturbed_sha256
@@ -152,8 +154,8 @@ def test_a_killed_supervisor_takes_its_trainer_along_and_is_replaced(
         on_host.await_checkpoint()
         trainer = on_host.trainer_pid()
         on_host.kill_supervisor()
-        wait_until(lambda: not is_alive(trainer), "the trainer without a supervisor ends itself", timeout_s=10)
-        _, errors = driver.communicate(timeout=60)
+        wait_until(lambda: not is_alive(trainer), "the trainer without a supervisor ends itself")
+        _, errors = driver.communicate(timeout=PATIENCE_S)
     assert (driver.returncode, errors) == (0, "")
     assert weights_sha256(cloudbooth_over_ssh.models / "robot") == undisturbed_sha256
     assert len(cloudbooth_over_ssh.events("robot", "hello")) == 2
@@ -166,10 +168,10 @@ def test_a_trainer_killed_at_five_random_steps_repeats_less_than_an_interval_eac
     moments = random.Random(20261122)
     with cloudbooth_over_ssh.started(*cloudbooth_over_ssh.launch_argv("robot", *STEPS)) as driver:
         for kill in range(5):
-            step = moments.randrange(20 * kill + 1, 20 * kill + 20)
-            wait_until(lambda step=step: on_host.last_step() >= step, f"step {step} is done", timeout_s=60)  # type: ignore[misc]
+            step = moments.randrange(EVERY * kill + 1, EVERY * (kill + 1))
+            wait_until(lambda step=step: on_host.last_step() >= step, f"step {step} is done")  # type: ignore[misc]
             os.killpg(on_host.trainer_pid(), signal.SIGKILL)
-        _, errors = driver.communicate(timeout=120)
+        _, errors = driver.communicate(timeout=PATIENCE_S)
     assert (driver.returncode, errors) == (0, "")
     assert weights_sha256(cloudbooth_over_ssh.models / "robot") == undisturbed_sha256
     events = [line for line in cloudbooth_over_ssh.events("robot") if line["type"] != "summary"]
@@ -197,7 +199,7 @@ def test_a_trainer_that_is_killed_again_and_again_is_a_failure_that_resume_makes
                     os.kill(trainer, signal.SIGKILL)
                 killed = trainer
             time.sleep(0.05)
-        output, errors = driver.communicate(timeout=60)
+        output, errors = driver.communicate(timeout=PATIENCE_S)
     assert (driver.returncode, errors) == (3, "")
     summary = json.loads(output.splitlines()[-1])
     assert summary["reason"] == "training-failed"
@@ -223,7 +225,7 @@ def test_a_host_that_lost_everything_gets_the_checkpoint_that_came_home(
     assert any(what.startswith("checkpoint ") for what in sent), sent
     assert resumed.summary["reason"] == "done"
     first_step = next(line for line in resumed.lines if line["type"] == "event" and line["event"]["type"] == "step")
-    assert first_step["event"]["step"] > 20, "it began from the start"
+    assert first_step["event"]["step"] > EVERY, "it began from the start"
     assert weights_sha256(cloudbooth_over_ssh.models / "robot") == undisturbed_sha256
 
 
@@ -240,12 +242,12 @@ def at_work(tmp_path: Path) -> Iterator[Path]:
     starts = [agent_call(folder, "start", "--epoch", "7") for _ in range(2)]
     try:
         for start in starts:
-            output, errors = start.communicate(timeout=60)
+            output, errors = start.communicate(timeout=PATIENCE_S)
             assert start.returncode == 0, errors
             assert json.loads(output)["started"] is True
         yield folder
     finally:
-        agent_call(folder, "stop", "--now", "--epoch", "9").communicate(timeout=60)
+        agent_call(folder, "stop", "--now", "--epoch", "9").communicate(timeout=PATIENCE_S)
 
 
 def agent_call(folder: Path, *call: str) -> subprocess.Popen[str]:
@@ -265,7 +267,7 @@ def test_starts_at_once_yield_one_supervisor(at_work: Path) -> None:
 def test_a_driver_with_an_old_epoch_can_stop_nothing(at_work: Path) -> None:
     for how in ([], ["--now"]):
         refused = agent_call(at_work, "stop", *how, "--epoch", "6")
-        assert refused.communicate(timeout=30)[1] == "driver epoch 6 is older than 7\n"
+        assert refused.communicate(timeout=PATIENCE_S)[1] == "driver epoch 6 is older than 7\n"
         assert refused.returncode == 75
     assert '"stopped"' not in (at_work / "events.jsonl").read_text()
     assert folders.is_held(at_work / folders.SUPERVISOR_LOCK)
@@ -274,36 +276,36 @@ def test_a_driver_with_an_old_epoch_can_stop_nothing(at_work: Path) -> None:
 def test_stopping_now_leaves_nothing_behind_even_when_a_start_is_under_way(at_work: Path) -> None:
     calls = [agent_call(at_work, "start", "--epoch", "8"), agent_call(at_work, "stop", "--now", "--epoch", "8")]
     for call in calls:
-        call.communicate(timeout=60)
+        call.communicate(timeout=PATIENCE_S)
     assert calls[1].returncode == 0
     assert processes_naming(str(at_work)) == []
 
 
 def test_a_start_that_comes_after_stopping_now_is_refused_until_a_later_driver_asks(at_work: Path) -> None:
-    assert agent_call(at_work, "stop", "--now", "--epoch", "8").communicate(timeout=60)[1] == ""
+    assert agent_call(at_work, "stop", "--now", "--epoch", "8").communicate(timeout=PATIENCE_S)[1] == ""
     late = agent_call(at_work, "start", "--epoch", "8")
-    assert "driver epoch 8 has ended everything" in late.communicate(timeout=60)[1]
+    assert "driver epoch 8 has ended everything" in late.communicate(timeout=PATIENCE_S)[1]
     assert late.returncode == 75
     assert processes_naming(str(at_work)) == []
     later = agent_call(at_work, "start", "--epoch", "9")
-    assert json.loads(later.communicate(timeout=60)[0])["started"] is True
+    assert json.loads(later.communicate(timeout=PATIENCE_S)[0])["started"] is True
 
 
 def test_a_supervisor_is_not_taken_for_the_one_before_it(at_work: Path) -> None:
     recorded = folders.read_json(at_work / folders.SUPERVISOR_FILE)
     assert recorded is not None
-    agent_call(at_work, "stop", "--now", "--epoch", "7").communicate(timeout=60)
+    agent_call(at_work, "stop", "--now", "--epoch", "7").communicate(timeout=PATIENCE_S)
     start = agent_call(at_work, "start", "--epoch", "8")
-    told = json.loads(start.communicate(timeout=60)[0])
+    told = json.loads(start.communicate(timeout=PATIENCE_S)[0])
     assert told["supervisor_pid"] not in (0, recorded["pid"])
 
 
 def test_a_log_that_lost_its_tail_is_followed_from_its_new_beginning(at_work: Path) -> None:
-    before = json.loads(agent_call(at_work, "status").communicate(timeout=60)[0])
-    agent_call(at_work, "stop", "--now", "--epoch", "7").communicate(timeout=60)
+    before = json.loads(agent_call(at_work, "status").communicate(timeout=PATIENCE_S)[0])
+    agent_call(at_work, "stop", "--now", "--epoch", "7").communicate(timeout=PATIENCE_S)
     log = at_work / wire.EVENTS_FILE
     log.write_bytes(b"")
     start = agent_call(at_work, "start", "--epoch", "8")
-    after = json.loads(start.communicate(timeout=60)[0])
+    after = json.loads(start.communicate(timeout=PATIENCE_S)[0])
     assert after["incarnation"] not in ("", before["incarnation"])
     assert wire.decode_event(log.read_bytes().splitlines()[0]).seq == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.command import EXECUTABLE, Cloudbooth, processes_naming, wait_until
+from tests.e2e.command import EXECUTABLE, PATIENCE_S, Cloudbooth, processes_naming, wait_until
 
 pytestmark = pytest.mark.skipif(
     subprocess.run(
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 LARGE, SPARE_KB = "100g", 64
-TRAINING = ("--steps", "400", "--set", "train.checkpoint_every=400", "--set", "train.validate_every=0")
+TRAINING = ("--steps", "250", "--set", "train.checkpoint_every=250", "--set", "train.validate_every=0")
 
 
 class SmallDisk:
@@ -75,11 +75,11 @@ def launched(installation: Cloudbooth, *argv: str) -> Iterator[tuple[subprocess.
 
 def test_training_that_needs_no_disk_goes_on_while_it_is_full(cloudbooth: Cloudbooth) -> None:
     with launched(cloudbooth, *cloudbooth.launch_argv("robot", *TRAINING)) as (driver, disk):
-        wait_until(lambda: "step" in disk.types(), "the first step", timeout_s=60)
+        wait_until(lambda: "step" in disk.types(), "the first step")
         disk.fill()
         time.sleep(2)  # ten events or so find no room
         disk.make_room()
-        output, errors = driver.communicate(timeout=120)
+        output, errors = driver.communicate(timeout=PATIENCE_S)
     assert (driver.returncode, errors) == (0, "")
     assert json.loads(output.splitlines()[-1])["reason"] == "done"
     events = [line for line in cloudbooth.events("robot") if line["type"] != "summary"]
@@ -89,9 +89,9 @@ def test_training_that_needs_no_disk_goes_on_while_it_is_full(cloudbooth: Cloudb
 
 def test_a_disk_that_stays_full_is_named(cloudbooth: Cloudbooth) -> None:
     with launched(cloudbooth, *cloudbooth.launch_argv("robot", *TRAINING)) as (driver, disk):
-        wait_until(lambda: "step" in disk.types(), "the first step", timeout_s=60)
+        wait_until(lambda: "step" in disk.types(), "the first step")
         disk.fill()
-        output, errors = driver.communicate(timeout=170)
+        output, errors = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode != 0
     assert "disk" in errors + output.splitlines()[-1]
     assert "free some space" in errors + output.splitlines()[-1]

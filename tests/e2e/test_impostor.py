@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require_sshd
-from tests.e2e.command import Cloudbooth, Finished, wait_until
+from tests.e2e.command import PATIENCE_S, Cloudbooth, Finished, wait_until
 from tests.fakes.runpod import FakeRunPod, running_runpod
 from tests.fakes.sshd import Sshd, running_sshd
 
@@ -36,7 +36,7 @@ def login(cloudbooth: Cloudbooth, impostor: Sshd) -> str:
     [identity] = cloudbooth.root.rglob("identity")
     careless = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
     argv = ["ssh", "-i", str(identity), "-p", str(impostor.port), *careless, impostor.address, "echo in"]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30).stdout
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE_S).stdout
 
 
 def test_another_host_key_at_the_first_connection_gets_no_login_and_the_machine_goes_back(
@@ -53,7 +53,7 @@ def test_another_host_key_at_the_first_connection_gets_no_login_and_the_machine_
         seen = impostor.log
         assert login(cloudbooth, impostor) == "in\n", "the impostor lets nobody in: nothing was refused to it"
         down = cloudbooth.run("down", "dog", check=None)
-        rest, stderr = driver.communicate(timeout=60)
+        rest, stderr = driver.communicate(timeout=PATIENCE_S)
 
     assert "waiting for the machine" in refused
     assert "Connection from" in seen

@@ -62,7 +62,7 @@ def test_a_driver_killed_at_ten_random_moments_changes_nothing(cloudbooth: Cloud
 
 
 def test_a_launch_killed_before_the_run_exists_leaves_nothing_behind(cloudbooth: Cloudbooth) -> None:
-    argv = cloudbooth.launch_argv("robot", *STEPS)
+    argv = cloudbooth.launch_argv("robot", "--steps", "2")
     assert cloudbooth.kill_when(argv, lambda line: line["type"] == "plan")
     runs = [line for line in cloudbooth.run("ps", "--json").lines if line["type"] == "run"]
     if not runs:  # the kill came before the ledger's entry: the same launch works

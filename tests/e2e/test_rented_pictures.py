@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import require_pods
-from tests.e2e.command import Cloudbooth, Finished
+from tests.e2e.command import PATIENCE_S, Cloudbooth, Finished
 from tests.fakes.runpod import FakeRunPod, Shelf, running_runpod
 
 SHELF = Shelf("NVIDIA GeForce RTX 4090", "RTX 4090", 24, 1.0, bid=0.5)
@@ -71,7 +71,7 @@ def test_ctrl_c_gives_the_machine_back_without_pictures(renting: Cloudbooth, run
             if json.loads(line).get("state") == "shipping":
                 break
         os.kill(driver.pid, signal.SIGINT)
-        rest, stderr = driver.communicate(timeout=120)
+        rest, stderr = driver.communicate(timeout=PATIENCE_S)
     done = Finished(driver.returncode, "".join(lines) + rest, stderr)
     assert done.summary["reason"] == "stopped"
     [pod] = runpod.pods.values()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.command import PHOTOS, Cloudbooth, wait_until
+from tests.e2e.command import PATIENCE_S, PHOTOS, Cloudbooth, wait_until
 from tests.fakes.replicate import FakeReplicate, running_replicate
 
 
@@ -55,7 +55,7 @@ def test_a_detached_job_is_watched_shown_as_billing_and_ended(hosted: Cloudbooth
     assert "bot" in shown.stderr
     with hosted.started("attach", "bot", "--json") as watching:
         ended = hosted.run("stop", "bot", "--json")
-        assert watching.wait(timeout=60) == 6
+        assert watching.wait(timeout=PATIENCE_S) == 6
     assert ended.summary["reason"] == "stopped"
     assert replicate.only().status == "canceled"
     assert hosted.run("status", "bot", "--json").summary["may_bill"] == []

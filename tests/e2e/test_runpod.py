@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.storage.api import ObjectStore
 from tests.conftest import require_pods
-from tests.e2e.command import PHOTOS, Cloudbooth, Finished, wait_until
+from tests.e2e.command import PATIENCE_S, PHOTOS, Cloudbooth, Finished, wait_until
 from tests.fakes.runpod import FakeRunPod, Shelf, running_runpod
 from tests.fakes.s3_servers import SECRET_KEY, S3Server
 
@@ -107,7 +107,7 @@ def test_on_the_spot_market_with_a_pod_that_shows_up_late_and_object_storage(
                 break
         [pod] = runpod.pods.values()
         processes = pod.machine.processes()
-        rest, stderr = driver.communicate(timeout=180)
+        rest, stderr = driver.communicate(timeout=PATIENCE_S)
     assert any("remote_trainer" in process.argv for process in processes), "the search looks in the wrong place"
     assert not any(key in repr(process) for process in processes for key in keys_of(runpod))
     done = Finished(driver.returncode, "".join(lines) + rest, stderr)

@@ -17,7 +17,7 @@ from tests.e2e.command import Cloudbooth, processes_naming, wait_until
 from tests.fakes.s3_servers import SECRET_KEY, S3Server
 from tests.fakes.sshd import Sshd
 
-STEPS = 200
+STEPS = 120
 """So many that the machine is at work when its third checkpoint is in the store, and so few that the rest is short."""
 
 
@@ -70,7 +70,7 @@ def test_a_run_whose_machine_dies_while_nobody_looks_is_brought_to_its_end_by_an
     laptop = with_store
     argv = laptop.launch_argv("subject", "--steps", str(STEPS), "--set", "train.checkpoint_every=10")
     assert laptop.kill_when(argv, _training_begins)
-    wait_until(lambda: (_stored_steps(s3_store) or [0])[-1] >= 30, "the third checkpoint in the store", 120)
+    wait_until(lambda: (_stored_steps(s3_store) or [0])[-1] >= 30, "the third checkpoint in the store")
     _assert_no_key_of_the_store_on(machine)
     _kill_the_machine(machine)
     shutil.rmtree(machine)
@@ -83,7 +83,7 @@ def test_a_run_whose_machine_dies_while_nobody_looks_is_brought_to_its_end_by_an
     other = Cloudbooth(tmp_path / "other", (), {**s3_server.environ, "AWS_ENDPOINT_URL_S3": s3_server.endpoint_url})
     other.root.mkdir()
     assert other.kill_when(["resume", "subject", "--from", s3_store.url, "--json"], _training_begins)
-    wait_until(lambda: "output" in _stored_kinds(s3_store), "the model in the store", 240)
+    wait_until(lambda: "output" in _stored_kinds(s3_store), "the model in the store")
     _assert_no_key_of_the_store_on(machine, running=False)
     steps = [
         event["step"] for log in machine.rglob("events.jsonl") for event in _events(log) if event["type"] == "step"

@@ -9,7 +9,7 @@ import select
 import subprocess
 import time
 
-from tests.e2e.command import EXECUTABLE, TIMEOUT_S, Cloudbooth
+from tests.e2e.command import EXECUTABLE, PATIENCE_S, Cloudbooth
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
@@ -24,7 +24,7 @@ def on_a_terminal(installation: Cloudbooth, argv: list[str], answers: dict[str, 
     os.close(slave)
     shown = b""
     asked = dict(answers)
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if select.select([master], [], [], 0.5)[0]:
             try:
@@ -34,15 +34,15 @@ def on_a_terminal(installation: Cloudbooth, argv: list[str], answers: dict[str, 
         for question in [question for question in asked if question.encode() in shown]:
             os.write(master, f"{asked.pop(question)}\n".encode())
     os.close(master)
-    return child.wait(timeout=30), CONTROL.sub("", shown.decode(errors="replace"))
+    return child.wait(timeout=PATIENCE_S), CONTROL.sub("", shown.decode(errors="replace"))
 
 
 def test_the_live_view_shows_progress_and_money_and_ends_with_the_model(cloudbooth: Cloudbooth) -> None:
-    argv = [part for part in cloudbooth.launch_argv("robot", "--steps", "30") if part != "--json"]
+    argv = [part for part in cloudbooth.launch_argv("robot", "--steps", "10") if part != "--json"]
     code, shown = on_a_terminal(cloudbooth, argv, {"Start?": "y"})
     assert code == 0, shown[-3000:]
     assert "Traceback" not in shown
-    assert re.search(r"steps\s.*step \d+/30", shown)
+    assert re.search(r"steps\s.*step \d+/10", shown)
     assert "$0.00 so far" in shown
     assert f"model: {cloudbooth.models / 'robot'}" in shown.replace("\n", "")
 
@@ -60,7 +60,7 @@ def test_a_reader_that_has_seen_enough_does_not_end_the_run(cloudbooth: Cloudboo
         assert driver.stdout is not None
         assert any("provisioning" in line for line in driver.stdout)
         driver.stdout.close()
-        assert driver.wait(timeout=TIMEOUT_S) == 0
+        assert driver.wait(timeout=PATIENCE_S) == 0
         assert driver.stderr is not None
         assert driver.stderr.read() == ""
     [run, _] = cloudbooth.run("ps", "--json").lines

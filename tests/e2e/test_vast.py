@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require_pods
-from tests.e2e.command import Cloudbooth, Finished, processes_naming, wait_until
+from tests.e2e.command import PATIENCE_S, Cloudbooth, Finished, processes_naming, wait_until
 from tests.e2e.test_main_job import SUBJECT
 from tests.e2e.weights import weights_sha256
 from tests.fakes.pod import Pod
@@ -17,7 +17,7 @@ from tests.fakes.vast import FakeVast, Host, Rental, running_vast
 
 CHECKPOINT = 10
 STEPS = (
-    "--steps", "60", "--set", f"train.checkpoint_every={CHECKPOINT}", "--set", "train.gradient_accumulation=6",
+    "--steps", "50", "--set", f"train.checkpoint_every={CHECKPOINT}", "--set", "train.gradient_accumulation=4",
 )  # fmt: skip
 """Slow enough that a machine that has just told of its first checkpoint cannot have finished a few seconds later."""
 DEAR = ("--max-cost", "60")
@@ -97,13 +97,13 @@ def test_a_run_that_is_outbid_goes_on_elsewhere_to_the_very_same_weights(
 ) -> None:
     with installed_beside_vast(tmp_path) as (laptop, vast):
         with laptop.started(*laptop.launch_argv("dog", "--spot", *STEPS, photos=SUBJECT)) as driver:
-            wait_until(lambda: has_told_of_a_checkpoint(vast.living()), "a checkpoint on the machine", 120)
+            wait_until(lambda: has_told_of_a_checkpoint(vast.living()), "a checkpoint on the machine")
             [first] = vast.living()
             pod_of(first).freeze("train")  # or a slow laptop would hear of the end before it has the checkpoint
             at_home = laptop.root / f"state/runs/dog/checkpoints/checkpoint-{CHECKPOINT:06}/manifest.json"
-            wait_until(at_home.exists, "the checkpoint at home", 60)
+            wait_until(at_home.exists, "the checkpoint at home")
             vast.set_min_bid(first.host.machine_id, 90.0)
-            stdout, stderr = driver.communicate(timeout=180)
+            stdout, stderr = driver.communicate(timeout=PATIENCE_S)
         done = Finished(driver.returncode, stdout, stderr)
         assert done.summary["reason"] == "done", stdout[-3000:] + stderr[-3000:]
         _, second = vast.rentals.values()

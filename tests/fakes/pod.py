@@ -28,7 +28,7 @@ from tests.fakes.sshd import sshd_binary
 
 START = "/start.sh"
 """The image's own start, as in RunPod's official images: keys, sshd, the environment in a file, then sleep."""
-SSH_DEADLINE_S = 20.0
+SSH_DEADLINE_S = 120.0
 
 _START_SCRIPT = """#!/bin/sh
 if [ -n "$PUBLIC_KEY" ]; then

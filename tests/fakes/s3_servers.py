@@ -18,7 +18,7 @@ from pathlib import Path
 
 ACCESS_KEY = "AKIDCLOUDBOOTHTESTS"
 SECRET_KEY = "the-secret-that-must-not-travel-0123456789"
-START_DEADLINE_S = 20.0
+START_DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class SelfReleaseService:
         with self._changed:
             return [asked.verb for asked in self.asked if asked.verb != "probe"]
 
-    def wait_for(self, verb: str, times: int = 1, timeout_s: float = 20.0) -> list[Asked]:
+    def wait_for(self, verb: str, times: int = 1, timeout_s: float = 120.0) -> list[Asked]:
         """Blocks until `verb` was called so often; all its calls. Fails naming what came instead."""
         give_up_at = time.monotonic() + timeout_s
         with self._changed:

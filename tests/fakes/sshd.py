@@ -22,7 +22,7 @@ from pathlib import Path
 
 from providers.api import SshAccess
 
-START_DEADLINE_S = 10.0
+START_DEADLINE_S = 120.0
 
 
 def sshd_binary() -> str | None:

@@ -56,7 +56,7 @@ class Machine:
 
 
 def eventually(claim: Callable[[], bool], what: str) -> None:
-    give_up_at = time.monotonic() + 20
+    give_up_at = time.monotonic() + 120
     while not claim():
         assert time.monotonic() < give_up_at, what
         time.sleep(0.02)

@@ -17,7 +17,6 @@ import pytest
 from remote_trainer import environment, interpreter
 from remote_trainer.environment import (
     PIP_INSTALL,
-    Interpreter,
     install_failure,
     torch_can_be_kept,
     torch_install_commands,
