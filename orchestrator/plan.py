@@ -287,7 +287,7 @@ def make_plan(
             *machine_warnings(spec, base, offer, None if machine is None else machine.has_gpu),
             *caption_warnings(work, None if machine is None else machine.has_gpu),
             *(() if machine is None or machine.has_environment else environment_warnings(machine.free_gb)),
-            *(() if rental is None else (*size_warnings(spec, work), *rental_warnings(rental, deadline_s))),
+            *(() if rental is None else (*size_warnings(spec, work), *rental_warnings(rental, deadline_s, work))),
         ),
         ship_originals=spec.data.ship_originals,
         base_config=spec.model.config,

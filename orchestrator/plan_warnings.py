@@ -91,15 +91,18 @@ def size_warnings(spec: RunSpec, work: Workload) -> list[Warned]:
     ]
 
 
-def rental_warnings(rental: Rental, deadline_s: float | None) -> list[Warned]:
+def rental_warnings(rental: Rental, deadline_s: float | None, work: Workload) -> list[Warned]:
     """About what renting this offer may lead to; `deadline_s` is when the machine ends the run by itself."""
     warnings = []
     offer, priced = rental.quote.offer, rental.quote
     if 0 < offer.vram_gb < rental.needed_vram_gb:
+        smaller = "`--set train.batch_size=1` and a smaller train.resolution"
+        if work.base_may_be_quantized:
+            smaller = "let the machine keep the base in 8 or 4 bits, as it does where no step fits otherwise"
         warnings.append(
             Warned(
                 f"{offer.gpu} has {offer.vram_gb:g} GB, and the run is estimated to need {rental.needed_vram_gb:g} GB",
-                "choose a larger one with `--gpu`, or `--set train.batch_size=1` and a smaller train.resolution",
+                f"choose a larger one with `--gpu`, or {smaller}",
             )
         )
     if priced.cost_usd.expected > rental.ceiling_usd:

@@ -125,6 +125,11 @@ class Workload:
         return sum(adapter_gb if name in ADAPTER_FORMATS else self.family.base_gb for name in self.formats)
 
     @property
+    def base_may_be_quantized(self) -> bool:
+        """By the machine, where no step fits otherwise: see docs/training.md on memory."""
+        return self.family.adapters_alone and self.train.base_precision == "auto" and self.train.method != "full"
+
+    @property
     def needed_vram_gb(self) -> float:
         """Estimate of the least that works, with gradient checkpointing; rounded up to half a GB.
 

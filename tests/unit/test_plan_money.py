@@ -109,6 +109,16 @@ def test_a_gpu_the_user_named_is_taken_and_its_lack_of_memory_told() -> None:
     assert "RTX 3060 has 12 GB, and the run is estimated to need 18.5 GB" in warned(made)
 
 
+def test_a_base_that_the_machine_may_keep_in_few_bits_is_said_so_where_memory_is_short() -> None:
+    small = dataclasses.replace(RENTED, vram_gb=16.0)
+    sizes = ['compute.gpu=["4090"]', "model.base=black-forest-labs/FLUX.1-dev", "train.resolution=512"]
+    hints = [
+        "\n".join(warning.hint for warning in plan(*sizes, *chosen, offer=small).warnings)
+        for chosen in ([], ["train.base_precision=bf16"])
+    ]
+    assert ["keep the base in 8 or 4 bits" in hint for hint in hints] == [True, False]
+
+
 def test_the_market_that_was_not_asked_for_is_compared_with_and_not_rented() -> None:
     spot = dataclasses.replace(RENTED, id="2", market=Market.SPOT, price_per_hour_usd=0.1)
     made = make_plan(spec(), scans(), HUB, [RENTED, spot])
