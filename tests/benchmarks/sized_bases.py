@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,9 +24,12 @@ class Size:
 
 
 TINY = Size(64, (32, 64), (False, True), (32, 64), 32, 5)
-"""The shape of the tiny Stable Diffusion that libraries test with."""
-MID = Size(128, (128, 256, 512), (True, True, False), (32, 64, 128, 128), 256, 4)
-"""71 M parameters in the UNet."""
+"""The shape of the tiny Stable Diffusion that libraries test with. Encoding a picture costs 0.85 of its UNet's forward
+pass, in multiplications; Stable Diffusion 1.5's at 512 pixels, 1.39."""
+MID = Size(128, (128, 256, 512), (True, True, False), (64, 128, 256, 256), 256, 4)
+"""71 M parameters in the UNet, beside which encoding costs about what Stable Diffusion 1.5's does: 1.44."""
+MID_LEAN = replace(MID, autoencoder=(32, 64, 128, 128))
+"""The same with an autoencoder of a quarter of that price, 0.36: how far does it go without?"""
 
 
 def build(folder: Path, size: Size) -> Path:
