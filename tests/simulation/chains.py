@@ -22,7 +22,7 @@ _AGAIN: tuple[Kind, ...] = (
     WorldFault.STORE_UNREACHABLE,
     WorldFault.URLS_DEAD,
     WorldFault.UPLOADER_KILLED,
-    WorldFault.OFFLINE,
+    CloudFault.NO_RESTART,
     WorldFault.LAPTOP_FULL,
     WorldFault.URLS_DEAD,
 )

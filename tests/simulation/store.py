@@ -46,7 +46,7 @@ class SimulatedStore:
         self._unreachable_until_s = 0.0
         self._told_unreachable = self._told_dead = True
         self._urls_die_before_s = 0.0
-        self._cut_next = self._alter_next = False
+        self._cut_next = self._alter_next = self._dying = False
         self._kill_in, self._kill_after = 0, False
         self.refusals = 0
         """Calls of somebody with credentials that found the store out of reach."""
@@ -62,9 +62,8 @@ class SimulatedStore:
         self._told_unreachable = False
 
     def let_urls_die(self) -> None:
-        """Those signed so far: the credentials behind them have ended."""
-        self._urls_die_before_s = self._clock.monotonic()
-        self._told_dead = False
+        """Those signed before the next of them is used: the credentials behind them have ended by then."""
+        self._dying = True
 
     def cut_next_put(self) -> None:
         self._cut_next = True
@@ -164,6 +163,8 @@ class SimulatedStore:
         if query["method"] != method or query["key"] != key:
             return 403, b""
         now = self._clock.monotonic()
+        if self._dying and signed_s < now:
+            self._dying, self._told_dead, self._urls_die_before_s = False, False, now
         if now >= expires_s or signed_s < self._urls_die_before_s:
             if not self._told_dead:
                 self._told_dead = True
