@@ -129,6 +129,15 @@ def processes_naming(text: str) -> list[str]:
     return found
 
 
+def files_below(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """Each with what is in it, where others are at work: `Path.rglob` fails when a folder goes while it looks."""
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(OSError):
+                if path.is_file():
+                    yield path, path.read_bytes()
+
+
 def wait_until(claim: Callable[[], bool], what: str) -> None:
     """Polls for something another process does, with half of the time left to that one; fails naming it."""
     deadline = time.monotonic() + PATIENCE_S

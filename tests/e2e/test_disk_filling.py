@@ -48,8 +48,8 @@ class SmallDisk:
 
     def types(self) -> list[str]:
         """Of the events in the run's log."""
-        logs = list(self._root.glob("**/events.jsonl"))
-        return [json.loads(line)["type"] for line in logs[0].read_text().splitlines()] if logs else []
+        logs = [log.read_bytes().splitlines() for log in self._root.glob("runs/*/events.jsonl")]
+        return [json.loads(line)["type"] for line in logs[0] if line.endswith(b"}")] if logs else []
 
     def _resize(self, size: str) -> None:
         remount = ["mount", "-o", f"remount,size={size}", str(self._place)]
