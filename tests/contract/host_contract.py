@@ -15,10 +15,12 @@ from orchestrator.host import ConnectionLost, Host, HostError
 
 PYTHON = sys.executable
 MIB = 1 << 20
+SILENCE_S = 1.0
+"""Longer than a busy machine takes to open a channel and start a shell."""
 AWKWARD = ("two words", "it's", 'say "hi"', "line\nbreak", "ünïcødé 狗", "$HOME `id` \\ *", "", "-n", "tab\there", "~")
 
 
-def eventually(claim: Callable[[], bool], within_s: float = 10.0) -> bool:
+def eventually(claim: Callable[[], bool], within_s: float = 120.0) -> bool:
     """Polls for something that another process does in its own time."""
     deadline = time.monotonic() + within_s
     while not claim():
@@ -158,27 +160,29 @@ class HostContract:
 
     def test_silence_while_receiving_loses_the_connection(self, host: Host) -> None:
         with (
-            host.receive(["sh", "-c", "echo one; cat"], idle_timeout_s=0.3) as chunks,
-            pytest.raises(ConnectionLost, match=r"0\.3 s"),
+            host.receive(["sh", "-c", "echo one; cat"], idle_timeout_s=SILENCE_S) as chunks,
+            pytest.raises(ConnectionLost, match=f"{SILENCE_S:g} s"),
         ):
             list(chunks)
 
     def test_a_slow_consumer_is_not_silence(self, host: Host) -> None:
         got = b""
-        with host.receive(["sh", "-c", "echo one; cat /dev/zero | head -c 9000000"], idle_timeout_s=1.0) as chunks:
+        with host.receive(
+            ["sh", "-c", "echo one; cat /dev/zero | head -c 9000000"], idle_timeout_s=2 * SILENCE_S
+        ) as chunks:
             for chunk in chunks:
                 if not got:
-                    time.sleep(1.2)
+                    time.sleep(2.2 * SILENCE_S)
                 got += chunk
         assert len(got) == 9000004
 
     def test_a_command_that_takes_too_long_loses_the_connection(self, host: Host) -> None:
-        with pytest.raises(ConnectionLost, match=r"0\.3 s"):
-            host.run(["sh", "-c", "cat; sleep 20"], timeout_s=0.3)
+        with pytest.raises(ConnectionLost, match=f"{SILENCE_S:g} s"):
+            host.run(["sh", "-c", "cat; sleep 20"], timeout_s=SILENCE_S)
 
     def test_silence_while_sending_loses_the_connection(self, host: Host) -> None:
-        with pytest.raises(ConnectionLost, match=r"0\.3 s"):
-            host.send(["sleep", "20"], (b"x" * MIB for _ in range(64)), idle_timeout_s=0.3)
+        with pytest.raises(ConnectionLost, match=f"{SILENCE_S:g} s"):
+            host.send(["sleep", "20"], (b"x" * MIB for _ in range(64)), idle_timeout_s=SILENCE_S)
 
     def test_a_host_works_again_after_a_loss(self, host: Host) -> None:
         with pytest.raises(ConnectionLost):

@@ -193,7 +193,7 @@ def test_a_connection_that_froze_while_idle_is_replaced(sshd: Sshd, ssh_access: 
     host = SshHost(ssh_access)
     assert host.run(["true"]).exit_code == 0
     assert sshd.freeze_connections()
-    assert host.run(["echo", "again"], timeout_s=2.0).stdout == b"again\n"
+    assert host.run(["echo", "again"], timeout_s=4.0).stdout == b"again\n"
     host.close()
 
 

@@ -55,7 +55,7 @@ def commit(run_folder: Path, step: int, size: int = 1000) -> wire.CommittedFolde
     return found
 
 
-def until(uploads: StoreUploads, claim: Callable[[], bool], within_s: float = 30.0) -> list[wire.Event]:
+def until(uploads: StoreUploads, claim: Callable[[], bool], within_s: float = 120.0) -> list[wire.Event]:
     """What it said until the claim came true."""
     said: list[wire.Event] = []
     deadline = time.monotonic() + within_s
