@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from remote_trainer.wire import plain_text
+
 
 class Tail:
     """Keeps the last `limit_bytes` of what is added."""
@@ -15,6 +17,6 @@ class Tail:
         del self._kept[: -self._limit_bytes]
 
     def text(self, lines: int = 5) -> str:
-        """The last lines, joined by ` / `, undecodable bytes replaced."""
+        """The last lines, joined by ` / `, undecodable bytes and what a terminal obeys replaced."""
         said = bytes(self._kept).decode(errors="replace").strip().splitlines()
-        return " / ".join(line.strip() for line in said[-lines:] if line.strip())
+        return " / ".join(plain_text(line.strip()) for line in said[-lines:] if line.strip())

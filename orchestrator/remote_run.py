@@ -302,4 +302,4 @@ def require_success(done: Completed, host: Host, what: str, hint: str, then: str
 
 def _last_line(done: Completed) -> str:
     lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
+    return wire.plain_text(lines[-1]) if lines else ""

@@ -242,7 +242,7 @@ def _trainer_log(wiring: Wiring, run: str) -> str:
 
 def _print_trainer_log(text: str, run: str, as_json: bool) -> None:
     if not as_json:
-        click.echo(text, nl=False)
+        click.echo(wire.plain_text(text), nl=False)
         return
     lines = text.splitlines()
     for line in lines:

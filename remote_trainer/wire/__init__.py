@@ -57,6 +57,7 @@ from .files import (
 from .host_status import GuardStatus, HostStatus, LapseAction
 from .job import DatasetSpec, GitPictures, ImageSpec, Job
 from .picture_job import ModelKind, PictureJob, Sampler
+from .plain_text import plain_text
 from .train_spec import (
     ADAPTER_FORMATS,
     ADAPTERS_ALONE,
@@ -161,4 +162,5 @@ __all__ = [
     "encode_event",
     "loads",
     "partial_name",
+    "plain_text",
 ]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Optional, Union
 
 from .codec import PROTOCOL, WireError, decode, encode, parse
 from .files import FileEntry
+from .plain_text import plain_data
 
 
 @dataclass(frozen=True)
@@ -238,9 +239,15 @@ def encode_event(event: Event, seq: int, t: float) -> bytes:
     return (json.dumps({"v": PROTOCOL, "seq": seq, "t": round(t, 3), **body}) + "\n").encode()
 
 
+LATEST_S = 1e11
+"""Unix seconds, three thousand years from now: later ones no calendar here can tell."""
+
+
 def decode_event(line: bytes) -> Envelope:
-    """Raises WireError for broken JSON, a missing field or a higher version; unknown types and fields pass."""
-    body = parse(line)
+    """Its texts plain. Raises WireError for broken JSON, a missing field or a higher version; unknown types and fields
+    pass.
+    """
+    body = plain_data(parse(line))
     if not isinstance(body, dict):
         raise WireError("an event is not a JSON object")
     version = body.pop("v", None)
@@ -248,8 +255,10 @@ def decode_event(line: bytes) -> Envelope:
         raise WireError(f"the host speaks event version {version}, this cloudbooth knows up to {PROTOCOL}")
     try:
         seq, t, kind = int(body.pop("seq")), float(body.pop("t")), str(body.pop("type"))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WireError(f"an event lacks its frame: {error}") from None
+    if not 0 <= t < LATEST_S:
+        raise WireError(f"an event lacks its frame: nothing has happened at {t}")
     cls = _EVENT_TYPES.get(kind)
     event = Unknown(kind, body) if cls is None else decode(cls, body, ignore_unknown=True)
     return Envelope(seq, t, event)

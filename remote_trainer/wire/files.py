@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 
 from .codec import PROTOCOL, WireError, decode, encode, parse
+from .plain_text import plain_text
 
 JOB_FILE = "job.json"
 EVENTS_FILE = "events.jsonl"
@@ -26,7 +27,7 @@ def checkpoint_folder(step: int) -> str:
 @dataclass(frozen=True)
 class FileEntry:
     path: str
-    """Relative to the manifest's folder, forward slashes, never absolute, never with `..`."""
+    """Relative to the manifest's folder: forward slashes, never absolute, never `..`, nothing that a terminal obeys."""
     bytes: int
     sha256: str
 
@@ -34,7 +35,8 @@ class FileEntry:
     def stays_inside(self) -> bool:
         """Whether `path` keeps to the folder that it is relative to. Machines may be strangers': ask before writing."""
         parts = self.path.split("/")
-        return not self.path.startswith("/") and not {"", "..", "."} & set(parts) and not set("\\\0") & set(self.path)
+        inside = not self.path.startswith("/") and not {"", "..", "."} & set(parts)
+        return inside and "\\" not in self.path and plain_text(self.path) == self.path
 
 
 MANIFEST_NAME = "manifest.json"

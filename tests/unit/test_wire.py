@@ -51,6 +51,18 @@ def test_an_unknown_field_of_an_event_is_ignored() -> None:
     assert wire.decode_event(line).event == wire.Stopped(4)
 
 
+def test_a_terminal_has_nothing_to_obey_in_what_a_host_says() -> None:
+    said = wire.Warned("\x1b]0;owned\x07two\nlines\x9b2J", "\tpaste\x7f this")
+    heard = wire.decode_event(wire.encode_event(said, 1, 0.0)).event
+    assert heard == wire.Warned("\ufffd]0;owned\ufffdtwo\nlines\ufffd2J", "\tpaste\ufffd this")
+
+
+@pytest.mark.parametrize("frame", ['"seq":1e999,"t":1', '"seq":1,"t":1e300', '"seq":1,"t":NaN', '"seq":1,"t":-1'])
+def test_an_event_of_no_place_or_time_is_refused(frame: str) -> None:
+    with pytest.raises(wire.WireError, match="lacks its frame"):
+        wire.decode_event(f'{{"v":1,{frame},"type":"stopped","step":4}}'.encode())
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -118,7 +130,7 @@ def test_a_misspelled_setting_is_refused_by_both_sides() -> None:
         TypeAdapter(wire.TrainSpec).validate_python({"stepz": 3})
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "a//b", "a\\b"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "a//b", "a\\b", "a\x1b[2Jb", "a\x9bb"])
 def test_a_manifest_cannot_name_a_path_outside_its_folder(path: str) -> None:
     manifest = wire.Manifest(1, (wire.FileEntry(path, 1, "00"),))
     with pytest.raises(wire.WireError, match="outside its folder"):
