@@ -55,6 +55,7 @@ class Feeder:
 @contextmanager
 def alone(home: RunHome, target: Target) -> Iterator[None]:
     """Held by the one process that logs the run there. Raises RunConflict while another does."""
+    home.root.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up
     file = home.root / f".logged-{target.stem}.lock"
     with file.open("a+") as handle:
         if not take_lock(handle):

@@ -120,6 +120,12 @@ def test_one_process_logs_a_run_to_one_place(dog: RecordedRun) -> None:
         pass
 
 
+def test_a_run_whose_folder_was_tidied_away_can_be_logged_anew(tmp_path: Path) -> None:
+    home = RunHome(tmp_path / "runs" / "dog")
+    with alone(home, WANDB):
+        assert home.root.is_dir()
+
+
 def test_settings_go_along_and_folders_of_this_laptop_do_not(dog: RecordedRun, tmp_path: Path) -> None:
     photos = photo_folder(tmp_path / "others")
     spec = spec_from_photos(photos, "sks dog", ("model.base=builtin:tiny", "train.steps=70"))
