@@ -108,7 +108,8 @@ def _agreed(found: Forgotten, with_model: bool, as_json: bool) -> bool:
             click.echo(loses, err=True)
         return click.confirm(f"Remove {found.folder}, and what is on record?", default=not loses)
     if loses:
-        raise RunConflict(loses, f"`cloudbooth forget {found.run} --yes` removes it all the same")
+        more = "--with-model --yes" if with_model else "--yes"
+        raise RunConflict(loses, f"`cloudbooth forget {found.run} {more}` removes it all the same")
     return True
 
 

@@ -51,6 +51,7 @@ def test_its_records_and_folder_go_its_model_stays_and_its_name_is_free(dog: Rec
 def test_the_model_goes_with_it_only_when_that_is_said_twice(dog: RecordedRun) -> None:
     refused = forget("--with-model", "--json")
     assert isinstance(refused.exception, RunConflict)
+    assert "forget dog --with-model --yes" in refused.exception.hint
     assert dog.output.exists()
     assert dog.ledger.has_run("dog")
     assert forget("--with-model", "--yes", "--json").exception is None
