@@ -13,6 +13,7 @@ from orchestrator.at_stake import LostByDown, lost_by_down
 from orchestrator.cli.carriers import detach
 from orchestrator.cli.driving import NewLimits, drive_to_end, take_up
 from orchestrator.cli.options import (
+    Amount,
     from_store_options,
     json_option,
     log_to_option,
@@ -135,8 +136,8 @@ def _agreed(run: str, loss: LostByDown, as_json: bool) -> bool:
 @click.command(epilog="Example: cloudbooth resume my-dog")
 @run_argument
 @from_store_options
-@click.option("--max-cost", type=click.FloatRange(0), metavar="USD", help="From now on all attempts may cost so much.")
-@click.option("--max-hours", type=click.FloatRange(0, min_open=True), metavar="H", help="As for `launch`, from now on.")
+@click.option("--max-cost", type=Amount(0), metavar="USD", help="From now on all attempts may cost so much.")
+@click.option("--max-hours", type=Amount(0, min_open=True), metavar="H", help="As for `launch`, from now on.")
 @click.option("--detach", "in_background", is_flag=True, help="Go on in the background and return.")
 @notify_option
 @log_to_option

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from orchestrator import doctor as checks
 from orchestrator.base_model import DEFAULT_ENDPOINT
-from orchestrator.cli.options import json_option, of_profile, profile_option
+from orchestrator.cli.options import Amount, json_option, of_profile, profile_option
 from orchestrator.cli.render.live import reporter_for
 from orchestrator.doctor import Finding, Verdict
 from orchestrator.driver_lock import driver_lock
@@ -42,7 +42,12 @@ _STYLES = {Verdict.GOOD: "green", Verdict.DOUBTFUL: "yellow", Verdict.BAD: "bold
 @click.argument("spec_file", metavar="[SPEC]", required=False, type=_SPEC)
 @click.option("--fire-drill", "drilled", metavar="PROVIDER", help="Rent its cheapest machine and let that end itself.")
 @click.option(
-    "--max-cost", type=float, default=0.5, show_default=True, metavar="USD", help="The most a drill may cost."
+    "--max-cost",
+    type=Amount(0, min_open=True),
+    default=0.5,
+    show_default=True,
+    metavar="USD",
+    help="The most a drill may cost.",
 )
 @click.option("--yes", "-y", is_flag=True, help="Start the drill without asking.")
 @profile_option

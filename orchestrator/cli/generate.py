@@ -14,7 +14,7 @@ from typing import Any, get_args
 import click
 
 from orchestrator.base_model import shipped_folder
-from orchestrator.cli.options import json_option, run_argument
+from orchestrator.cli.options import Amount, json_option, run_argument
 from orchestrator.cli.render.events import describe
 from orchestrator.cli.render.summary import tell
 from orchestrator.cli.rented_pictures import on_rented_machine
@@ -44,7 +44,7 @@ WHERE = ("auto", *(place.value for place in Place))
 @click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="Of the first picture.")
 @click.option("--size", metavar="WxH", help="Pixels, 768x512; when omitted, the size of the training.")
 @click.option("--negative", default="", metavar="TEXT", help="What the pictures should not show.")
-@click.option("--guidance", type=click.FloatRange(0), metavar="G", help="How closely to keep to the prompt.")
+@click.option("--guidance", type=Amount(0), metavar="G", help="How closely to keep to the prompt.")
 @click.option("--steps", type=click.IntRange(1, 1000), metavar="N", help="Denoising steps.")
 @click.option("--sampler", type=click.Choice(get_args(wire.Sampler)), help="When omitted, the base's own.")
 @click.option("--compare", is_flag=True, help="The base's pictures of the same seeds beside them.")
@@ -58,9 +58,14 @@ WHERE = ("auto", *(place.value for place in Place))
 @click.option("--provider", metavar="NAME", help="Rent there; else where the run trained, or wherever is cheapest.")
 @click.option("--gpu", "gpus", multiple=True, metavar="NAME", help="Rent this GPU; again for a second choice.")
 @click.option("--spot", is_flag=True, help="Rent what is cheaper and may be taken away at any moment.")
-@click.option("--max-price", type=float, metavar="USD", help="Rent nothing that costs more than this an hour.")
 @click.option(
-    "--max-cost", type=float, metavar="USD", help=f"The most that a rented machine may cost: {PICTURES_MAX_COST_USD:g}."
+    "--max-price", type=Amount(0, min_open=True), metavar="USD", help="Rent nothing that costs more than this an hour."
+)
+@click.option(
+    "--max-cost",
+    type=Amount(0, min_open=True),
+    metavar="USD",
+    help=f"The most that a rented machine may cost: {PICTURES_MAX_COST_USD:g}.",
 )
 @click.option("--yes", "-y", is_flag=True, help="Rent without asking.")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -115,6 +116,16 @@ def notify_option(function: F) -> F:
         callback=remember,
         help="Tell when the run ends or needs you; several with commas between. CLOUDBOOTH_NOTIFY does it always.",
     )(function)
+
+
+class Amount(click.FloatRange):
+    """Dollars or hours: `nan` and `inf` bound nothing, though Python reads them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        amount: float = super().convert(value, param, ctx)
+        if not math.isfinite(amount):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return amount
 
 
 _LOG_TO_KEY = "cloudbooth.log_to"

@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click import BadParameter
+from click.testing import CliRunner
 
 from orchestrator.base_model import LocalFolder, inspect_base
 from orchestrator.cli.generate import base_on, guidance_of, rental_wish
+from orchestrator.cli.main import cli
 from orchestrator.errors import UsageError
 from orchestrator.picture_run import RentalWish
 from orchestrator.spec_file import spec_from_photos
@@ -59,3 +62,10 @@ def test_whoever_describes_a_machine_wants_one_to_be_rented() -> None:
 def test_a_machine_to_be_rented_goes_with_no_other_place() -> None:
     with pytest.raises(UsageError, match="--gpu is for a machine to be rented, not for --where here"):
         rental_wish("here", None, ("A100",), False, None, None)
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "nan", "inf"])
+def test_a_ceiling_that_bounds_nothing_or_all_is_refused_before_anything_is_looked_up(amount: str) -> None:
+    for flag in ("--max-cost", "--max-price"):
+        refused = CliRunner().invoke(cli, ["generate", "dog", "a dog", flag, amount], standalone_mode=False)
+        assert isinstance(refused.exception, BadParameter), refused.exception
