@@ -20,6 +20,8 @@ from orchestrator.ranges import usd
 from providers.errors import CloudboothError, Indeterminate, MachineGone
 from providers.jobs import HasPredictions, Prediction, PredictionWish
 
+SHOWS_WISH_S = 3600.0
+"""How long the service shows what was asked of it: it clears inputs and outputs after an hour."""
 ABSENT = "absent"
 """Outcome of one that the service has never had."""
 
@@ -71,10 +73,13 @@ def settle(
     the next call. Twice is safe. Raises what the provider raises.
     """
     for record in open_:
+        age_s = clock.now() - record.intent_at
         if record.prediction is None:
-            young = clock.now() - record.intent_at < SETTLE_AGE_S
             if not _find(ledger, provider, record):
-                if not young:
+                if age_s >= SHOWS_WISH_S:
+                    ledger.record_prediction_over(record.tag, ABSENT, None)
+                    told(f"{record.tag} at {record.provider} is over, if it was ever made: what it cost is not known")
+                elif age_s >= SETTLE_AGE_S:
                     ledger.record_prediction_over(record.tag, ABSENT, 0.0)
                     told(f"{record.tag} was never made at {record.provider}")
                 continue
@@ -82,6 +87,8 @@ def settle(
         try:
             look(ledger, provider, record)
         except MachineGone:
+            if age_s < SETTLE_AGE_S:  # it may not show yet
+                continue
             ledger.record_prediction_over(record.tag, ABSENT, None)
         after = record_of(ledger, record.run, record.tag)
         if after.over_at is not None:

@@ -12,7 +12,7 @@ from orchestrator.doctor import bills
 from orchestrator.errors import RunConflict
 from orchestrator.finished_model import FinishedModel, finished_model
 from orchestrator.hosted.predicting import predict_pictures
-from orchestrator.hosted.predictions import ABSENT, ask, record_of, settle
+from orchestrator.hosted.predictions import ABSENT, SHOWS_WISH_S, ask, record_of, settle
 from orchestrator.latecomers import SETTLE_AGE_S
 from orchestrator.ledger import PredictionRecord
 from orchestrator.wiring import Wiring, connect
@@ -126,6 +126,28 @@ def test_one_whose_answer_was_lost_may_bill_until_the_service_has_not_shown_it_f
     run.clock.sleep(SETTLE_AGE_S)
     assert settle_open(run) == [f"{open_.tag} was never made at replicate"]
     assert [(record.outcome, record.usd) for record in pictures.records] == [(ABSENT, 0.0)]
+
+
+def test_of_one_that_may_have_been_cleared_away_by_now_nobody_says_that_it_cost_nothing(
+    pictures: Pictures, fake: FakeReplicate
+) -> None:
+    fake.lose_requests, run = 1, pictures.run
+    with pytest.raises(Indeterminate):
+        asked(run, pictures.model)
+    run.clock.sleep(SHOWS_WISH_S)
+    assert "not known" in settle_open(run)[0]
+    assert [(record.outcome, record.usd) for record in pictures.records] == [(ABSENT, None)]
+
+
+def test_one_that_does_not_show_yet_may_bill_for_minutes(pictures: Pictures, fake: FakeReplicate) -> None:
+    run = pictures.run
+    asked(run, pictures.model)
+    fake.predictions.clear()
+    assert settle_open(run) == []
+    assert len(run.ledger.open_predictions()) == 1
+    run.clock.sleep(SETTLE_AGE_S)
+    settle_open(run)
+    assert [(record.outcome, record.usd) for record in pictures.records] == [(ABSENT, None)]
 
 
 def test_what_a_killed_command_has_asked_for_is_settled_by_the_next_one(

@@ -465,6 +465,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _prediction(self, prediction_id: str) -> Answer:
         fake = self.replicate
+        if prediction_id not in fake.predictions:
+            return problem(404, "The requested resource does not exist", "Not found")
         prediction = fake.predictions[prediction_id]
         if prediction["status"] == "canceled" or fake.slow_pictures:
             return Answer(200, prediction)
