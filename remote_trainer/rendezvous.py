@@ -66,9 +66,15 @@ def rendezvous_of(environment: Mapping[str, str]) -> Rendezvous:
 
 
 def noted() -> dict[str, str]:
-    """The variables that the start command noted at this boot; empty where it noted none."""
+    """The variables that the start command noted at this boot; empty where it noted none.
+
+    Anybody may write where the note lies: on a machine with several accounts one of another user is none of ours, and
+    no note brings other variables, which a loader or an interpreter would obey.
+    """
+    note = Path(os.environ.get(NOTE_VARIABLE, NOTE))
     try:
-        lines = Path(os.environ.get(NOTE_VARIABLE, NOTE)).read_text().splitlines()
-    except OSError:
+        lines = note.read_text().splitlines() if note.stat().st_uid in (0, os.getuid()) else []
+    except (OSError, ValueError):
         return {}
-    return {name: value for name, _, value in (line.partition("=") for line in lines) if name}
+    known = {name for names in _NAMES for name in names}
+    return {name: value for name, _, value in (line.partition("=") for line in lines) if name in known}

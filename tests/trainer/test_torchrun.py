@@ -177,3 +177,21 @@ def test_a_machine_that_was_told_nothing_is_alone() -> None:
 def test_what_cannot_be_is_named(change: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         rendezvous.rendezvous_of({**Rendezvous(2, 1, "10.0.0.1").environment, **change})
+
+
+def test_a_note_brings_where_machines_meet_and_no_other_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / "rendezvous"
+    note.write_text("LD_PRELOAD=/tmp/theirs.so\nPET_NNODES=2\nPYTHONPATH=/tmp\nMASTER_ADDR=10.0.0.1\nodd\n")
+    monkeypatch.setenv(rendezvous.NOTE_VARIABLE, str(note))
+    assert rendezvous.noted() == {"PET_NNODES": "2", "MASTER_ADDR": "10.0.0.1"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a file to somebody else")
+def test_a_note_of_another_user_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = tmp_path / "rendezvous"
+    note.write_text("PET_NNODES=2\n")
+    os.chown(note, 12345, -1)
+    monkeypatch.setenv(rendezvous.NOTE_VARIABLE, str(note))
+    assert rendezvous.noted() == {}
