@@ -21,6 +21,8 @@ from remote_trainer import wire
 
 IDLE_TIMEOUT_S = 60.0
 """The other side shows a sign of life every five seconds."""
+MAX_PICTURE_BYTES = 1 << 28
+"""Twice a grid of nine pictures of 2048 x 2048 that no PNG could make any smaller."""
 _DISTRUST = "our code names none so: give the machine back with `cloudbooth down`, and rent another"
 
 
@@ -81,7 +83,8 @@ class Studio:
     def fetch(self, out: str, made: list[wire.FileEntry], target: Path) -> None:
         """Brings them from `out` on the host into `target`, verified by size and hash.
 
-        Raises HostError, for a name that leads out of `target` before anything is written.
+        Raises HostError, for a name that leads out of `target` before anything is written. No more than
+        `MAX_PICTURE_BYTES` of one is ever held.
         """
         import hashlib
 
@@ -91,11 +94,15 @@ class Studio:
         target.mkdir(parents=True, exist_ok=True)
         for entry in made:
             argv = [*self._verb("read"), "--root", out, "--files", json.dumps([[entry.path, 0, None]])]
+            content = bytearray()
             with self.host.receive(argv, idle_timeout_s=IDLE_TIMEOUT_S) as chunks:
-                content = b"".join(chunks)
+                for chunk in chunks:
+                    content += chunk
+                    if len(content) > min(entry.bytes, MAX_PICTURE_BYTES):
+                        raise HostError(f"{self.host.label} sends more of {entry.path} than it announced", _DISTRUST)
             if hashlib.sha256(content).hexdigest() != entry.sha256:
                 raise HostError(f"{entry.path} arrived damaged", "the same command again")
-            write_atomically(target / entry.path, content)
+            write_atomically(target / entry.path, bytes(content))
 
     def _verb(self, verb: str) -> list[str]:
         path = f"PYTHONPATH={self.workdir}/code/{self.code_id}"

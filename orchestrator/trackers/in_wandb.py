@@ -54,7 +54,7 @@ class WandbTracker:
 def _own_words() -> Iterator[None]:
     try:
         yield
-    except wandb.Error as error:
+    except (wandb.Error, OSError, ValueError) as error:
         raise CloudboothError(
             f"Weights & Biases: {str(error).strip().rstrip('.')}",
             "`wandb login`, or `export WANDB_MODE=offline` and `wandb sync` later",

@@ -94,7 +94,7 @@ def parse(raw: bytes) -> Any:
     """JSON data; raises WireError for bytes that are none."""
     try:
         return json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WireError(f"not JSON: {error}") from None
 
 

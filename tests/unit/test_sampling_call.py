@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -19,3 +22,16 @@ def test_a_host_cannot_have_a_file_written_outside_the_folder_of_pictures(tmp_pa
     with pytest.raises(HostError, match="outside its folder"):
         studio.fetch(str(tmp_path), [wire.FileEntry(path, 7, "0" * 64)], tmp_path / "pictures")
     assert list(tmp_path.iterdir()) == []
+
+
+class SendsWithoutEnd(LocalHost):
+    @contextmanager
+    def receive(self, argv: Sequence[str], *, idle_timeout_s: float = 60.0) -> Iterator[Iterator[bytes]]:
+        yield repeat(bytes(1000))
+
+
+def test_a_host_that_sends_without_end_is_left_at_the_size_it_announced(tmp_path: Path) -> None:
+    studio = Studio(SendsWithoutEnd(), sys.executable, str(tmp_path), "no-code")
+    with pytest.raises(HostError, match="than it announced"):
+        studio.fetch(str(tmp_path), [wire.FileEntry("a.png", 2500, "0" * 64)], tmp_path / "pictures")
+    assert list((tmp_path / "pictures").iterdir()) == []

@@ -67,6 +67,7 @@ def test_an_event_of_no_place_or_time_is_refused(frame: str) -> None:
     ("line", "reason"),
     [
         (b"{", "not JSON"),
+        (b"[" * 200_000, "not JSON"),
         (b"[]", "not a JSON object"),
         (b'{"v":2,"seq":1,"t":1,"type":"stopped","step":4}', "event version 2"),
         (b'{"v":1,"t":1,"type":"stopped","step":4}', "lacks its frame"),
