@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import cast, get_args
 
@@ -48,7 +49,7 @@ def export(run: str, formats: tuple[str, ...], target: Path | None, as_json: boo
     wiring = wire_up()
     chosen = cast(tuple[wire.ExportFormat, ...], tuple(dict.fromkeys(formats)))
     wanted = conversion_of(wiring.ledger.run(run), wiring.ledger.artifacts(run), wiring.home.run(run), chosen)
-    folder = (target or Path.cwd() / f"{run}-export").expanduser().absolute()
+    folder = Path(os.path.abspath((target or Path(f"{run}-export")).expanduser()))
     require_new_folder(folder)
     access = wiring.local_access()
     host = connect(access)

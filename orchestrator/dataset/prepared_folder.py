@@ -68,7 +68,7 @@ def caption_for(photo: Path, caption: str) -> str:
     """`sks dog on_a-beach (2).jpg` gives `{name}` the words `sks dog on a beach`."""
     words = re.sub(r"[_\-]+", " ", photo.stem)
     words = re.sub(r"[\s(]*\d*\)?$", "", words)
-    return " ".join(caption.replace(NAME, words).split())
+    return " ".join(caption.replace(NAME, words).split()).strip(" ,")
 
 
 def _names(placed: Sequence[Placement]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def parse_target(text: str) -> Target:
     if kind in ("a1111", "comfyui"):
         raise UsageError(f"{kind} needs the folder where it is installed", f"{kind}:~/{kind}, or {kind}:me@host:{kind}")
     if "/" in text or text.startswith((".", "~")) or Path(text).is_dir():
-        return StoreTarget(Path(text).expanduser().absolute().as_uri())
+        return StoreTarget(_absolute(text).as_uri())
     meant = f"did you mean ./{text}? Else: " if text and not colon else ""
     raise UsageError(f'"{text}" is no place to publish to', meant + TARGETS)
 
@@ -95,10 +96,15 @@ def _repo(text: str, kind: str) -> str:
     return text
 
 
+def _absolute(folder: str) -> Path:
+    """Without `..`, and without asking the disk: links stay as they were named."""
+    return Path(os.path.abspath(Path(folder).expanduser()))
+
+
 def _program(program: Program, place: str) -> ProgramTarget:
     remote = re.fullmatch(r"(?P<host>[^\s/:@-][^\s/:]*):(?P<path>.+)", place)
     if remote is not None:
         return ProgramTarget(program, remote["host"], remote["path"])
     if not place:
         raise UsageError(f"{program} needs the folder where it is installed", f"{program}:~/{program}")
-    return ProgramTarget(program, None, str(Path(place).expanduser().absolute()))
+    return ProgramTarget(program, None, str(_absolute(place)))

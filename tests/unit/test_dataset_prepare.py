@@ -77,6 +77,10 @@ def test_a_file_name_becomes_words(name: str, words: str) -> None:
     assert caption_for(Path(name), "{name}") == words
 
 
+def test_a_caption_ends_without_the_comma_of_a_name_that_says_nothing() -> None:
+    assert caption_for(Path("00.jpg"), "a photo of sks dog, {name}") == "a photo of sks dog"
+
+
 def test_bad_photos_are_left_out_and_named(photos: Path, tmp_path: Path) -> None:
     scene(9).filter(ImageFilter.GaussianBlur(5)).save(photos / "blur.png")
     assert prepared(photos, tmp_path / "out")["left_out"] == ["blur.png"]

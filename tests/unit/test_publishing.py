@@ -39,6 +39,12 @@ MODEL = FinishedModel(
 )  # fmt: skip
 
 
+def test_a_folder_beside_this_one_is_named_by_its_whole_path() -> None:
+    beside = Path.cwd().parent / "models"
+    assert parse_target("../models") == StoreTarget(beside.as_uri())
+    assert parse_target("a1111:../models") == ProgramTarget("a1111", None, str(beside))
+
+
 @pytest.mark.parametrize(
     ("text", "target"),
     [

@@ -185,9 +185,13 @@ def _training(plan: Plan) -> Table:
         batch += f" on each of {plan.gpu_count} GPUs"
     photos = len(plan.instance)
     times = f"each of {photos} photos {plan.epochs:.4g} times" if photos > 1 else f"one photo {plan.epochs:.4g} times"
-    table.add_row("steps", f"{train.steps}, {batch}: {times} (epochs)")
-    if plan.steps_per_epoch and len(plan.sets) > 1:
-        table.add_row("epochs", f"{train.steps / plan.steps_per_epoch:.4g}, of about {plan.steps_per_epoch:.4g} steps")
+    several = bool(plan.steps_per_epoch) and len(plan.sets) > 1
+    table.add_row("steps", f"{train.steps}, {batch}: {times}" + ("" if several else " (epochs)"))
+    if several:
+        table.add_row(
+            "epochs",
+            f"{train.steps / plan.steps_per_epoch:.4g}, of about {plan.steps_per_epoch:.4g} steps",
+        )
     table.add_row("checkpoints", f"every {train.checkpoint_every} steps, the newest {train.keep_checkpoints} kept")
     each = f"every {train.validate_every} steps, " if 0 < train.validate_every < train.steps else ""
     table.add_row("pictures", f"{each}before and after, {len(train.validation_prompts)} at a time")
