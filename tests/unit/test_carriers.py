@@ -92,14 +92,14 @@ def test_whoever_carries_a_run_has_it_logged_where_it_was_wanted(
         pid, _ = hand_over(wire_up(), ["dog"])
         with killed(pid):
             log = home.run("dog").driver_log
-            wait_until(lambda: "trackio:dogs gets no more of this run" in log.read_text(), "it says so", timeout_s=120)
+            wait_until(lambda: "trackio:dogs gets no more of this run" in log.read_text(), "it says so")
 
 
 def test_a_process_with_nothing_to_carry_ends_and_leaves_nothing() -> None:
     wiring = wire_up()
     wiring.ledger.add_run("dog", "ssh", "{}", "{}")  # a spec that says nothing: its driver ends at once
     hand_over(wiring, ["dog"])
-    wait_until(lambda: not list((wiring.home.root / "carriers").glob("*")), "the carrier is gone", timeout_s=120)
+    wait_until(lambda: not list((wiring.home.root / "carriers").glob("*")), "the carrier is gone")
     assert "hint: " in wiring.home.run("dog").driver_log.read_text()
 
 

@@ -185,12 +185,12 @@ def _training(plan: Plan) -> Table:
         batch += f" on each of {plan.gpu_count} GPUs"
     photos = len(plan.instance)
     times = f"each of {photos} photos {plan.epochs:.4g} times" if photos > 1 else f"one photo {plan.epochs:.4g} times"
-    several = bool(plan.steps_per_epoch) and len(plan.sets) > 1
-    table.add_row("steps", f"{train.steps}, {batch}: {times}" + ("" if several else " (epochs)"))
-    if several:
+    per_epoch = plan.steps_per_epoch if len(plan.sets) > 1 else None
+    table.add_row("steps", f"{train.steps}, {batch}: {times}" + ("" if per_epoch else " (epochs)"))
+    if per_epoch:
         table.add_row(
             "epochs",
-            f"{train.steps / plan.steps_per_epoch:.4g}, of about {plan.steps_per_epoch:.4g} steps",
+            f"{train.steps / per_epoch:.4g}, of about {per_epoch:.4g} steps",
         )
     table.add_row("checkpoints", f"every {train.checkpoint_every} steps, the newest {train.keep_checkpoints} kept")
     each = f"every {train.validate_every} steps, " if 0 < train.validate_every < train.steps else ""
