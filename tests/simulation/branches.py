@@ -28,10 +28,10 @@ DECIDING = (
 ELSEWHERE: tuple[str, ...] = tuple(
     f"tests/unit/test_{name}.py"
     for name in (
-        "boot", "hub_token", "keeping", "launch_flags", "lease", "lifecycle", "measured", "orphans", "out_of_sight",
-        "over_unseen", "oversight", "own_machine", "pulling", "recovery", "remote_run", "rental", "revival",
-        "shipping", "slow_machine", "spot_record", "storage_phases", "storage_plan", "supervisor", "tenancy",
-        "told_again", "traveling_base", "volume_folder", "volumes",
+        "boot", "hub_token", "keeping", "late_machines", "launch_flags", "lease", "lifecycle", "measured", "orphans",
+        "out_of_sight", "over_unseen", "oversight", "own_machine", "pulling", "recovery", "remote_run", "rental",
+        "rescue", "revival", "shipping", "slow_machine", "spot_record", "storage_phases", "storage_plan", "supervisor",
+        "tenancy", "told_again", "traveling_base", "volume_folder", "volumes",
     )
 )  # fmt: skip
 """Tests of what no schedule can: real locks and processes, bases in folders, volumes, providers without an ability."""

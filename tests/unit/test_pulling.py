@@ -80,6 +80,14 @@ def test_while_training_goes_on_it_brings_the_newest_checkpoint_and_no_model(sce
     assert scene.computer.living(), "nothing was stopped"
 
 
+def test_before_the_first_checkpoint_it_brings_nothing_and_breaks_nothing(scene: Scene) -> None:
+    context = scene.at(State.TRAINING)
+    assert not list(scene.run_folder.glob("checkpoints/checkpoint-*"))
+    pull_what_is_there(context)
+    assert scene.world.ledger.artifacts(RUN) == []
+    assert scene.computer.living()
+
+
 def test_of_a_run_that_is_done_it_brings_the_model_and_leaves_the_run_where_it_is(scene: Scene) -> None:
     context = scene.at(State.RETRIEVING)
     pull_what_is_there(context)
