@@ -45,7 +45,7 @@ def test_a_killed_driver_is_followed_by_attach_which_brings_the_pictures_and_giv
         quoted.append(line)
         return line["type"] == "state" and line["state"] == "training"
 
-    assert renting.kill_when(generate(to="pictures"), at_work)
+    assert renting.kill_when(generate(to="rented"), at_work)
     assert quoted[0]["type"] == "quote"
     assert quoted[0]["ceiling_usd"] == 1.0
     name = str(quoted[0]["run"])
@@ -54,8 +54,8 @@ def test_a_killed_driver_is_followed_by_attach_which_brings_the_pictures_and_giv
 
     done = renting.run("attach", name, "--json").summary
     assert (done["reason"], done["made_pictures"]) == ("done", True)
-    assert Image.open(renting.root / "pictures" / "42.png").info["parameters"].startswith("a photo of sks robot\n")
-    assert (renting.root / "pictures" / "grid.png").is_file()
+    assert Image.open(renting.root / "rented" / "42.png").info["parameters"].startswith("a photo of sks robot\n")
+    assert (renting.root / "rented" / "grid.png").is_file()
     [pod] = runpod.pods.values()
     assert pod.gone_at is not None
     assert f"{done['cost_usd']:.2f}" == f"{runpod.billed_usd():.2f}"
