@@ -134,7 +134,8 @@ def accept(
             target.parent.mkdir(parents=True, exist_ok=True)
             offset, expected = (member.pax_headers.get(name) for name in (wire.TAR_OFFSET, wire.TAR_SHA256))
             whole = offset is None
-            sha256 = hashlib.sha256()
+            file = _Followed() if offset is None else followed.setdefault(target, _Followed())
+            follows = file.begins(int(offset or 0), member.size)
             flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if whole else 0)
             with open(os.open(partial(target), flags, 0o666), "wb", buffering=0) as handle:
                 handle.seek(int(offset or 0))
@@ -145,18 +146,16 @@ def accept(
                     _write_all(handle, piece)
                     renewing()
                     left -= len(piece)
-                    if whole:
-                        sha256.update(piece)
+                    if follows:
+                        file.update(piece)
             incoming.fill(buffer[: -member.size % tarfile.BLOCKSIZE])
             before_naming()
             if offset is not None:
-                file = followed.setdefault(target, _Followed())
-                file.read_on(partial(target), int(offset), member.size, buffer)
                 if expected is not None and file.is_right(expected):
                     os.truncate(partial(target), file.bytes)  # an older file of this name may have been longer
                     settling.add(target, file.bytes)
                     accepted.finished.append(member.name)
-            elif expected not in (None, sha256.hexdigest()):
+            elif expected is not None and not file.is_right(expected):
                 partial(target).unlink()
                 accepted.damaged.append(member.name)
             else:
@@ -226,7 +225,7 @@ class _Incoming:
 
 
 class _Followed:
-    """The hash of a file that grows: of what its disk was given, range by range, while the next ones are on their way.
+    """The hash of a file that arrives: of what was written, range by range.
 
     `bytes` is how far it goes. A range that is not the next one leaves it where it is.
     """
@@ -236,18 +235,14 @@ class _Followed:
         self.bytes = 0
         self._ends_at = 0
 
-    def read_on(self, path: Path, offset: int, length: int, buffer: memoryview) -> None:
+    def begins(self, offset: int, length: int) -> bool:
+        """Whether the range that comes now is the next one: its bytes are for `update` then."""
         self._ends_at = offset + length
-        if offset != self.bytes:
-            return
-        with open(path, "rb", buffering=0) as handle:
-            handle.seek(offset)
-            while self.bytes < self._ends_at:
-                count = handle.readinto(buffer[: min(len(buffer), self._ends_at - self.bytes)])
-                if not count:
-                    break
-                self._sha256.update(buffer[:count])
-                self.bytes += count
+        return offset == self.bytes
+
+    def update(self, piece: memoryview) -> None:
+        self._sha256.update(piece)
+        self.bytes += len(piece)
 
     def is_right(self, sha256: str) -> bool:
         """Whether all up to the end of the newest range has this hash."""
