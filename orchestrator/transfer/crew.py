@@ -37,10 +37,9 @@ class _Ended(Exception):
     """The transfer is over, for whatever reason: in the threads, instead of the next progress."""
 
 
-def planned_streams(host: Host, total_bytes: int, near: int) -> int:
-    """How many streams `work_together` begins with; `near`: so many to a host in the same room. May connect, and raises
-    HostError then."""
-    return first_streams(total_bytes, host.round_trip_s(), near) if isinstance(host, HasTwins) else 1
+def planned_streams(host: Host, total_bytes: int) -> int:
+    """How many streams `work_together` begins with. May connect, and raises HostError then."""
+    return first_streams(total_bytes, host.round_trip_s()) if isinstance(host, HasTwins) else 1
 
 
 def work_together(

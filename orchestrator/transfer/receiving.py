@@ -25,7 +25,6 @@ from orchestrator.transfer.chunks import (
 )
 from orchestrator.transfer.crew import planned_streams, work_together
 from orchestrator.transfer.hashing import Following
-from orchestrator.transfer.streams import NEAR_STREAMS
 from remote_trainer import wire
 
 RUN_CHUNKS = 256
@@ -54,7 +53,7 @@ class Arriving:
         """
         for folder in {partial(self.target / chunk.entry.path).parent for chunk in chunks}:
             folder.mkdir(parents=True, exist_ok=True)
-        streams = planned_streams(self.remote.host, sum(chunk.length for chunk in chunks), NEAR_STREAMS)
+        streams = planned_streams(self.remote.host, sum(chunk.length for chunk in chunks))
         shares = Shares(dealt_out(chunks, streams), streams)
         with Following(chunks, lambda entry: partial(self.target / entry.path), self._right.add) as following:
             worker = _Receiver(self, shares, following)

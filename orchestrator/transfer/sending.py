@@ -26,7 +26,6 @@ from orchestrator.transfer.chunks import (
     zeros_sha256,
 )
 from orchestrator.transfer.crew import planned_streams, work_together
-from orchestrator.transfer.streams import NEAR_STREAMS_UP
 from remote_trainer import wire
 
 PIECE_BYTES = 1 << 20
@@ -90,7 +89,7 @@ class _Leaving:
     def send(self, chunks: Sequence[Chunk], on_bytes: OnBytes) -> bool:
         """True when a stream broke, or a file arrived wrong: what arrived has to be asked then."""
         sender = _Sender(self, Queue(chunks))
-        streams = planned_streams(self.remote.host, sum(chunk.length for chunk in chunks), NEAR_STREAMS_UP)
+        streams = planned_streams(self.remote.host, sum(chunk.length for chunk in chunks))
         work_together(self.remote, sender, streams, lambda: sender.queue.left_bytes, on_bytes)
         return sender.broken
 

@@ -2,7 +2,8 @@
 
 One TCP stream over a long, slightly lossy link keeps to half of it or less: each loss halves its window, which grows
 back by the round trip. Streams of their own lose independently. On a short link nothing is lost and ciphers and copies
-are the limit: a second stream of a download keeps a second core busy, and further ones only add threads.
+are the limit, which one stream shares out best: its chunks come in their order, so that a file is hashed while it
+arrives, and further logins, interpreters and a second reading of the file are saved.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ from dataclasses import dataclass
 
 NEAR_S = 0.005
 """A round trip below this is the same room or data center."""
-NEAR_STREAMS = 2
-NEAR_STREAMS_UP = 1
-"""Upwards one stream pays there: its chunks come in their order, so that the host hashes the file while it arrives, and
-a login, a Python and a second reading are saved."""
+NEAR_STREAMS = 1
 FIRST_FAR_STREAMS = 4
 MOST_STREAMS = 8
 """sshd's default MaxStartups begins to drop logins at ten that are under way at once."""
@@ -36,9 +34,9 @@ class Observed:
     bytes_per_s: float
 
 
-def first_streams(total_bytes: int, round_trip_s: float, near: int = NEAR_STREAMS) -> int:
+def first_streams(total_bytes: int, round_trip_s: float) -> int:
     """To begin with, before anything is measured but the round trip."""
-    wanted = near if round_trip_s < NEAR_S else FIRST_FAR_STREAMS
+    wanted = NEAR_STREAMS if round_trip_s < NEAR_S else FIRST_FAR_STREAMS
     return max(1, min(wanted, total_bytes // WORTH_A_STREAM_BYTES))
 
 

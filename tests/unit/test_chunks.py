@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.transfer.chunks import WORTH_TAKING_OVER_BYTES, Chunk, Queue, Range, Shares, chunks_of, ranges_of
-from orchestrator.transfer.streams import MOST_STREAMS, NEAR_STREAMS_UP, Observed, first_streams, next_streams
+from orchestrator.transfer.streams import MOST_STREAMS, Observed, first_streams, next_streams
 from remote_trainer import wire
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -133,7 +133,7 @@ def test_a_queue_hands_out_each_chunk_once_to_many_threads() -> None:
 @pytest.mark.parametrize(
     ("total_bytes", "round_trip_s", "streams"),
     [
-        (GIB, 0.0005, 2),
+        (GIB, 0.0005, 1),
         (GIB, 0.08, 4),
         (GIB, float("inf"), 4),
         (20 * MIB, 0.08, 2),
@@ -145,13 +145,8 @@ def test_a_transfer_begins_with(total_bytes: int, round_trip_s: float, streams: 
     assert first_streams(total_bytes, round_trip_s) == streams
 
 
-def test_an_upload_to_a_near_host_is_one_stream_which_is_hashed_as_it_arrives() -> None:
-    assert first_streams(GIB, 0.0005, NEAR_STREAMS_UP) == 1
-    assert first_streams(GIB, 0.08, NEAR_STREAMS_UP) == 4
-
-
 def test_a_near_host_gets_no_further_streams() -> None:
-    assert next_streams([Observed(2, 200e6)], 0.0005, 7 * GIB) == 2
+    assert next_streams([Observed(1, 200e6)], 0.0005, 7 * GIB) == 1
 
 
 def test_a_far_host_gets_more_streams_while_they_bring_more() -> None:
