@@ -85,6 +85,11 @@ class ObjectStore(Protocol):
         """The content, or `length` bytes of it from `offset`, within its size. Raises NoSuchObject."""
         ...
 
+    def pieces(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The same as it arrives, in pieces of at most a MiB; blocks for each. Raises NoSuchObject, and
+        StorageUnreachable also after some of them: what has come is right as far as it goes."""
+        ...
+
     def head(self, key: str) -> StoredObject | None:
         """None when there is no such object."""
         ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
@@ -14,15 +15,19 @@ from pathlib import Path
 
 from orchestrator.checksum import sha256_of
 from orchestrator.fetch import disk_full_explained, holds, partial_folder
-from orchestrator.storage.api import ObjectStore, StorageError
+from orchestrator.storage.api import ObjectStore, StorageError, StorageUnreachable
 from orchestrator.storage.run_store import RunStore, StoredFolder
+from orchestrator.transfer.streams import NEAR_S, first_streams
 from orchestrator.whole_file import sync_folder, write_atomically
 from providers.errors import CloudboothError
 from remote_trainer import wire
 
 RANGE_BYTES = 16 << 20
-THREADS = 5
-"""Memory is bounded by about their product."""
+NEAR_RANGE_BYTES = 64 << 20
+"""One stream of few requests leaves most of the processor to the server, where that is the same room's."""
+ASKED_FOR_ROUND_TRIP = 3
+ATTEMPTS_WITHOUT_A_BYTE = 3
+"""A range that breaks off is continued at once, until this many requests in a row have brought nothing."""
 PIECE_BYTES = 256 << 10
 
 
@@ -41,8 +46,9 @@ def bring_home(
     partial = partial_folder(target)
     with disk_full_explained(target, again):
         partial.mkdir(parents=True, exist_ok=True)
+        round_trip_s = _round_trip_s(run.store, f"{folder.prefix}/{wire.MANIFEST_NAME}")
         for entry in folder.manifest.files:
-            _bring_file(run, f"{folder.prefix}/{entry.path}", entry, partial / entry.path, on_bytes)
+            _bring_file(run, f"{folder.prefix}/{entry.path}", entry, partial / entry.path, round_trip_s, on_bytes)
         for inside in {parent for entry in folder.manifest.files for parent in (partial / entry.path).parents}:
             if inside == partial or partial in inside.parents:
                 sync_folder(inside)
@@ -51,14 +57,34 @@ def bring_home(
         sync_folder(target.parent)
 
 
-def _bring_file(run: RunStore, key: str, entry: wire.FileEntry, path: Path, on_bytes: Callable[[int], None]) -> None:
+def _round_trip_s(store: ObjectStore, key: str) -> float:
+    """The shortest of a few small requests."""
+
+    def asked_s() -> float:
+        started = time.monotonic()
+        store.head(key)
+        return time.monotonic() - started
+
+    return min(asked_s() for _ in range(ASKED_FOR_ROUND_TRIP))
+
+
+def _bring_file(
+    run: RunStore,
+    key: str,
+    entry: wire.FileEntry,
+    path: Path,
+    round_trip_s: float,
+    on_bytes: Callable[[int], None],
+) -> None:
     if path.is_file() and path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256:
         return
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with part.open("w+b", buffering=0) as file, ThreadPoolExecutor(THREADS) as pool:
-        ranges = [(offset, min(RANGE_BYTES, entry.bytes - offset)) for offset in range(0, entry.bytes, RANGE_BYTES)]
+    streams = first_streams(entry.bytes, round_trip_s)
+    with part.open("w+b", buffering=0) as file, ThreadPoolExecutor(streams) as pool:
+        at_once = NEAR_RANGE_BYTES if round_trip_s < NEAR_S else RANGE_BYTES
+        ranges = [(offset, min(at_once, entry.bytes - offset)) for offset in range(0, entry.bytes, at_once)]
         arriving = [pool.submit(_bring_range, run.store, key, part, *each) for each in ranges]
         try:
             for arrival, (_, length) in zip(arriving, ranges, strict=True):
@@ -79,11 +105,22 @@ def _bring_file(run: RunStore, key: str, entry: wire.FileEntry, path: Path, on_b
 
 
 def _bring_range(store: ObjectStore, key: str, part: Path, offset: int, length: int) -> None:
+    """Raises StorageUnreachable when nothing comes any more. An object that is too short leaves the rest as it is."""
+    end, fruitless = offset + length, 0
     with part.open("r+b", buffering=0) as file:
         file.seek(offset)
-        content = memoryview(store.get(key, offset, length))
-        while content:
-            content = content[file.write(content) :]
+        while True:
+            try:
+                for piece in store.pieces(key, offset, end - offset):
+                    left = memoryview(piece)
+                    while left:
+                        left = left[file.write(left) :]
+                    offset, fruitless = offset + len(piece), 0
+                return
+            except StorageUnreachable:
+                fruitless += 1
+                if fruitless >= ATTEMPTS_WITHOUT_A_BYTE:
+                    raise
 
 
 def _add_to(digest: hashlib._Hash, file: FileIO, length: int) -> None:

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import stat
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -46,10 +47,16 @@ class FolderStore:
         return self._require(key)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        return b"".join(self.pieces(key, offset, length))
+
+    def pieces(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        left = sys.maxsize if length is None else length
         try:
             with self._path(key).open("rb") as handle:
                 handle.seek(offset)
-                return handle.read(-1 if length is None else length)
+                while piece := handle.read(min(left, COPY_BYTES)):
+                    left -= len(piece)
+                    yield piece
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             self._require_mounted()
             raise _missing(key, self.url) from None

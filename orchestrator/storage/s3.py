@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -33,6 +33,7 @@ from orchestrator.storage.api import (
 from remote_trainer import wire
 
 PART_BYTES = 64 << 20
+PIECE_BYTES = 1 << 20
 THREADS = 8
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
@@ -78,13 +79,16 @@ class S3Store:
         return self._require(key)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        return b"".join(self.pieces(key, offset, length))
+
+    def pieces(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         if length == 0:
-            return b""
+            return
         until = "" if length is None else str(offset + length - 1)
         ranged = {"Range": f"bytes={offset}-{until}"} if offset or length is not None else {}
-        with self._explained(key):
-            content: bytes = self._client.get_object(**self._at(key), **ranged)["Body"].read()
-        return content
+        with self._explained(key), closing(self._client.get_object(**self._at(key), **ranged)["Body"]) as body:
+            while piece := body.read(PIECE_BYTES):
+                yield piece
 
     def head(self, key: str) -> StoredObject | None:
         try:
@@ -320,6 +324,8 @@ class S3Store:
                 f"{where} does not answer: {_first_line(error)}",
                 "check the network, storage.endpoint_url and AWS_ENDPOINT_URL_S3",
             ) from None
+        except botocore.exceptions.IncompleteReadError:
+            raise StorageUnreachable(f"{key} broke off on its way from {self.url}", "run the command again") from None
         except botocore.exceptions.BotoCoreError as error:
             raise StorageError(
                 f"{self.url} cannot be used: {_first_line(error)}", "check storage.url and storage.endpoint_url"

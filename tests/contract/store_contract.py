@@ -48,10 +48,20 @@ class StoreContract:
     def test_a_range_is_read(self, store: ObjectStore, offset: int, length: int | None, expected: bytes) -> None:
         store.put("digits", b"0123456789")
         assert store.get("digits", offset, length) == expected
+        assert b"".join(store.pieces("digits", offset, length)) == expected
+
+    def test_a_large_object_comes_in_pieces(self, store: ObjectStore) -> None:
+        content = bytes(range(256)) * (10 << 10)
+        store.put("weights", content)
+        pieces = [*store.pieces("weights")]
+        assert max(map(len, pieces)) <= 1 << 20
+        assert b"".join(pieces) == content
 
     def test_reading_what_is_not_there_says_so(self, store: ObjectStore) -> None:
         with pytest.raises(NoSuchObject):
             store.get("runs/nobody")
+        with pytest.raises(NoSuchObject):
+            next(iter(store.pieces("runs/nobody")))
 
     def test_head_tells_size_and_absence(self, store: ObjectStore) -> None:
         store.put("a/b", b"12345")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import http.server
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -13,7 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.storage.api import MAX_PRESIGN_S, ObjectStore, Presigns, StorageError, StorageRefused
+from orchestrator.storage.api import (
+    MAX_PRESIGN_S,
+    ObjectStore,
+    Presigns,
+    StorageError,
+    StorageRefused,
+    StorageUnreachable,
+)
 from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.open import open_store, require_writable
 from orchestrator.storage.s3 import S3Store
@@ -141,6 +150,25 @@ def test_a_store_that_does_not_answer_is_named_as_such(monkeypatch: pytest.Monke
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(StorageError, match="does not answer"):
         require_writable(open_store("s3://bucket/x", url))
+
+
+def test_an_answer_that_breaks_off_gives_what_came_and_then_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class BreaksOff(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(3 << 20))
+            self.end_headers()
+            self.wfile.write(bytes(3 << 19))
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with http.server.HTTPServer(("127.0.0.1", 0), BreaksOff) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        pieces = open_store("s3://bucket/x", f"http://127.0.0.1:{server.server_port}").pieces("weights")
+        assert len(next(pieces)) == 1 << 20
+        with pytest.raises(StorageUnreachable):
+            sum(map(len, pieces))
+        server.shutdown()
 
 
 def test_without_credentials_the_hint_says_where_they_come_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ class UploaderKilled(Exception):
 
 BASE = "https://simulated.store/"
 NO_ANSWER = 0
+PIECE_BYTES = 1 << 20
 
 
 class SimulatedStore:
@@ -93,6 +94,10 @@ class SimulatedStore:
         if checked_key(key) not in self._objects:
             raise NoSuchObject(f"there is no {key} in {self.url}")
         return self._objects[key][offset : None if length is None else offset + length]
+
+    def pieces(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        content = self.get(key, offset, length)
+        yield from (content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES))
 
     def head(self, key: str) -> StoredObject | None:
         self._require_reach()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from orchestrator.storage.api import ObjectStore, StorageError, StoredObject
+from orchestrator.storage.api import ObjectStore, StorageError, StorageUnreachable, StoredObject
 from orchestrator.storage.bring_home import bring_home
+from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.lending import PoolSize, lend
 from orchestrator.storage.run_store import RunStore, retained, run_address
 from providers.errors import CloudboothError
@@ -240,6 +242,37 @@ def test_files_that_arrived_are_not_fetched_again(machine: Path, run: RunStore, 
     run.store.delete([f"{checkpoint.prefix}/a.json"])  # it is here already
     bring_home(run, checkpoint, tmp_path / "home" / "c", "again")
     assert read_committed(tmp_path / "home" / "c") == checkpoint.manifest
+
+
+class BreaksOff(FolderStore):
+    """Ends each answer after so many bytes, as a connection does."""
+
+    def __init__(self, root: Path, after_bytes: int) -> None:
+        super().__init__(root)
+        self._after_bytes = after_bytes
+
+    def pieces(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        content = b"".join(super().pieces(key, offset, length))
+        if content[: self._after_bytes]:
+            yield content[: self._after_bytes]
+        if len(content) > self._after_bytes:
+            raise StorageUnreachable("it broke off", "run the command again")
+
+
+@pytest.mark.parametrize(("after_bytes", "arrives"), [(100, True), (0, False)])
+def test_a_file_that_breaks_off_goes_on_while_that_brings_anything(
+    machine: Path, run: RunStore, tmp_path: Path, after_bytes: int, arrives: bool
+) -> None:
+    lend_to(machine, run)
+    uploaded(machine, 100)
+    [checkpoint] = run.settle(2, 0)
+    store = BreaksOff(tmp_path / "store", after_bytes)
+    for found in run.store.objects(f"{checkpoint.prefix}/"):
+        store.put(found.key, run.store.get(found.key))
+    breaking = RunStore(store, run.name)
+    with nullcontext() if arrives else pytest.raises(StorageUnreachable):
+        bring_home(breaking, checkpoint, tmp_path / "home" / "c", "again")
+    assert (tmp_path / "home" / "c").exists() == arrives
 
 
 def test_what_a_user_has_put_at_the_target_is_never_removed(machine: Path, run: RunStore, tmp_path: Path) -> None:
