@@ -64,10 +64,10 @@ def _wrapped(text: str, font: Any, width: float, most: int) -> list[str]:
             line = ""
         line = f"{line} {word}" if line else word
         while font.getlength(line) > width and len(line) > 1:
-            fits = next(
-                count for count in range(len(line) - 1, 0, -1) if count == 1 or font.getlength(line[:count]) <= width
-            )
+            fits = next(count for count in range(1, len(line)) if font.getlength(line[: count + 1]) > width)
             lines.append(line[:fits])
             line = line[fits:]
+        if len(lines) > most:  # none of the rest will be seen
+            break
     lines.append(line)
     return lines if len(lines) <= most else [*lines[: most - 1], "…"]
