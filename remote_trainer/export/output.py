@@ -19,7 +19,7 @@ from ..commit import commit_folder, preparing, read_committed
 from ..errors import TrainingFailed
 from ..families.api import Family, SingleFileFamily
 from ..wire import Job, Manifest, PhaseStarted
-from . import diffusers_folder, kohya_flux, kohya_lora, lora_file, single_file
+from . import diffusers_folder, kohya_flux, kohya_lora, lora_file, original_config, single_file
 from .digests import digests
 from .model_card import model_card
 
@@ -139,10 +139,13 @@ def _write_single_files(
     tensors = single_file.tensors_of(family, trained.denoiser, trained.texts)
     for suffix in suffixes:
         single_file.write(tensors, stem.with_name(stem.name + suffix), step)
-    if family.single_file.needs_config:
-        single_file.write_config(family, stem.with_name(f"{stem.name}.yaml"))
+    config = stem.with_name(f"{stem.name}.yaml") if family.single_file.needs_config else None
+    if config is not None:
+        original_config.write(family.single_file, config)
     written = digests(tensors)
-    return [partial(single_file.verify, family, written, stem.with_name(stem.name + suffix)) for suffix in suffixes]
+    return [
+        partial(single_file.verify, family, written, stem.with_name(stem.name + suffix), config) for suffix in suffixes
+    ]
 
 
 def _origin(job: Job, step: int) -> kohya_lora.Origin:

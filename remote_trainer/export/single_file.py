@@ -1,8 +1,7 @@
-"""One file with the whole model, as AUTOMATIC1111 and ComfyUI open it: `.safetensors` or `.ckpt`, and its `.yaml`."""
+"""One file with the whole model, as AUTOMATIC1111 and ComfyUI open it: `.safetensors` or `.ckpt`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..families.api import SingleFileFamily, SingleFileLayout
-from . import ldm_names
+from . import ldm_names, original_config
 from .digests import Digest, digests, require_equal
 
 
@@ -42,22 +41,23 @@ def write(tensors: Mapping[str, Tensor], path: Path, step: int) -> None:
         save_file(dict(tensors), path, metadata={"format": "pt"})
 
 
-def write_config(family: SingleFileFamily, path: Path) -> None:
-    """The `.yaml` that AUTOMATIC1111 wants beside a file whose keys do not tell what the model predicts."""
-    path.write_text(config_text(family.single_file))
-
-
-def verify(family: SingleFileFamily, written: Mapping[str, Digest], path: Path) -> None:
+def verify(family: SingleFileFamily, written: Mapping[str, Digest], path: Path, config: Path | None = None) -> None:
     """Compares the file tensor by tensor, then loads it with `from_single_file` and compares every component with
-    what stands in the file. Raises TrainingFailed("export-mismatch").
+    what stands in the file. config: the `.yaml` that goes with it, which is compared first and then, where diffusers
+    understands it, tells diffusers what to build. Raises TrainingFailed("export-mismatch").
     """
+    layout = family.single_file
+    described = {}
+    if config is not None:
+        original_config.verify(layout, written, config)
+        if original_config.for_diffusers(layout):
+            described["original_config"] = str(config)
     read = torch.load(path, weights_only=True)["state_dict"] if path.suffix == ".ckpt" else load_file(path)
     require_equal(f"the single file {path.name}", written, digests(read))
     del read
     pipeline = family.pipeline_class().from_single_file(
-        str(path), config=str(family.folder), torch_dtype=torch.float32, local_files_only=True
+        str(path), config=str(family.folder), torch_dtype=torch.float32, local_files_only=True, **described
     )
-    layout = family.single_file
     texts = [pipeline.components[part.component].state_dict() for part in layout.texts]
     opened = _named(layout, pipeline.unet.state_dict(), pipeline.vae.state_dict(), texts)
     require_equal(f"{path.name} in diffusers", written, digests(opened))
@@ -86,72 +86,3 @@ def _markers(layout: SingleFileLayout) -> dict[str, Tensor]:
         return {}
     names = ["v_pred"] + ["ztsnr"] * bool(layout.scheduler.get("rescale_betas_zero_snr"))
     return {name: torch.empty(0) for name in names}
-
-
-def config_text(layout: SingleFileLayout) -> str:
-    """The numbers of an SD 1.x or 2.x in the words of the original configuration files. JSON is YAML."""
-    unet, vae = layout.unet, layout.autoencoder
-    width = unet["block_out_channels"][0]
-    attention = {
-        "attention_resolutions": [
-            2**level for level, kind in enumerate(unet["down_block_types"]) if kind.startswith("CrossAttn")
-        ],
-        "use_spatial_transformer": True,
-        "use_linear_in_transformer": bool(unet.get("use_linear_projection", False)),
-        "transformer_depth": 1,
-        "context_dim": unet["cross_attention_dim"],
-        "legacy": False,
-    }
-    heads = unet["attention_head_dim"]
-    # Diffusers gives the number of heads under the name of their size; lists are one for each block.
-    attention |= {"num_heads": heads} if isinstance(heads, int) else {"num_head_channels": width // heads[0]}
-    decoder = {
-        "double_z": True, "z_channels": vae["latent_channels"], "resolution": 256, "in_channels": 3, "out_ch": 3,
-        "ch": vae["block_out_channels"][0], "ch_mult": _multiples(vae["block_out_channels"]),
-        "num_res_blocks": vae["layers_per_block"], "attn_resolutions": [], "dropout": 0.0,
-    }  # fmt: skip
-    text = (
-        {
-            "target": "ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
-            "params": {"freeze": True, "layer": "penultimate"},
-        }
-        if layout.architecture == "sd-2"
-        else {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"}
-    )
-    params = {
-        "parameterization": "v" if layout.prediction == "v_prediction" else "eps",
-        "linear_start": layout.scheduler["beta_start"],
-        "linear_end": layout.scheduler["beta_end"],
-        "timesteps": layout.scheduler.get("num_train_timesteps", 1000),
-        "first_stage_key": "jpg",
-        "cond_stage_key": "txt",
-        "image_size": unet["sample_size"],
-        "channels": unet["in_channels"],
-        "cond_stage_trainable": False,
-        "conditioning_key": "crossattn",
-        "scale_factor": vae.get("scaling_factor", 0.18215),
-        "use_ema": False,
-        "unet_config": {
-            "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-            "params": {
-                "in_channels": unet["in_channels"], "out_channels": unet["out_channels"], "model_channels": width,
-                "num_res_blocks": unet["layers_per_block"], "channel_mult": _multiples(unet["block_out_channels"]),
-                **attention,
-            },
-        },
-        "first_stage_config": {
-            "target": "ldm.models.autoencoder.AutoencoderKL",
-            "params": {
-                "embed_dim": vae["latent_channels"], "ddconfig": decoder, "lossconfig": {"target": "torch.nn.Identity"},
-            },
-        },
-        "cond_stage_config": text,
-    }  # fmt: skip
-    return (
-        json.dumps({"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}, indent=2)
-        + "\n"
-    )
-
-
-def _multiples(channels: Sequence[int]) -> list[int]:
-    return [count // channels[0] for count in channels]
