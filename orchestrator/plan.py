@@ -65,7 +65,7 @@ from orchestrator.plan_warnings import (
 from orchestrator.ranges import Range
 from orchestrator.rental import ProviderTerms, Rental, TermsOf, plan_rental, rental_decisions
 from orchestrator.single_file_base import LinkedFile, LocalFile
-from orchestrator.spec import BUILTIN_RESOLUTION, RunSpec
+from orchestrator.spec import RunSpec
 from orchestrator.storage.planned import StoragePlan
 from orchestrator.workload import Workload, workload
 from providers.api import Offer, Volume
@@ -224,7 +224,7 @@ def make_plan(
     if offer.price_per_hour_usd > 0:
         rental = plan_rental(spec, offers, choice, work, terms_of(offer), history, measured, volume)
     train, decisions = _resolve_training(spec, base, work.family, None if rental is None else rental.quote)
-    if is_builtin(base) and train.resolution == BUILTIN_RESOLUTION:
+    if "train.resolution" in spec.filled_in:
         decisions.insert(0, Decision(f"train.resolution = {train.resolution}", "the size that builtin bases draw at"))
     formats = spec.output.formats
     if not formats:

@@ -8,10 +8,11 @@ not 800. `orchestrator.spec_file` makes specs from TOML files and flags.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 
 from orchestrator.spec_data import Data, NoClassImages, PictureSet, Prompt, Section
 from orchestrator.spec_errors import RuleBroken, Schema, one_of, problems_of, usage_error
@@ -182,7 +183,17 @@ class Output(Section):
     """Empty: the first that the method yields (`EVERY_FORMAT`)."""
 
 
+@dataclass(frozen=True)
+class FilledIn:
+    """Keys that nobody stated and whose value follows from other keys. No part of what a spec says: specs that differ
+    in this alone are equal, and none of it is recorded."""
+
+    keys: frozenset[str] = field(default=frozenset(), compare=False)
+
+
 class RunSpec(Section):
+    _filled_in: FilledIn = PrivateAttr(default=FilledIn())
+
     name: str
     """Name of the model, and the stem of its files."""
     subject: Subject
@@ -228,6 +239,17 @@ class RunSpec(Section):
                     f"which yields {one_of(applicable)}"
                 )
         return self
+
+    @property
+    def filled_in(self) -> frozenset[str]:
+        """What `spec_file` put in by itself, for the plan to say: `train.resolution`. Empty when read from a record."""
+        return self._filled_in.keys
+
+    def with_filled_in(self, *keys: str) -> Self:
+        """The same spec, of which `keys` are told as decided and not as stated."""
+        copy = self.model_copy()
+        copy._filled_in = FilledIn(self.filled_in | set(keys))
+        return copy
 
     @property
     def picture_sets(self) -> tuple[PictureSet, ...]:

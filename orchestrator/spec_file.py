@@ -128,7 +128,7 @@ def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source
     _absolutize_sets(raw, Path.cwd())
     _prompts_of_sets(raw)
     _resolution_of_sets(raw)
-    _resolution_of_builtin(raw)
+    filled_in = _resolution_of_builtin(raw)
     # Missing sections as empty ones: pydantic then names the missing key and not only its section.
     for section in ("subject", "data"):
         raw.setdefault(section, {})
@@ -141,7 +141,7 @@ def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source
         problems += problems_of(error, SCHEMA)
     else:
         if not problems:
-            return spec
+            return spec.with_filled_in(*filled_in)
     problems = [replace(problem, key=as_written(problem.key, origins)) for problem in problems]
     problems = [_with_flag(problem, overrides) for problem in problems]
     raise usage_error(source, problems, f"{again} checks it again without starting anything")
@@ -225,11 +225,15 @@ def _resolution_of_sets(raw: dict[str, Any]) -> None:
             return
 
 
-def _resolution_of_builtin(raw: dict[str, Any]) -> None:
-    """A builtin base knows one size, far from the usual default."""
+def _resolution_of_builtin(raw: dict[str, Any]) -> tuple[str, ...]:
+    """A builtin base knows one size, far from the usual default. Returns the key if it was put in."""
     base, train = _find(raw, "model.base"), raw.setdefault("train", {})
-    if isinstance(base, str) and base.startswith("builtin:") and isinstance(train, dict):
-        train.setdefault("resolution", BUILTIN_RESOLUTION)
+    if not isinstance(base, str) or not base.startswith("builtin:"):
+        return ()
+    if not isinstance(train, dict) or "resolution" in train:
+        return ()
+    train["resolution"] = BUILTIN_RESOLUTION
+    return ("train.resolution",)
 
 
 def _tables(value: object) -> list[dict[str, Any]]:

@@ -108,6 +108,21 @@ def test_two_keys_are_a_whole_spec(write: Write, tmp_path: Path) -> None:
     assert spec.train.method == "lora"
 
 
+def test_what_follows_from_other_keys_is_known_as_filled_in_and_makes_no_other_spec(write: Write) -> None:
+    left_open, stated = MINIMAL + '[model]\nbase = "builtin:tiny"\n', "[train]\nresolution = 64\n"
+    spec = load_spec(write(left_open))
+    assert spec.filled_in == {"train.resolution"}
+    assert spec == load_spec(write(left_open + stated)) == spec_from_json(spec_to_json(spec))
+    assert not load_spec(write(left_open + stated)).filled_in
+    assert not load_spec(write(MINIMAL)).filled_in
+
+
+def test_the_size_of_a_set_is_stated_too(write: Write) -> None:
+    one_set = '[model]\nbase = "builtin:tiny"\n[[data.sets]]\nid = "a"\npictures = "a"\nprompt = "b"\nresolution = 64\n'
+    spec = load_spec(write(one_set))
+    assert (spec.train.resolution, spec.filled_in) == (64, frozenset())
+
+
 def test_paths_belong_to_the_folder_of_the_spec(write: Write, tmp_path: Path) -> None:
     text = MINIMAL.replace('"photos"', '"../photos"\nregularization = "class/"') + '[output]\nfolder = "."\n'
     spec = load_spec(write(text.replace("[data]", 'class_prompt = "a dog"\n[data]')))
