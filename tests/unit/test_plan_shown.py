@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from rich.console import Console
 from orchestrator.base_model import BuiltinBase, HubModel
 from orchestrator.cli.render.plan import render_plan
 from orchestrator.dataset.scan import Finding, Severity
-from orchestrator.plan import build_job, make_plan
+from orchestrator.plan import StandingMachine, build_job, make_plan
 from orchestrator.plan_json import plan_to_data
 from orchestrator.rental import ProviderTerms
 from providers.api import Market
 from remote_trainer.wire import Decision, ImageSpec, decode, encode
 from remote_trainer.wire import Job as WireJob
-from tests.unit.plans import COMMIT, HUB, RENTED, SHIPPED, photo, plan, rendered, scan, scans, spec
+from tests.unit.plans import BARE, COMMIT, HUB, RENTED, SHIPPED, photo, plan, rendered, scan, scans, spec
 
 # ---- the job -------------------------------------------------------------------------------------------------------
 
@@ -115,9 +116,23 @@ def test_a_base_that_lies_on_the_machine_that_trains_is_not_to_upload() -> None:
     assert "to upload" in rendered(plan(base=SHIPPED, offer=RENTED))
 
 
+def test_what_a_look_at_a_standing_machine_found_is_shown() -> None:
+    box = StandingMachine("me@gpu-box", "/work", has_gpu=True, free_gb=412.3)
+    text = rendered(plan("model.base=builtin:toybox", base=SHIPPED, machine=box))
+    assert re.search("GPU +NVIDIA", text)
+    assert re.search("disk +412 GB free", text)
+    assert "none: no nvidia-smi" in rendered(plan(machine=BARE))
+
+
 def test_the_size_of_a_builtin_base_comes_with_its_reason() -> None:
     made = plan("model.base=builtin:toybox", base=SHIPPED)
     assert Decision("train.resolution = 64", "the size that builtin bases draw at") in made.decisions
+
+
+def test_a_size_that_the_spec_states_is_not_told_as_decided() -> None:
+    made = plan("model.base=builtin:toybox", "train.resolution=64", base=SHIPPED)
+    assert made.train.resolution == 64
+    assert not any(decision.what.startswith("train.resolution") for decision in made.decisions)
 
 
 def test_many_photos_are_summed_up() -> None:
