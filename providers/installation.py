@@ -12,6 +12,16 @@ def installing(extra: str, prefix: Path | None = None) -> str:
     return _command(f"'.[{extra}]'", prefix)
 
 
+def adding(package: str, prefix: Path | None = None) -> str:
+    """The command that puts a plug-in beside this installation, or beside one at `prefix`; uv's wants the checkout."""
+    there = prefix or Path(sys.prefix)
+    if (there / "uv-receipt.toml").exists():
+        return f"uv tool install --force . --with {package}"
+    if (there / "pipx_metadata.json").exists():
+        return f"pipx inject cloudbooth {package}"
+    return _command(package, prefix)
+
+
 def upgrading() -> str:
     """What brings this installation up to a checkout that is newer."""
     return f"in the checkout: git pull, then {_command('.', None)}"

@@ -21,6 +21,7 @@ from typing import Any
 
 from providers.api import MachineProvider
 from providers.errors import CloudboothError
+from providers.installation import adding
 from providers.jobs import JobProvider
 
 GROUP = "cloudbooth.providers"
@@ -56,6 +57,28 @@ def installed_job_providers() -> list[str]:
     return sorted(entry_points(group=JOB_GROUP).names)
 
 
+def known_providers() -> list[str]:
+    """The names that `compute.provider` may have, sorted: those that rent, and those that take hosted jobs."""
+    return sorted({*installed_providers(), *installed_job_providers()})
+
+
+def nearest_provider(name: str) -> str | None:
+    """The known one that a misspelled name was meant to be."""
+    near = difflib.get_close_matches(name.strip().lower(), known_providers(), n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def unknown_provider(name: str) -> CloudboothError:
+    """What to say of a name that no installed package provides."""
+    near = nearest_provider(name)
+    meant = "" if near is None else f", did you mean {near}"
+    hint = f"choose one of them, or add the package that brings it, in the checkout: `{adding('PACKAGE')}`"
+    return CloudboothError(
+        f'there is no provider "{name}"{meant}; installed are {", ".join(known_providers()) or "none"}',
+        hint if near is None else f"`--provider {near}`",
+    )
+
+
 def load_provider(name: str, context: ProviderContext) -> MachineProvider:
     """Imports and builds one provider; the others are not touched, so that a broken plug-in harms no one else.
 
@@ -83,10 +106,7 @@ def _load(name: str, group: str, context: ProviderContext) -> tuple[EntryPoint, 
             f"{name} takes hosted jobs and rents no machines", f"`cloudbooth launch … --provider {name}` trains there"
         )
     if not found:
-        names = sorted({*installed_providers(), *installed_job_providers()})
-        raise CloudboothError(
-            f"there is no provider {name!r}; installed are {', '.join(names) or 'none'}", _suggestion(name, names)
-        )
+        raise unknown_provider(name)
     if len({(entry.value, _package(entry)) for entry in found}) > 1:
         owners = ", ".join(sorted(_package(entry) for entry in found))
         raise CloudboothError(f"several packages provide {name!r}: {owners}", "uninstall all but one of these packages")
@@ -98,13 +118,6 @@ def _load(name: str, group: str, context: ProviderContext) -> tuple[EntryPoint, 
     if not callable(factory):
         raise _broken(entry, f"{entry.value} is not callable")
     return entry, factory(context)
-
-
-def _suggestion(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    return (
-        f'provider = "{near[0]}"' if near else "uv tool install cloudbooth --with PACKAGE, the package that provides it"
-    )
 
 
 def _broken(entry: EntryPoint, reason: str) -> CloudboothError:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from providers.errors import CloudboothError
+from providers.installation import adding
 from providers.local import LocalProvider
-from providers.registry import ProviderContext, installed_providers, load_provider
+from providers.registry import ProviderContext, installed_providers, load_provider, unknown_provider
 
 WORKING = "from providers.local import LocalProvider\n"
 
@@ -43,7 +44,25 @@ def test_a_provider_is_built_from_its_context(tmp_path: Path) -> None:
 def test_an_unknown_name_lists_the_installed_ones_and_hints_at_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(CloudboothError, match=r"installed are .*local, .*ssh") as caught:
         load_provider("locla", ProviderContext(tmp_path, {}))
-    assert caught.value.hint == 'provider = "local"'
+    assert caught.value.message.startswith('there is no provider "locla", did you mean local; ')
+    assert caught.value.hint == "`--provider local`"
+
+
+@pytest.mark.parametrize(
+    ("made_by", "command"),
+    [
+        ("uv-receipt.toml", "uv tool install --force . --with PACKAGE"),
+        ("pipx_metadata.json", "pipx inject cloudbooth PACKAGE"),
+        ("pyvenv.cfg", "bin/python -m pip install PACKAGE"),
+    ],
+)
+def test_a_plug_in_is_added_with_what_made_the_installation(made_by: str, command: str, tmp_path: Path) -> None:
+    (tmp_path / made_by).touch()
+    assert adding("PACKAGE", tmp_path).endswith(command)
+
+
+def test_a_name_like_no_other_comes_with_the_way_to_add_a_plug_in() -> None:
+    assert adding("PACKAGE") in unknown_provider("qqqqqq").hint
 
 
 def test_an_installed_plug_in_is_found(plug_ins: Path) -> None:
