@@ -8,6 +8,7 @@ not 800. `orchestrator.spec_file` makes specs from TOML files and flags.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,7 +16,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 
 from orchestrator.spec_data import Data, NoClassImages, PictureSet, Prompt, Section
-from orchestrator.spec_errors import RuleBroken, Schema, one_of, problems_of, usage_error
+from orchestrator.spec_errors import RuleBroken, RulesBroken, Schema, one_of, problems_of, usage_error
 from orchestrator.storage.open import address_problem, endpoint_problem
 from orchestrator.train_rules import settings_that_disagree
 from providers.api import SshAccess
@@ -117,7 +118,11 @@ class Compute(Section):
     @model_validator(mode="after")
     def _ssh_has_a_host(self) -> Self:
         if self.provider == "ssh" and self.ssh is None:
-            raise RuleBroken('provider "ssh" needs a host, compute.ssh.host', "--host me@gpu-box")
+            raise RuleBroken(
+                'provider "ssh" needs a host, compute.ssh.host',
+                "--host me@gpu-box",
+                about=("compute.provider", "compute.ssh"),
+            )
         if self.machine is not None and self.provider in ("local", "ssh", "any"):
             raise RuleBroken(
                 f'compute.machine is an id at a provider that rents, not at "{self.provider}"', "--on runpod:POD_ID"
@@ -214,31 +219,41 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
+        if rules := list(self._disagreements()):
+            raise RulesBroken(rules)
+        return self
+
+    def _disagreements(self) -> Iterator[RuleBroken]:
         own = self.compute.provider in ("local", "ssh")
         if self.storage.pod_credentials and not own and self.compute.trust != "secure":
-            raise RuleBroken(
+            yield RuleBroken(
                 "storage.pod_credentials hands the store's keys to the machine, and a community host is a stranger's",
                 '`--set compute.trust="secure"`, or leave pod_credentials out: presigned addresses need no key',
+                about=("storage.pod_credentials", "compute.trust", "compute.provider"),
             )
-        for each in self.picture_sets:
-            if each.role == "class" and each.prompt is None and self.subject.class_prompt is None:
-                raise ValueError(
-                    'data.regularization needs subject.class_prompt, for example class_prompt = "a photo of a dog"'
-                )
+        unnamed = [each for each in self.picture_sets if each.role == "class" and each.prompt is None]
+        if unnamed and self.subject.class_prompt is None:
+            yield RuleBroken(
+                'data.regularization needs subject.class_prompt, for example class_prompt = "a photo of a dog"',
+                about=("data.regularization", "data.sets", "data.dataloader", "subject.class_prompt"),
+            )
         if (disagreement := settings_that_disagree(self.train)) is not None:
-            raise disagreement
+            disagreement.about = ("train",)
+            yield disagreement
         if self.train.fsdp and self.compute.gpu_count * self.compute.nodes == 1:
-            raise RuleBroken(
-                "train.fsdp shares a model out among GPUs, and compute.gpu_count is 1", "--set compute.gpu_count=2"
+            yield RuleBroken(
+                "train.fsdp shares a model out among GPUs, and compute.gpu_count is 1",
+                "--set compute.gpu_count=2",
+                about=("train.fsdp", "compute.gpu_count", "compute.nodes"),
             )
         applicable = EVERY_FORMAT[self.train.method]
         for chosen in self.output.formats:
             if chosen not in applicable:
-                raise ValueError(
+                yield RuleBroken(
                     f'output.formats: "{chosen}" does not apply to train.method = "{self.train.method}", '
-                    f"which yields {one_of(applicable)}"
+                    f"which yields {one_of(applicable)}",
+                    about=("output.formats", "train.method"),
                 )
-        return self
 
     @property
     def filled_in(self) -> frozenset[str]:

@@ -221,7 +221,8 @@ class Data(Section):
     @model_validator(mode="after")
     def _one_way_to_name_photos(self) -> Self:
         if self.instance is None and not self.sets:
-            raise RuleBroken("missing", key="data.instance")
+            photos = ("data.instance", "data.sets", "data.dataloader", "subject")
+            raise RuleBroken("missing", key="data.instance", about=photos)
         if self.instance is not None and self.sets:
             raise ValueError("data.instance and several sets do not go together: give the folder as one of the sets")
         if self.captions is not None and self.sets:

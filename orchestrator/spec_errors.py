@@ -33,11 +33,21 @@ class Problem:
 class RuleBroken(ValueError):
     """Raised by validators that know how to put it right; pydantic hands it on as it is."""
 
-    def __init__(self, what: str, fix: str = "", key: str = "") -> None:
+    def __init__(self, what: str, fix: str = "", key: str = "", about: tuple[str, ...] = ()) -> None:
         super().__init__(what)
         self.fix = fix
         self.key = key
-        """Of a rule between the keys of a section: the one that it is about."""
+        """Of a rule between the keys of a section: the one to be told with it."""
+        self.about = about
+        """Every key whose value decides whether it is broken; empty: any of the section's."""
+
+
+class RulesBroken(ValueError):
+    """Several at once."""
+
+    def __init__(self, rules: Sequence[RuleBroken]) -> None:
+        super().__init__("; ".join(map(str, rules)))
+        self.rules = tuple(rules)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,21 @@ def _keys(model: type, prefix: str) -> list[str]:
 
 
 def problems_of(error: ValidationError, schema: Schema) -> list[Problem]:
-    return [_problem(detail, schema) for detail in error.errors(include_url=False)]
+    return [problem for detail in error.errors(include_url=False) for problem, _ in problems_with_keys(detail, schema)]
+
+
+def problems_with_keys(detail: ErrorDetails, schema: Schema) -> list[tuple[Problem, tuple[str, ...]]]:
+    """Each with the keys that it is `about`, of a rule that says them."""
+    key, error = key_of(detail["loc"]), detail.get("ctx", {}).get("error")
+    rules = error.rules if isinstance(error, RulesBroken) else (error,) if isinstance(error, RuleBroken) else ()
+    if rules:
+        return [(Problem(rule.key or key, str(rule), rule.fix), rule.about) for rule in rules]
+    return [(_problem(detail, schema), ())]
+
+
+def key_of(where: tuple[int | str, ...]) -> str:
+    """`data.sets[1].id`."""
+    return re.sub(r"\.\[", "[", ".".join(f"[{p}]" if isinstance(p, int) else str(p) for p in where))
 
 
 def usage_error(source: str, problems: Sequence[Problem], hint: str) -> UsageError:
@@ -113,7 +137,7 @@ _TYPES = {
 
 
 def _problem(detail: ErrorDetails, schema: Schema) -> Problem:
-    key = re.sub(r"\.\[", "[", ".".join(f"[{p}]" if isinstance(p, int) else str(p) for p in detail["loc"]))
+    key = key_of(detail["loc"])
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     match kind:
         case "extra_forbidden" | "unexpected_keyword_argument":
@@ -138,10 +162,7 @@ def _problem(detail: ErrorDetails, schema: Schema) -> Problem:
             blank = isinstance(given, str) and not given.strip()
             return Problem(key, "must not be empty" if blank else f"{_shown(given)} is not valid here")
         case "value_error":
-            error = context["error"]
-            if isinstance(error, RuleBroken):
-                return Problem(error.key or key, str(error), error.fix)
-            return Problem(key, str(error))
+            return Problem(key, str(context["error"]))
     if kind in _TYPES:
         return Problem(key, f"{_TYPES[kind]}, is {_shown(given)}")
     return Problem(key, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, is {_shown(given)}")

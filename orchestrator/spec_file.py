@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from pydantic import ValidationError
 from orchestrator.dataset.buckets import Sizing
 from orchestrator.errors import UsageError
 from orchestrator.spec import BUILTIN_RESOLUTION, SCHEMA, RunSpec, slug
+from orchestrator.spec_check import every_problem
 from orchestrator.spec_data import GIT_URL, NO_FOLDER
-from orchestrator.spec_errors import Problem, problems_of, usage_error
+from orchestrator.spec_errors import Problem, usage_error
 from orchestrator.spec_expansion import as_written, expand_files, expand_subjects
 from orchestrator.subject_words import subject_words, with_article
+from providers.registry import known_providers, nearest_provider, unknown_provider
 
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 _PATH_KEYS = (
@@ -123,8 +125,15 @@ def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source
     _absolutize_subjects(raw, folder)
     for override in overrides:
         problems += _apply(raw, override)
-    origins = expand_subjects(raw)
-    expand_files(raw)
+    problems += _unknown_provider(raw)
+    refused: UsageError | None = None
+    origins: Mapping[int, str] = {}
+    try:
+        origins = expand_subjects(raw)
+        expand_files(raw)
+    except UsageError as error:  # told with the other problems, and alone in its own words
+        refused = error
+        problems.append(Problem("data", error.message))
     _absolutize_sets(raw, Path.cwd())
     _prompts_of_sets(raw)
     _resolution_of_sets(raw)
@@ -138,13 +147,33 @@ def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source
         # and still refuses "800" for 800.
         spec = RunSpec.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        problems += problems_of(error, SCHEMA)
+        unsure = [problem.key for problem in problems] + ([] if refused is None else list(_EXPANDED))
+        said = every_problem(RunSpec, raw, error, SCHEMA, unsure)
+        problems += said if refused is None else [each for each in said if not each.key.startswith(_EXPANDED)]
     else:
         if not problems:
             return spec.with_filled_in(*filled_in)
+    if refused is not None and len(problems) == 1:
+        raise refused
     problems = [replace(problem, key=as_written(problem.key, origins)) for problem in problems]
     problems = [_with_flag(problem, overrides) for problem in problems]
-    raise usage_error(source, problems, f"{again} checks it again without starting anything")
+    hint = f"{again} checks it again without starting anything"
+    if problems == _unknown_provider(raw):
+        hint = unknown_provider(str(_find(raw, "compute.provider"))).hint
+    raise usage_error(source, problems, hint)
+
+
+_EXPANDED = ("data.instance", "data.sets", "data.dataloader", "subject")
+"""Keys that mean nothing while the files or subjects that they come from cannot be read."""
+
+
+def _unknown_provider(raw: dict[str, Any]) -> list[Problem]:
+    """Of names that could be one; what is no text, or empty, is the schema's to say."""
+    name = _find(raw, "compute.provider")
+    if not isinstance(name, str) or not name.strip() or name in known_providers():
+        return []
+    near = nearest_provider(name)
+    return [Problem("compute.provider", unknown_provider(name).message, f"--provider {near}" if near else "")]
 
 
 def _with_flag(problem: Problem, overrides: Sequence[str]) -> Problem:

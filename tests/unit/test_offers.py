@@ -13,13 +13,15 @@ from orchestrator.spec_file import spec_from_photos
 from providers.api import GpuRequest, Market, Offer
 from providers.errors import NoCapacity
 
-RTX_4090 = Offer("cloud", "1", "NVIDIA GeForce RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.5, "EU-RO-1")
+RTX_4090 = Offer("runpod", "1", "NVIDIA GeForce RTX 4090", 1, 24.0, Market.ON_DEMAND, 0.5, "EU-RO-1")
 SPOT_4090 = dataclasses.replace(RTX_4090, id="2", market=Market.SPOT, price_per_hour_usd=0.25)
 EITHER = "compute.market=spot-then-on-demand"
 
 
 def spec(*overrides: str) -> RunSpec:
-    return spec_from_photos(Path("/photos"), "sks dog", ["output.folder=/models", "compute.provider=cloud", *overrides])
+    return spec_from_photos(
+        Path("/photos"), "sks dog", ["output.folder=/models", "compute.provider=runpod", *overrides]
+    )
 
 
 def test_providers_are_asked_for_what_the_spec_wants() -> None:
@@ -121,7 +123,7 @@ def test_without_spot_machines_on_demand_is_taken_and_the_reason_told() -> None:
 def test_a_market_that_was_not_asked_for_is_not_taken() -> None:
     with pytest.raises(NoCapacity) as caught:
         choose(spec("compute.market=spot"), [RTX_4090])
-    assert caught.value.message == "cloud has no spot GPU with 8 GB to offer right now"
+    assert caught.value.message == "runpod has no spot GPU with 8 GB to offer right now"
     assert caught.value.hint == "on-demand there is NVIDIA GeForce RTX 4090 at $0.50/h: `--on-demand`"
 
 

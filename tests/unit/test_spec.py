@@ -117,6 +117,60 @@ def test_what_follows_from_other_keys_is_known_as_filled_in_and_makes_no_other_s
     assert not load_spec(write(MINIMAL)).filled_in
 
 
+WRONG_ALL_OVER = """
+[subject]
+instance_prompt = 3
+[train]
+stepz = 4
+method = "full"
+debiased_estimation = true
+min_snr_gamma = 5
+[compute]
+provider = "runpood"
+gpu_count = 99
+machine = "m-1"
+volume = "v-1"
+[output]
+formats = ["kohya-lora"]
+"""
+
+
+def test_a_rule_between_keys_is_told_with_the_mistakes_of_other_keys(write: Write) -> None:
+    told = [line.strip() for line in refusal(lambda: load_spec(write(WRONG_ALL_OVER))).splitlines()]
+    assert 'compute.provider: there is no provider "runpood", did you mean runpod; installed are' in "\n".join(told)
+    assert "data.instance: missing" in told
+    assert "train.stepz: unknown key, did you mean train.steps" in told
+    assert any(line.startswith("subject.instance_prompt: must be text") for line in told)
+    assert any(line.startswith("compute.gpu_count: must be at most 8") for line in told)
+    assert any(line.startswith("train.min_snr_gamma and train.debiased_estimation") for line in told)
+    assert any(line.startswith('output.formats: "kohya-lora" does not apply') for line in told)
+
+
+def test_several_rules_of_the_whole_spec_are_told_at_once(write: Write) -> None:
+    told = refusal(lambda: load_spec(write(MINIMAL), ["train.fsdp=true", "data.regularization=generate:9"]))
+    assert "data.regularization needs subject.class_prompt" in told
+    assert "train.fsdp does not go with" in told
+
+
+@pytest.mark.parametrize("wrong", ["compute.ssh=4", "compute.ssh={host=4}", 'compute.ssh={hots="gpu-box"}'])
+def test_a_rule_that_a_wrong_key_may_have_broken_is_left_for_later(wrong: str, write: Write) -> None:
+    told = refusal(lambda: load_spec(write(MINIMAL), ["compute.provider=ssh", wrong]))
+    assert "needs a host" not in told
+
+
+def test_what_a_file_would_have_said_is_not_called_missing(write: Write) -> None:
+    spec = MINIMAL.replace('instance = "photos"', 'dataloader = "not-there.json"')
+    told = refusal(lambda: load_spec(write(spec), ["train.steps=-1"]))
+    assert "not-there.json" in told
+    assert "train.steps: must be at least" in told
+    assert "missing" not in told
+
+
+def test_one_refused_file_keeps_its_own_words(write: Write) -> None:
+    spec = MINIMAL.replace('instance = "photos"', 'instance = "photos"\ndataloader = "a.json"')
+    assert refusal(lambda: load_spec(write(spec))).startswith("data.dataloader names the photos already\n\nhint: leave")
+
+
 def test_the_size_of_a_set_is_stated_too(write: Write) -> None:
     one_set = '[model]\nbase = "builtin:tiny"\n[[data.sets]]\nid = "a"\npictures = "a"\nprompt = "b"\nresolution = 64\n'
     spec = load_spec(write(one_set))
