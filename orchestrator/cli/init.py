@@ -21,8 +21,9 @@ from orchestrator.estimates import quote
 from orchestrator.first_spec import Estimate, Place, first_spec
 from orchestrator.recipes import Kind, Recipe, known_kind, recipe_for
 from orchestrator.spec import DEFAULT_BASE, RunSpec, slug
+from orchestrator.spec_errors import one_of
 from orchestrator.spec_file import load_spec
-from orchestrator.subject_words import SubjectWords, subject_words
+from orchestrator.subject_words import SubjectWords, subject_words, with_article
 from orchestrator.whole_file import write_atomically
 from orchestrator.workload import workload
 from providers.api import Market, Offer
@@ -153,7 +154,8 @@ def _decided(
     if words.decided or subject is None:
         told.append(f'it is called "{words}" (--subject)')
     if kind is None and known_kind(words.thing) is None:
-        told.append(f"its kind: {chosen.value} (--kind)")
+        others = one_of([each.value for each in Kind if each is not chosen])
+        told.append(f"the recipe is that for {with_article(chosen.value)} (--kind {others} takes another)")
     if where is None:
         told.append(f"trained on: {place.provider} (--where)")
     if budget is None and place.rents:
@@ -222,7 +224,7 @@ def _tell(
         facts = {"spec": str(file), "name": spec.name, "kind": kind.value, "provider": place.provider, "photos": told}
         click.echo(json.dumps({"type": "summary", **facts, "steps": spec.train.steps, "cost_usd": cost}))
         return
-    click.echo(f"{file}: a recipe for {'an' if kind.value[0] in 'aeiou' else 'a'} {kind.value}, {told}")
+    click.echo(f"{file}: a recipe for {with_article(kind.value)}, {told}")
     if estimate is not None:
         click.echo(f"expected: {estimate.words}; at most ${spec.limits.max_cost_usd:.2f}")
     if doubts:

@@ -91,6 +91,12 @@ def test_without_a_terminal_it_says_what_it_decided() -> None:
     done = CliRunner().invoke(cli, ["init", "photos", "--subject", "a brown dog"], standalone_mode=False)
     assert 'decided: it is called "sks brown dog" (--subject)' in done.stderr
     assert "decided: trained on: local (--where)" in done.stderr
+    assert "recipe" not in done.stderr, "the words tell which"
+
+
+def test_without_a_terminal_and_a_word_it_says_which_recipe_it_took() -> None:
+    done = CliRunner().invoke(cli, ["init", "photos"], standalone_mode=False)
+    assert "decided: the recipe is that for an object (--kind person, animal or style takes another)\n" in done.stderr
 
 
 def test_an_unclear_answer_is_asked_again_with_the_reason() -> None:
