@@ -23,6 +23,7 @@ IDLE_TIMEOUT_S = 60.0
 """The other side shows a sign of life every five seconds."""
 MAX_PICTURE_BYTES = 1 << 28
 """Twice a grid of nine pictures of 2048 x 2048 that no PNG could make any smaller."""
+_AGAIN_ELSEWHERE = "the same command again; where it comes again: `cloudbooth down RUN`, and another machine"
 _DISTRUST = "our code names none so: give the machine back with `cloudbooth down`, and rent another"
 
 
@@ -83,14 +84,17 @@ class Studio:
     def fetch(self, out: str, made: list[wire.FileEntry], target: Path) -> None:
         """Brings them from `out` on the host into `target`, verified by size and hash.
 
-        Raises HostError, for a name that leads out of `target` before anything is written. No more than
-        `MAX_PICTURE_BYTES` of one is ever held.
+        Raises HostError; for a name that leads out of `target` and for more than `MAX_PICTURE_BYTES` before anything is
+        written. No more than the announced size is ever held.
         """
         import hashlib
 
         for entry in made:
             if not entry.stays_inside:
                 raise HostError(f"{self.host.label} names a picture outside its folder: {entry.path!r}", _DISTRUST)
+            if entry.bytes > MAX_PICTURE_BYTES:
+                announced = f"{self.host.label} announces {entry.bytes / 1e6:.0f} MB for {entry.path}"
+                raise HostError(f"{announced}, and no picture is so large", _AGAIN_ELSEWHERE)
         target.mkdir(parents=True, exist_ok=True)
         for entry in made:
             argv = [*self._verb("read"), "--root", out, "--files", json.dumps([[entry.path, 0, None]])]
@@ -98,8 +102,10 @@ class Studio:
             with self.host.receive(argv, idle_timeout_s=IDLE_TIMEOUT_S) as chunks:
                 for chunk in chunks:
                     content += chunk
-                    if len(content) > min(entry.bytes, MAX_PICTURE_BYTES):
-                        raise HostError(f"{self.host.label} sends more of {entry.path} than it announced", _DISTRUST)
+                    if len(content) > entry.bytes:
+                        raise HostError(
+                            f"{self.host.label} sends more of {entry.path} than it announced", _AGAIN_ELSEWHERE
+                        )
             if hashlib.sha256(content).hexdigest() != entry.sha256:
                 raise HostError(f"{entry.path} arrived damaged", "the same command again")
             write_atomically(target / entry.path, bytes(content))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.host import HostError
-from orchestrator.sampling_call import Studio
+from orchestrator.sampling_call import MAX_PICTURE_BYTES, Studio
 from orchestrator.this_machine import LocalHost
 from remote_trainer import wire
 
@@ -32,6 +32,14 @@ class SendsWithoutEnd(LocalHost):
 
 def test_a_host_that_sends_without_end_is_left_at_the_size_it_announced(tmp_path: Path) -> None:
     studio = Studio(SendsWithoutEnd(), sys.executable, str(tmp_path), "no-code")
-    with pytest.raises(HostError, match="than it announced"):
+    with pytest.raises(HostError, match="than it announced") as caught:
         studio.fetch(str(tmp_path), [wire.FileEntry("a.png", 2500, "0" * 64)], tmp_path / "pictures")
+    assert caught.value.hint.startswith("the same command again")
     assert list((tmp_path / "pictures").iterdir()) == []
+
+
+def test_a_picture_that_is_announced_too_large_is_not_asked_for(tmp_path: Path) -> None:
+    studio = Studio(SendsWithoutEnd(), sys.executable, str(tmp_path), "no-code")
+    with pytest.raises(HostError, match="no picture is so large"):
+        studio.fetch(str(tmp_path), [wire.FileEntry("a.png", MAX_PICTURE_BYTES + 1, "0" * 64)], tmp_path / "pictures")
+    assert not (tmp_path / "pictures").exists()
