@@ -14,9 +14,10 @@ import hashlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from importlib import metadata
 from os import environ
 from pathlib import Path
@@ -27,11 +28,15 @@ from orchestrator.lifecycle import State
 from orchestrator.operating_system import session_of_its_own
 from orchestrator.wiring import Wiring
 
-PATIENCE_S = 30.0
-"""For a process to load its modules on a busy machine; a fifth of a second a run comes on top."""
+PATIENCE_S = 300.0
+"""For a process that lives to take up a run: it loads its modules, which takes seconds, and minutes on a laptop that
+thrashes. A fifth of a second a run comes on top. What does not live is not waited for."""
+TELL_AFTER_S = 5.0
 POLL_S = 0.05
-START_AGAIN_S = 5.0
+START_AGAIN_S = 1.0
 """A carrier may end just when it is asked, and another is started then."""
+MOST_CRASHES = 2
+"""Of a carrier that ends with an error before it has taken up anything."""
 
 _OF_THE_TERMINAL = frozenset(
     (
@@ -112,35 +117,106 @@ class CarrierFolder:
             return 0
 
 
-def hand_over(wiring: Wiring, runs: Sequence[str]) -> tuple[int, list[str]]:
-    """Leaves the runs to a carrier. Returns its process id, and the runs that it does not drive and has not ended.
+@dataclass(frozen=True)
+class HandedOver:
+    """What became of runs that were left to a carrier; all others are taken up, or have ended already."""
 
-    Blocks until it has taken them all up, for `PATIENCE_S` and a fifth of a second a run at most.
+    pid: int
+    """Of the carrier; zero where none has lived to say it."""
+    failed: tuple[str, ...] = ()
+    """Nobody drives these, and no process lives that could begin to: the request is withdrawn."""
+    starting: tuple[str, ...] = ()
+    """A process lives that is asked for these and has not begun: it may, and may rent, at any moment."""
+
+
+class Next(Enum):
+    START = "start a carrier"
+    WAIT = "wait"
+    LEAVE = "leave the request to the process that lives"
+    GIVE_UP = "withdraw the request"
+
+
+def what_next(*, lives: bool, crashes: int, waited_s: float, patience_s: float, since_start_s: float) -> Next:
+    """Of runs that were asked for and not taken up. Pure. `lives`: a carrier, or a child that is to become one.
+
+    Never gives up on a process that lives: it would rent unseen.
+    """
+    if lives:
+        return Next.WAIT if waited_s < patience_s else Next.LEAVE
+    if crashes >= MOST_CRASHES or waited_s >= patience_s:
+        return Next.GIVE_UP
+    return Next.START if since_start_s >= START_AGAIN_S else Next.WAIT
+
+
+def hand_over(wiring: Wiring, runs: Sequence[str], told: Callable[[str], None] = lambda _line: None) -> HandedOver:
+    """Leaves the runs to a carrier, and blocks until it has taken them all up.
+
+    As long as a process lives that may do so it is waited for, up to `PATIENCE_S` and a fifth of a second a run; `told`
+    hears once that it takes long. Twice is safe.
     """
     if not runs:
-        return 0, []
+        return HandedOver(0)
     folder = CarrierFolder(wiring.home.root / "carriers" / environment_mark(environ, code_mark()))
     for run in runs:
         wiring.home.run(run).root.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up
         folder.ask_for(run)
-    started_at, until = float("-inf"), time.monotonic() + PATIENCE_S + len(runs) * 0.2
-    while (asked := set(folder.wanted()) & set(runs)) and time.monotonic() < until:
-        if not is_driven(folder.lock) and time.monotonic() - started_at > START_AGAIN_S:
-            started_at = time.monotonic()
-            _start_carrier(wiring, folder)
+    child: subprocess.Popen[bytes] | None = None
+    crashes, begun_at, started_at, has_told = 0, time.monotonic(), float("-inf"), False
+    while asked := set(folder.wanted()) & set(runs):
+        if child is not None and child.poll() is not None:
+            crashes += child.returncode != 0
+            child = None
+        now = time.monotonic()
+        match what_next(
+            lives=child is not None or is_driven(folder.lock),
+            crashes=crashes,
+            waited_s=now - begun_at,
+            patience_s=PATIENCE_S + len(runs) * 0.2,
+            since_start_s=now - started_at,
+        ):
+            case Next.START:
+                child, started_at = _start_carrier(wiring, folder), now
+            case Next.LEAVE:
+                pid = folder.carrier_pid() if child is None else child.pid
+                return HandedOver(pid, starting=tuple(run for run in runs if run in asked))
+            case Next.GIVE_UP:
+                for run in asked:
+                    folder.settle(run)
+                break
+            case Next.WAIT:
+                pass
+        if not has_told and now - begun_at > TELL_AFTER_S:
+            has_told = True
+            told("the process in the background is still starting; Ctrl-C leaves it to that")
         time.sleep(POLL_S)
-    for run in asked:
-        folder.settle(run)
-    return folder.carrier_pid(), list(_not_taken(wiring, runs))
+    return HandedOver(folder.carrier_pid(), failed=tuple(_not_taken(wiring, runs)))
 
 
-def detach(wiring: Wiring, run: str) -> int:
-    """Leaves the run to a process in the background and returns its id once it holds the run."""
-    pid, missing = hand_over(wiring, [run])
-    if missing:
+def detach(wiring: Wiring, run: str, told: Callable[[str], None]) -> HandedOver:
+    """Leaves the run to a process in the background, which holds it afterwards, or still may; `told` as `hand_over`.
+
+    Raises RunConflict when nothing drives the run and nothing is about to.
+    """
+    handed = hand_over(wiring, [run], told)
+    if handed.failed:
         log = wiring.home.run(run).driver_log
-        raise RunConflict(f"the background driver of `{run}` did not start", f"see {log}, or `cloudbooth attach {run}`")
-    return pid
+        if not log.exists():  # it has not come so far
+            log = wiring.home.root / "drivers.log"
+        raise RunConflict(
+            f"the background driver of `{run}` ended before it took up the run; {log} says why",
+            f"`cloudbooth attach {run}` drives it here, and `cloudbooth ps` shows what it holds",
+        )
+    return handed
+
+
+def as_told(run: str, handed: HandedOver) -> str:
+    """Where the run is now, in a line."""
+    if not handed.starting:
+        return f"{run} runs in the background (process {handed.pid})"
+    return (
+        f"{run} is left to process {handed.pid}, which lives and has not begun: `cloudbooth ps` shows when it has, and "
+        f"what it holds; `cloudbooth down {run}` ends it"
+    )
 
 
 def _not_taken(wiring: Wiring, runs: Iterable[str]) -> Iterable[str]:
@@ -149,8 +225,8 @@ def _not_taken(wiring: Wiring, runs: Iterable[str]) -> Iterable[str]:
             yield run
 
 
-def _start_carrier(wiring: Wiring, folder: CarrierFolder) -> None:
+def _start_carrier(wiring: Wiring, folder: CarrierFolder) -> subprocess.Popen[bytes]:
     # -P keeps a folder `orchestrator` in the user's current directory from shadowing ours.
     argv = [sys.executable, "-P", "-c", "from orchestrator.cli.together import main; main()", str(folder.root)]
     with (wiring.home.root / "drivers.log").open("ab") as log:
-        subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **session_of_its_own())
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **session_of_its_own())

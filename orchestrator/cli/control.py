@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import click
 
 from orchestrator.at_stake import LostByDown, lost_by_down
-from orchestrator.cli.carriers import detach
+from orchestrator.cli.carriers import as_told, detach
 from orchestrator.cli.driving import NewLimits, drive_to_end, take_up
 from orchestrator.cli.options import (
     Amount,
@@ -171,11 +172,12 @@ def resume(
     if in_background:
         with driver_lock(wiring.home.run(run).driver_lock, run):
             take_up(wiring, run, wiring.ledger.become_driver(run), limits)
-        pid = detach(wiring, run)
+        handed = detach(wiring, run, partial(click.echo, err=True))
+        facts = {"detached": True, "driver_pid": handed.pid, "starting": bool(handed.starting)}
         click.echo(
-            json.dumps({"type": "summary", "run": run, "detached": True, "driver_pid": pid})
+            json.dumps({"type": "summary", "run": run, **facts})
             if as_json
-            else f"{run} runs in the background (process {pid}); `cloudbooth attach {run}` watches it"
+            else f"{as_told(run, handed)}; `cloudbooth attach {run}` watches it"
         )
         return 0
     with reporter_for(as_json, lambda: wiring.cost_usd(run), lambda: board_of(wiring, run)) as reporter:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from orchestrator.cli.carriers import detach
+from orchestrator.cli.carriers import as_told, detach
 from orchestrator.cli.notifying import TellingOfTrouble, ended_notice, error_notice
 from orchestrator.cli.render.summary import Summary, summarize
 from orchestrator.cli.tracking import start_logging
@@ -70,7 +70,7 @@ def drive_to_end(
     if record.state is State.KEEPING:
         minutes = spec_from_json(record.spec_json).limits.keep_minutes
         reporter.note(f"the machine is kept for {minutes:g} min: `launch … --on {run}` uses it, `down {run}` ends it")
-        detach(wiring, run)
+        reporter.note(as_told(run, detach(wiring, run, reporter.note)))
     summary = summarize(wiring, run, reason)
     notifier.tell(ended_notice(summary))
     notifier.close()

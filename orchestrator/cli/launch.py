@@ -6,12 +6,13 @@ import json
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from orchestrator.cli.carriers import detach
+from orchestrator.cli.carriers import as_told, detach
 from orchestrator.cli.driving import drive_to_end
 from orchestrator.cli.options import (
     json_option,
@@ -274,11 +275,12 @@ def _show(planned: Plan | JobPlan, as_json: bool) -> None:
 
 def _say_detached(wiring: Wiring, spec: RunSpec, as_json: bool) -> int:
     run = spec.name
-    pid = detach(wiring, run)
+    handed = detach(wiring, run, partial(click.echo, err=True))
     if as_json:
-        click.echo(json.dumps({"type": "summary", "run": run, "detached": True, "driver_pid": pid}))
+        facts = {"detached": True, "driver_pid": handed.pid, "starting": bool(handed.starting)}
+        click.echo(json.dumps({"type": "summary", "run": run, **facts}))
         return 0
-    click.echo(f"{run} runs in the background (process {pid})")
+    click.echo(as_told(run, handed))
     click.echo(
         "it trains on this machine: asleep, it does not; after a reboot `cloudbooth resume` goes on"
         if spec.compute.provider == "local"

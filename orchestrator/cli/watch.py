@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator import tensorboard as tensorboard_file
-from orchestrator.cli.carriers import hand_over
+from orchestrator.cli.carriers import as_told, hand_over
 from orchestrator.cli.driving import drive_to_end
 from orchestrator.cli.options import (
     json_option,
@@ -192,19 +193,22 @@ def _take_up_all(wiring: Wiring, as_json: bool) -> int:
         for record in wiring.ledger.runs()
         if record.state is not State.ENDED and not is_driven(wiring.home.run(record.name).driver_lock)
     ]
-    _, failed = hand_over(wiring, wanted)
-    taken = [run for run in wanted if run not in failed]
+    handed = hand_over(wiring, wanted, partial(click.echo, err=True))
+    taken = [run for run in wanted if run not in (*handed.failed, *handed.starting)]
     if as_json:
-        click.echo(json.dumps({"type": "summary", "taken_up": taken, "failed": failed}))
+        facts = {"taken_up": taken, "failed": handed.failed, "starting": handed.starting}
+        click.echo(json.dumps({"type": "summary", **facts}))
     else:
         for run in taken:
             click.echo(f"{run} goes on in the background")
-        for run in failed:
+        for run in handed.starting:
+            click.echo(as_told(run, handed))
+        for run in handed.failed:
             hint = f"`cloudbooth attach {run}` says why"
             click.echo(f"error: the driver of `{run}` did not start\n\nhint: {hint}", err=True)
         if not wanted:
             click.echo("every run that goes on has its process")
-    return int(ExitCode.CONFLICT) if failed else 0
+    return int(ExitCode.CONFLICT) if handed.failed else 0
 
 
 def _watch(wiring: Wiring, run: str, reporter: Reporter) -> None:

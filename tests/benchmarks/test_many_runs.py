@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.carriers import hand_over
+from orchestrator.cli.carriers import HandedOver, hand_over
 from orchestrator.home import Home
 from orchestrator.mirror import progress_of_run
 from orchestrator.wiring import wire_up
@@ -53,10 +53,11 @@ def test_fifty_runs_are_followed_in_600_mb(
     wiring = wire_up()
     with at_work(folders):
         started_at = time.monotonic()
-        pid, missing = hand_over(wiring, names)
+        handed = hand_over(wiring, names)
+        pid = handed.pid
         assert pid > 0, "zero would be all of us"
         try:
-            assert missing == []
+            assert handed == HandedOver(pid)
             taken_s = time.monotonic() - started_at
             wait_until(lambda: all(progress_of_run(home.run(name)).step for name in names), "all are followed", 300)
             before_s, began_at = cpu_s(pid), time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -11,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.carriers import CarrierFolder, code_mark, environment_mark, hand_over
+from orchestrator.cli.carriers import (
+    CarrierFolder,
+    HandedOver,
+    Next,
+    as_told,
+    code_mark,
+    environment_mark,
+    hand_over,
+    what_next,
+)
 from orchestrator.driver_lock import driver_lock, is_driven
 from orchestrator.home import Home
 from orchestrator.wiring import wire_up
@@ -58,6 +68,42 @@ def test_a_request_that_comes_while_a_carrier_ends_is_kept_for_the_next(tmp_path
     assert not folder.root.exists()
 
 
+def decided(*, lives: bool = False, crashes: int = 0, waited_s: float = 9.0, since_start_s: float = math.inf) -> Next:
+    patience_s = 60.0
+    return what_next(
+        lives=lives, crashes=crashes, waited_s=waited_s, patience_s=patience_s, since_start_s=since_start_s
+    )
+
+
+@pytest.mark.parametrize("waited_s", [0.0, 59.0])
+def test_a_process_that_lives_is_waited_for_and_no_second_one_is_started(waited_s: float) -> None:
+    assert decided(lives=True, waited_s=waited_s) is Next.WAIT
+
+
+@pytest.mark.parametrize("crashes", [0, 9])
+def test_a_process_that_lives_is_never_given_up_on_for_it_may_still_rent(crashes: int) -> None:
+    assert decided(lives=True, crashes=crashes, waited_s=61.0) is Next.LEAVE
+
+
+def test_one_that_has_ended_is_followed_by_another_after_a_moment() -> None:
+    assert decided(since_start_s=0.5) is Next.WAIT
+    assert decided(since_start_s=2.0) is Next.START
+
+
+def test_what_crashes_again_is_given_up() -> None:
+    assert decided(crashes=1) is Next.START
+    assert decided(crashes=2) is Next.GIVE_UP
+    assert decided(waited_s=61.0) is Next.GIVE_UP
+
+
+def test_a_run_that_has_not_begun_comes_with_the_way_to_look_and_to_end_it() -> None:
+    told = as_told("dog", HandedOver(7, starting=("dog",)))
+    assert "process 7, which lives and has not begun" in told
+    assert "`cloudbooth ps`" in told
+    assert "`cloudbooth down dog`" in told
+    assert as_told("dog", HandedOver(7)) == "dog runs in the background (process 7)"
+
+
 def test_runs_share_one_process_and_after_its_death_the_next_takes_them_up(tmp_path: Path) -> None:
     photos, home = photo_folder(tmp_path / "photos"), Home.of_environment()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and never says a word
@@ -65,19 +111,19 @@ def test_runs_share_one_process_and_after_its_death_the_next_takes_them_up(tmp_p
         for name in ("dog", "cat"):
             record_training(home, name, access, photos)
         wiring = wire_up()
-        first, missing = hand_over(wiring, ["dog"])
-        with killed(first):
-            assert hand_over(wiring, ["cat"]) == (first, missing) == (first, [])
+        first = hand_over(wiring, ["dog"])
+        with killed(first.pid):
+            assert hand_over(wiring, ["cat"]) == first == HandedOver(first.pid)
         # As after a reboot: process ids, locks and requests are on the disk, and nobody holds them.
         [folder] = [CarrierFolder(root) for root in (home.root / "carriers").iterdir()]
-        assert folder.carrier_pid() == first
+        assert folder.carrier_pid() == first.pid
         folder.ask_for("dog")
         for name in ("dog", "cat"):
             wait_until(lambda name=name: not is_driven(home.run(name).driver_lock), "its lock is free")
-        again, missing = hand_over(wiring, ["dog", "cat"])
-        with killed(again):
-            assert missing == []
-            assert again not in (0, first)
+        again = hand_over(wiring, ["dog", "cat"])
+        with killed(again.pid):
+            assert again == HandedOver(again.pid)
+            assert again.pid not in (0, first.pid)
 
 
 def test_whoever_carries_a_run_has_it_logged_where_it_was_wanted(
@@ -89,8 +135,7 @@ def test_whoever_carries_a_run_has_it_logged_where_it_was_wanted(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         record_training(home, "dog", SshAccess("127.0.0.1", silent.getsockname()[1], "me", None), photos)
         home.run("dog").log_to.write_text("trackio:dogs")
-        pid, _ = hand_over(wire_up(), ["dog"])
-        with killed(pid):
+        with killed(hand_over(wire_up(), ["dog"]).pid):
             log = home.run("dog").driver_log
             wait_until(lambda: "trackio:dogs gets no more of this run" in log.read_text(), "it says so")
 
