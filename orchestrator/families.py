@@ -22,6 +22,7 @@ from remote_trainer.wire import (
 )
 
 FLOAT32, BFLOAT16 = 4, 2
+_OF_16_CHANNELS, _OF_32_CHANNELS = 16 / 8**2, 32 / 8**2
 USUAL_GUIDANCE = 7.5
 """Of Stable Diffusion."""
 
@@ -66,6 +67,8 @@ class Family:
     """Of its pipeline, or what is usual."""
     passes_each: int = 2
     """Of the denoiser for one denoising step of a picture; guidance by a second pass makes them two."""
+    latents_per_pixel: float = 4 / 8**2
+    """Numbers that the autoencoder makes of one pixel: its channels, over the pixels behind each latent."""
 
     @property
     def reads_sentences(self) -> bool:
@@ -91,32 +94,34 @@ STABLE_DIFFUSION_XL = Family(
 )  # fmt: skip
 STABLE_DIFFUSION_3_MEDIUM = Family(
     "stable-diffusion-3", 2243.2e6, 16.4, 2.812, 6.597, 0.0, 586_752, 1.22, 0.4, adapters_alone=True,
-    bytes_each=BFLOAT16, text_encoders_gb=11.2, pixel_multiple=16, guidance=7.0,
+    bytes_each=BFLOAT16, text_encoders_gb=11.2, pixel_multiple=16, guidance=7.0, latents_per_pixel=_OF_16_CHANNELS,
 )  # fmt: skip
 """3.5 medium; 3 medium has 2,028 million parameters and takes a fifth less."""
 STABLE_DIFFUSION_3_LARGE = Family(
     "stable-diffusion-3-large", 8056.6e6, 27.6, 7.780, 17.336, 0.0, 1_473_792, 1.22, 0.6, adapters_alone=True,
-    bytes_each=BFLOAT16, text_encoders_gb=11.2, pixel_multiple=16, guidance=7.0,
+    bytes_each=BFLOAT16, text_encoders_gb=11.2, pixel_multiple=16, guidance=7.0, latents_per_pixel=_OF_16_CHANNELS,
 )  # fmt: skip
 FLUX_1 = Family(
     "flux-1", 11_901.4e6, 33.7, 18.596, 40.852, 0.0, 2_801_664, 1.22, 0.9, adapters_alone=True, has_kohya_names=True,
     bytes_each=BFLOAT16, text_encoders_gb=9.8, pixel_multiple=16, guidance=3.5, passes_each=1,
+    latents_per_pixel=_OF_16_CHANNELS,
 )  # fmt: skip
 FLUX_2_KLEIN_4B = Family(
     "flux-2-klein-4b", 3875.5e6, 16.0, 8.705, 18.976, 0.0, 1_044_480, 1.22, 0.6, adapters_alone=True,
-    bytes_each=BFLOAT16, text_encoders_gb=8.1, pixel_multiple=16, guidance=4.0,
+    bytes_each=BFLOAT16, text_encoders_gb=8.1, pixel_multiple=16, guidance=4.0, latents_per_pixel=_OF_32_CHANNELS,
 )  # fmt: skip
 FLUX_2_KLEIN_9B = Family(
     "flux-2-klein-9b", 9078.6e6, 34.9, 18.879, 40.422, 0.0, 1_736_704, 1.22, 0.8, adapters_alone=True,
-    bytes_each=BFLOAT16, text_encoders_gb=16.4, pixel_multiple=16, guidance=4.0,
+    bytes_each=BFLOAT16, text_encoders_gb=16.4, pixel_multiple=16, guidance=4.0, latents_per_pixel=_OF_32_CHANNELS,
 )  # fmt: skip
 BUILTIN = Family(
-    "builtin", 1e6, 0.0, 0.03, 0.06, 0.09, 2_000, 0.01, 0.1, text_parameters=0.1e6, text_lora_parameters_per_rank=1_024
-)
+    "builtin", 1e6, 0.0, 0.03, 0.06, 0.09, 2_000, 0.01, 0.1, text_parameters=0.1e6, text_lora_parameters_per_rank=1_024,
+    latents_per_pixel=3 / 4**2,
+)  # fmt: skip
 """The small base that the trainer writes by itself."""
 TOYBOX = Family(
     "toybox", 4.52e6, 0.012, 0.0271, 0.0501, 0.0793, 12_096, 0.0125, 0.1, text_parameters=0.49e6,
-    text_lora_parameters_per_rank=2_048, guidance=3.0,
+    text_lora_parameters_per_rank=2_048, guidance=3.0, latents_per_pixel=4 / 4**2,
 )  # fmt: skip
 """The small base that comes with this program, counted at its 64 pixels."""
 

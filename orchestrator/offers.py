@@ -62,20 +62,22 @@ class Choice:
     quote: Quote
 
 
-def gpu_requests(spec: RunSpec, markets: Sequence[Market] = (), *, capped: bool = True) -> tuple[GpuRequest, ...]:
+def gpu_requests(
+    spec: RunSpec, markets: Sequence[Market] = (), *, capped: bool = True, disk_gb: float | None = None
+) -> tuple[GpuRequest, ...]:
     """What to ask the provider for, in order of preference: two for `spot-then-on-demand`, else one.
 
     Memory and disk are what the spec says, else what the run is estimated to need; who names GPUs is not second-guessed
     about their memory. The highest price goes along for spot alone, where a provider bids up to it; elsewhere an offer
     that is too dear makes a better error than none at all, as it does without `capped`. `markets` replace those of the
-    spec, to compare with.
+    spec, to compare with. `disk_gb`: of the run's pictures, where somebody has looked at them: see `machine_disk_gb`.
     """
     compute = spec.compute
     return tuple(
         GpuRequest(
             gpus=compute.gpu,
             min_vram_gb=least_vram_gb(spec),
-            disk_gb=machine_disk_gb(spec),
+            disk_gb=disk_gb or machine_disk_gb(spec),
             market=market,
             max_price_per_hour_usd=compute.max_price_per_hour if capped and market is Market.SPOT else None,
             secure_only=compute.trust == "secure",
@@ -95,13 +97,15 @@ def least_vram_gb(spec: RunSpec) -> float:
     return spec.compute.min_vram_gb or (0.0 if spec.compute.gpu else work_of(spec).needed_vram_gb)
 
 
-def machine_disk_gb(spec: RunSpec) -> float:
-    """What to ask for: `compute.disk_gb`, else base, environment, checkpoints and exports."""
-    return spec.compute.disk_gb or work_of(spec).needed_disk_gb
+def machine_disk_gb(spec: RunSpec, encoded_pixels: float = 0.0) -> float:
+    """What to ask for: `compute.disk_gb`, else base, environment, checkpoints, exports, and what `encoded_pixels` of
+    pictures in all their views become.
+    """
+    return spec.compute.disk_gb or work_of(spec, encoded_pixels=encoded_pixels).needed_disk_gb
 
 
-def work_of(spec: RunSpec, steps_done: int = 0) -> Workload:
-    """The work of a spec as far as it can be told without looking at photos."""
+def work_of(spec: RunSpec, steps_done: int = 0, encoded_pixels: float = 0.0) -> Workload:
+    """The work of a spec as far as it can be told without looking at photos, or at their pixels alone."""
     train = replace(spec.train, steps=max(1, spec.train.steps - steps_done))
     sources = [pictures.source for pictures in spec.picture_sets if pictures.role == "class"]
     generate = sum(source.count for source in sources if isinstance(source, GeneratedClassImages))
@@ -116,6 +120,7 @@ def work_of(spec: RunSpec, steps_done: int = 0) -> Workload:
         unpacked=is_single_file(spec.model.base),
         stored=spec.storage.url is not None,
         processes=spec.compute.gpu_count,
+        encoded_pixels=encoded_pixels,
     )
 
 

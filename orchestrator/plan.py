@@ -39,7 +39,7 @@ from orchestrator.estimates import (
     seconds_per_step,
 )
 from orchestrator.families import USUAL_GUIDANCE, Family, require_ways
-from orchestrator.offers import NOTHING_RENTED, OfferHistory, choose
+from orchestrator.offers import NOTHING_RENTED, OfferHistory, choose, machine_disk_gb
 from orchestrator.plan_data import (
     ClassImages,
     PlannedSet,
@@ -47,6 +47,7 @@ from orchestrator.plan_data import (
     class_images_of,
     data_decisions,
     dataset_specs,
+    encoded_pixels,
     expected_visits,
     instance_placements,
     plan_sets,
@@ -188,8 +189,8 @@ def make_plan(
     """Decides everything that is still open. Pure: equal arguments give equal plans.
 
     `scans` are those of the spec's folders, by the id of the set that they are for. `offers` answer
-    `offers.gpu_requests(spec)`; those of other markets are only compared with. `machine` is what a look at one that
-    stands has told, `terms_of` what the provider says of an offer, `measured` the speeds that earlier runs have shown,
+    `offers.gpu_requests` for spec and pictures; those of other markets are only compared with. `machine` is what a look
+    at one that stands has told, `terms_of` what the provider says of an offer, `measured` the speeds of earlier runs,
     `history` how their spot machines fared, `volume` is what `compute.volume` names,
     `translation` what became of SimpleTuner's files, `fetches` the pinned repositories by the id of their set.
     Raises UsageError for unusable photos, for several machines and for what the base's family has no way to do,
@@ -212,6 +213,7 @@ def make_plan(
         pipeline=pipeline_name(base),
         captions=sum(each.to_caption for each in sets),
         processes=spec.compute.gpu_count,
+        encoded_pixels=encoded_pixels(sets, spec.train.resolution),
     )
     buckets = Counter(placement.bucket for placement in placements)
     require_ways(
@@ -222,7 +224,8 @@ def make_plan(
     offer = choice.offer
     rental = None
     if offer.price_per_hour_usd > 0:
-        rental = plan_rental(spec, offers, choice, work, terms_of(offer), history, measured, volume)
+        disk_gb = machine_disk_gb(spec, work.encoded_pixels)
+        rental = plan_rental(spec, offers, choice, work, terms_of(offer), history, measured, volume, disk_gb)
     train, decisions = _resolve_training(spec, base, work.family, None if rental is None else rental.quote)
     if "train.resolution" in spec.filled_in:
         decisions.insert(0, Decision(f"train.resolution = {train.resolution}", "the size that builtin bases draw at"))

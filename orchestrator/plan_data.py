@@ -25,6 +25,9 @@ from orchestrator.spec_data import (
 from orchestrator.workload import CAPTIONER_GB
 from remote_trainer.wire import Crop, DatasetSpec, Decision, GitPictures, ImageSpec, TrainSpec
 
+RANDOM_CROPS = 4
+"""As in `remote_trainer.dataset.views`."""
+
 
 @dataclass(frozen=True)
 class PlannedSet:
@@ -54,6 +57,11 @@ class PlannedSet:
     def count(self) -> int:
         """Of a repository, at most."""
         return len(self.placements) + self.generate + (self.fetch.count if self.fetch else 0)
+
+    @property
+    def views(self) -> int:
+        """In how many ways each picture is cut, all of which are encoded."""
+        return (RANDOM_CROPS if self.crop == "random" else 1) * (2 if self.mirror else 1)
 
     @property
     def folder(self) -> str:
@@ -128,6 +136,15 @@ def _planned(spec: RunSpec, pictures: PictureSet, scan: Scan | None, pinned: Git
 
 def instance_placements(sets: Sequence[PlannedSet]) -> tuple[Placement, ...]:
     return tuple(placed for each in sets if each.role == "instance" for placed in each.placements)
+
+
+def encoded_pixels(sets: Sequence[PlannedSet], resolution: int) -> float:
+    """Of every picture in all its views; what the host makes or fetches is square."""
+    total = 0
+    for each in sets:
+        placed = sum(placement.bucket.width * placement.bucket.height for placement in each.placements)
+        total += each.views * (placed + (each.count - len(each.placements)) * resolution**2)
+    return total
 
 
 def sizes_of(sets: Sequence[PlannedSet], resolution: int) -> set[tuple[int, int]]:

@@ -25,6 +25,13 @@ def planned_pipeline(plan_json: str) -> str:
     return ""
 
 
+def planned_disk_gb(plan_json: str) -> float | None:
+    """What a stored plan asks of a rented machine; None when nothing is rented, or it is of another version."""
+    with suppress(ValueError, KeyError, TypeError):
+        return float(json.loads(plan_json)["rental"]["disk_gb"])
+    return None
+
+
 def plain(value: object) -> Any:
     """Dataclasses, enums, paths and tuples as what JSON has."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

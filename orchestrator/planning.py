@@ -17,8 +17,9 @@ from orchestrator.fetch import disk_full_explained
 from orchestrator.fire_drill import read_drill
 from orchestrator.keeping import held_as, paid_for_s
 from orchestrator.measured import measured_speeds
-from orchestrator.offers import OfferHistory, gpu_requests, markets_of
+from orchestrator.offers import OfferHistory, gpu_requests, machine_disk_gb, markets_of
 from orchestrator.plan import Plan, make_plan
+from orchestrator.plan_data import encoded_pixels, plan_sets
 from orchestrator.plan_json import plan_to_data
 from orchestrator.preflight import check_output_folder, look_at_machine
 from orchestrator.ranges import duration
@@ -59,10 +60,12 @@ def look_up(wiring: Wiring, spec: RunSpec) -> Plan:
     if isinstance(provider, CombinedProvider):
         provider.told = left_out.append
     volume = planned_volume(provider, spec)
-    offers = [offer for request in gpu_requests(spec) for offer in provider.offers(request)]
+    disk_gb = machine_disk_gb(spec, encoded_pixels(plan_sets(spec, scans, fetches), spec.train.resolution))
+    offers = [offer for request in gpu_requests(spec, disk_gb=disk_gb) for offer in provider.offers(request)]
     if not offers:  # what is too dear makes a better error than nothing
-        offers = [offer for request in gpu_requests(spec, capped=False) for offer in provider.offers(request)]
-    offers += _offers_to_compare(spec, provider)
+        anyway = gpu_requests(spec, capped=False, disk_gb=disk_gb)
+        offers = [offer for request in anyway for offer in provider.offers(request)]
+    offers += _offers_to_compare(spec, provider, disk_gb)
     needed_bytes = upload_bytes(base, spec.compute.provider) or 0
     machine = look_at_machine(provider, wiring.connect, needed_bytes)
     plan = make_plan(
@@ -114,13 +117,14 @@ def proven_at(wiring: Wiring, offer: Offer) -> float | None:
     return drill.at if drill is not None and drill.gave_itself_back else None
 
 
-def _offers_to_compare(spec: RunSpec, provider: MachineProvider) -> list[Offer]:
+def _offers_to_compare(spec: RunSpec, provider: MachineProvider, disk_gb: float) -> list[Offer]:
     """Of the market that the spec rules out: nothing is rented there, so a failure is no reason to stop."""
     if isinstance(provider, HasStandingMachine):
         return []
     others = tuple(market for market in Market if market in provider.markets and market not in markets_of(spec))
+    wants = gpu_requests(spec, others, disk_gb=disk_gb) if others else ()
     try:
-        return [offer for request in gpu_requests(spec, others) for offer in provider.offers(request)] if others else []
+        return [offer for request in wants for offer in provider.offers(request)]
     except CloudboothError:
         return []
 

@@ -89,8 +89,12 @@ def plan_rental(
     history: OfferHistory,
     measured: Measured | None = None,
     volume: Volume | None = None,
+    disk_gb: float | None = None,
 ) -> Rental:
-    """`offers` may hold some of markets that the spec rules out: they are compared with, and nothing else."""
+    """`offers` may hold some of markets that the spec rules out: they are compared with, and nothing else.
+
+    `disk_gb`: as of `offers.gpu_requests`.
+    """
     offer, limits = choice.offer, spec.limits
     kept_back_usd = 0.0
     if terms.can_be_stopped:
@@ -104,7 +108,7 @@ def plan_rental(
         quote=choice.quote,
         alternatives=tuple(others),
         why=choice.why,
-        disk_gb=machine_disk_gb(spec),
+        disk_gb=disk_gb or machine_disk_gb(spec),
         needed_vram_gb=work.needed_vram_gb,
         terms=terms,
         ceiling_usd=limits.max_cost_usd,

@@ -27,6 +27,8 @@ ENVIRONMENT_GB = 8.0
 """torch with its CUDA libraries (about 6 GB installed) and the rest of requirements.lock, if the image has neither."""
 CAPTIONER_GB = 1.1
 """Of the captioner's 0.23 billion parameters in float32: they may be published in less."""
+HELD_LATENTS_GB = (512 << 20) / GB
+"""As in `remote_trainer.posteriors`: what each process keeps in memory of the pictures that it has encoded."""
 EVALUATION_FORWARDS_EACH, EVALUATED_PHOTOS = 4, 16
 """As in `remote_trainer.evaluation`: before every checkpoint, so many passes for each of so many photos."""
 
@@ -53,6 +55,8 @@ class Workload:
     """Pictures that the machine describes before it trains."""
     processes: int = 1
     """That train together, each on a GPU of its own."""
+    encoded_pixels: float = 0.0
+    """Of all pictures in all their views; 0 where nobody has looked at them."""
 
     @property
     def captioner_gb(self) -> float:
@@ -152,11 +156,19 @@ class Workload:
 
     @property
     def needed_disk_gb(self) -> float:
-        """Base + environment + checkpoints + exports + some room, rounded up to 5 GB."""
+        """Base + environment + checkpoints + exports + latents + some room, rounded up to 5 GB."""
         base = self._base_disk_gb
         checkpoints = self._most_checkpoints * self.checkpoint_gb
-        needed = base + self.captioner_gb + ENVIRONMENT_GB + checkpoints + self.export_gb + SPARE_DISK_GB
-        return -(-needed // 5) * 5.0
+        needed = base + self.captioner_gb + ENVIRONMENT_GB + checkpoints + self.export_gb + self.spilled_latents_gb
+        return -(-(needed + SPARE_DISK_GB) // 5) * 5.0
+
+    @property
+    def spilled_latents_gb(self) -> float:
+        """Means and deviations of latents, float32, that memory does not hold: every process encodes every view, and
+        has a file of its own for as long as it trains.
+        """
+        encoded_gb = self.encoded_pixels * self.family.latents_per_pixel * 2 * FLOAT32 / GB
+        return self.processes * max(0.0, encoded_gb - HELD_LATENTS_GB)
 
     @property
     def _base_disk_gb(self) -> float:
@@ -171,9 +183,10 @@ class Workload:
         base = self._base_disk_gb
         kept = self._most_checkpoints
         captioner = f"captioner {self.captioner_gb:.1f}, " if self.captions else ""
+        latents = f"encoded pictures {self.spilled_latents_gb:.2g}, " if self.spilled_latents_gb else ""
         return (
             f"base {base:.1f} GB, {captioner}environment {ENVIRONMENT_GB:.0f}, {kept} checkpoints of "
-            f"{self.checkpoint_gb:.2g}, exports {self.export_gb:.2g}, {SPARE_DISK_GB:.0f} to spare"
+            f"{self.checkpoint_gb:.2g}, exports {self.export_gb:.2g}, {latents}{SPARE_DISK_GB:.0f} to spare"
         )
 
 
@@ -191,6 +204,7 @@ def workload(
     unpacked: bool = False,
     captions: int = 0,
     processes: int = 1,
+    encoded_pixels: float = 0.0,
 ) -> Workload:
     """`base` as in the spec, `pipeline` its diffusers class where it is known.
 
@@ -199,5 +213,6 @@ def workload(
     chosen: tuple[ExportFormat, ...] = tuple(formats) or EVERY_FORMAT[train.method][:1]
     family = family_of(base, pipeline)
     return Workload(
-        family, train, chosen, photos, class_images, generate, carried_gb, unpacked, stored, captions, processes
-    )
+        family, train, chosen, photos, class_images, generate, carried_gb, unpacked, stored, captions, processes,
+        encoded_pixels,
+    )  # fmt: skip

@@ -31,7 +31,7 @@ from orchestrator.phases.persistence import wait_while_wanted
 from orchestrator.phases.storage import after_a_loss
 from orchestrator.picture_run import picture_record
 from orchestrator.picture_work import PictureWork
-from orchestrator.plan_json import planned_pipeline
+from orchestrator.plan_json import planned_disk_gb, planned_pipeline
 from orchestrator.recovery import capacity_pause_s, history_of, too_dear
 from orchestrator.ssh.machine_keys import make_machine_keys
 from orchestrator.staging import read_staged_job
@@ -94,11 +94,18 @@ def choose_next(context: RunContext, intents: list[MachineRecord], avoided: froz
     """
     if context.spec.compute.volume:
         require_free(context.provider, context.spec.compute.volume)
-    offers = [offer for request in gpu_requests(context.spec) for offer in context.provider.offers(request)]
+    wants = gpu_requests(context.spec, disk_gb=_disk_gb(context))
+    offers = [offer for request in wants for offer in context.provider.offers(request)]
     history = history_of(intents, context.spec.limits.max_cost_usd, context.clock.now())
     steps_done = max((artifact.step for artifact in context.ledger.artifacts(context.run.name)), default=0)
     history = replace(history, quarantined=history.quarantined | avoided, steps_done=steps_done)
     return choose(context.spec, offers, history, _pictures_to_make(context), _measured_by_others(context))
+
+
+def _disk_gb(context: RunContext) -> float:
+    """As the plan said, which knew the pictures: the spec alone does not."""
+    stated = context.spec.compute.disk_gb or planned_disk_gb(context.run.plan_json)
+    return stated or machine_disk_gb(context.spec)
 
 
 def _pictures_to_make(context: RunContext) -> PictureWork | None:
@@ -159,7 +166,7 @@ def _rent(context: RunContext, facts: Facts, choice: Choice, number: int, lease_
         context.reporter.note(f"renting {what}: {choice.why}")
         keys = make_machine_keys(context.home.machine_keys, tag)
         calls = context.provider.self_release(offer)
-        boot = boot_plan(offer, keys, calls, machine_disk_gb(context.spec), lease_s, context.spec.compute.volume)
+        boot = boot_plan(offer, keys, calls, _disk_gb(context), lease_s, context.spec.compute.volume)
         guard = guard_for(offer, calls, lease_s)
         if guard is not None:
             write_atomically(context.home.machine_keys / tag / GUARD_FILE, guard.encode())

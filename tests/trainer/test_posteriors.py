@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from remote_trainer.posteriors import Posteriors
+from orchestrator.workload import GB, HELD_LATENTS_GB
+from remote_trainer.posteriors import HELD_BYTES, Posteriors
 
 CPU = torch.device("cpu")
 SHAPES = ((4, 8, 8), (16, 4, 6), (4, 8, 8))
@@ -32,6 +33,10 @@ def test_memory_holds_no_more_than_it_may(tmp_path: Path) -> None:
     first, *others = [posteriors.keep(mean, std) for mean, std in _encoded()]
     assert first.moments().data_ptr() == first.moments().data_ptr()
     assert all(each.moments() is not each.moments() for each in others)
+
+
+def test_the_plan_counts_on_as_much_memory_as_there_is() -> None:
+    assert HELD_LATENTS_GB * GB == HELD_BYTES
 
 
 def test_the_file_has_no_name_that_could_outlive_the_run(tmp_path: Path) -> None:

@@ -180,6 +180,33 @@ def test_an_average_asks_for_memory_and_disk_and_a_thrifty_optimizer_for_less() 
     assert thrifty.needed_disk_gb < usual.needed_disk_gb < averaged.needed_disk_gb
 
 
+@pytest.mark.parametrize(
+    ("base", "side", "pictures", "spilled_gb"),
+    [
+        (BASE, 512, 4096, 0.0),
+        (BASE, 512, 8192, 0.54),
+        ("stabilityai/stable-diffusion-3.5-medium", 1024, 2000, 3.66),
+        ("black-forest-labs/FLUX.1-dev", 1024, 2000, 3.66),
+        ("black-forest-labs/FLUX.2-klein-4B", 1024, 2000, 7.85),
+    ],
+)
+def test_encoded_pictures_that_memory_does_not_hold_lie_on_the_disk(
+    base: str, side: int, pictures: int, spilled_gb: float
+) -> None:
+    run = workload(base, TrainSpec(resolution=side), (), encoded_pixels=pictures * side**2)
+    assert run.spilled_latents_gb == pytest.approx(spilled_gb, abs=0.01)
+    assert ("encoded pictures" in run.disk_reason()) == (spilled_gb > 0)
+
+
+def test_every_process_has_a_file_of_its_own_for_encoded_pictures() -> None:
+    one, two = (
+        workload("stabilityai/stable-diffusion-3.5-medium", TrainSpec(), (), processes=number, encoded_pixels=4e9)
+        for number in (1, 2)
+    )
+    assert two.spilled_latents_gb == 2 * one.spilled_latents_gb
+    assert two.needed_disk_gb == one.needed_disk_gb + 5 * ((one.spilled_latents_gb + 2.5) // 5)
+
+
 def test_a_builtin_base_needs_next_to_nothing() -> None:
     assert work(base="builtin:tiny").needed_vram_gb <= 2.0
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 
 import pytest
 
 from orchestrator.base_model import BuiltinBase, HubModel
 from orchestrator.plan import make_plan
+from orchestrator.plan_data import encoded_pixels
+from orchestrator.plan_json import plan_to_data, planned_disk_gb
 from orchestrator.rental import ProviderTerms
 from providers.api import Market, Offer
 from providers.errors import NoCapacity
-from tests.unit.plans import BARE, HUB, OWN, RENTED, plan, reasons, rendered, rented, scans, spec, warned
+from remote_trainer import wire
+from remote_trainer.dataset.views import views_of
+from tests.unit.plans import BARE, HUB, OWN, RENTED, photo, plan, reasons, rendered, rented, scan, scans, spec, warned
 
 
 def test_an_own_machine_costs_nothing_and_has_no_deadline() -> None:
@@ -56,6 +61,34 @@ def test_what_a_run_needs_of_a_machine_is_a_decision() -> None:
     assert told["compute.min_vram_gb = 18.5"] == "estimate for method full at 512 pixels, batch 1"
     assert told["compute.disk_gb = 65"].startswith("base 4.3 GB, environment 8, 4 checkpoints of 10")
     assert "compute.disk_gb = 65" not in reasons(plan("train.method=full", "compute.disk_gb=80", offer=RENTED))
+
+
+def test_the_disk_of_a_rented_machine_has_room_for_the_encoded_pictures() -> None:
+    wanted = ("model.base=stabilityai/stable-diffusion-3.5-medium", "train.resolution=1024")
+    few = plan(*wanted, offer=RENTED)
+    many = plan(*wanted, offer=RENTED, instance=scan(*(photo(f"{number}.jpg") for number in range(5000))))
+    assert few.rental is not None
+    assert many.rental is not None
+    assert many.rental.disk_gb == few.rental.disk_gb + 10
+    assert "encoded pictures 9.9" in reasons(many)[f"compute.disk_gb = {many.rental.disk_gb:g}"]
+
+
+def test_every_view_of_a_picture_is_encoded_and_what_the_machine_makes_is_square() -> None:
+    [photos] = plan().sets
+    views = dataclasses.replace(photos, crop="random", mirror=True)
+    made = dataclasses.replace(photos, placements=(), generate=10)
+    assert encoded_pixels([photos], 512) == 5 * 512**2
+    assert encoded_pixels([views], 512) == 8 * 5 * 512**2
+    assert encoded_pixels([photos, made], 512) == 15 * 512**2
+    assert views.views == len(views_of(wire.DatasetSpec("a", "instance", "a", "a", crop="random", mirror=True), 0, 1))
+
+
+def test_a_stored_plan_tells_the_disk_that_its_next_machines_get() -> None:
+    made = plan(offer=RENTED)
+    assert made.rental is not None
+    assert planned_disk_gb(json.dumps(plan_to_data(made))) == made.rental.disk_gb
+    assert planned_disk_gb(json.dumps(plan_to_data(plan()))) is None
+    assert planned_disk_gb("of another version") is None
 
 
 def test_a_machine_that_cannot_end_itself_is_warned_about_with_the_worst_case() -> None:

@@ -45,6 +45,14 @@ def test_a_machine_comes_up_with_keys_and_a_guard_and_they_go_with_it(world: Wor
     assert read_machine_keys(world.context.home.machine_keys, machine.tag) is None
 
 
+def test_a_machine_gets_the_disk_that_the_plan_has_counted_for_its_pictures(world: World) -> None:
+    context = world.context
+    planned = json.dumps({"rental": {"disk_gb": 70.0}})
+    world.context = replace(context, run=replace(context.run, plan_json=planned))
+    world.rented()
+    assert world.cloud.rentals[MachineId("m1")].boot.disk_gb == 70.0
+
+
 def test_what_a_rescue_would_cost_is_recorded_with_the_intent(world: World) -> None:
     machine = world.rented()
     disk_usd = machine.disk_per_day_usd * 72 / 24
