@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from orchestrator.cli.billing import prediction_line
@@ -20,25 +17,17 @@ from providers.errors import CloudboothError, Indeterminate
 from providers.jobs import PredictionWish
 from remote_trainer import wire
 from tests.fakes.hosted_run import HostedRun
-from tests.fakes.replicate import FakeReplicate, running_replicate
+from tests.fakes.replicate import FakeReplicate
 from tests.unit.fake_clock import FakeClock
 
 WISH = PredictionWish("sks robot", "", 7, None, None, None, None)
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeReplicate]:
-    with running_replicate() as fake:
-        yield fake
-
-
-@pytest.fixture
-def run(tmp_path: Path, fake: FakeReplicate) -> HostedRun:
+def run(accepted: HostedRun) -> HostedRun:
     """Done: the model is at the service, and here."""
-    run = HostedRun(tmp_path, fake)
-    run.accept()
-    run.drive()
-    return run
+    accepted.drive()
+    return accepted
 
 
 class Pictures:
@@ -61,8 +50,8 @@ class Pictures:
 
 
 @pytest.fixture
-def pictures(run: HostedRun, fake: FakeReplicate, monkeypatch: pytest.MonkeyPatch) -> Pictures:
-    for name, value in fake.environ.items():
+def pictures(run: HostedRun, replicate: FakeReplicate, monkeypatch: pytest.MonkeyPatch) -> Pictures:
+    for name, value in replicate.environ.items():
         monkeypatch.setenv(name, value)
     return Pictures(run)
 
@@ -80,9 +69,9 @@ def settle_open(run: HostedRun) -> list[str]:
     return told
 
 
-def test_each_seed_is_a_picture_and_a_prediction_of_its_own(pictures: Pictures, fake: FakeReplicate) -> None:
+def test_each_seed_is_a_picture_and_a_prediction_of_its_own(pictures: Pictures, replicate: FakeReplicate) -> None:
     assert [entry.path for entry in pictures.make()] == ["7.png", "8.png", "9.png", "grid.png"]
-    asked_for = [prediction["input"] for prediction in fake.predictions.values()]
+    asked_for = [prediction["input"] for prediction in replicate.predictions.values()]
     assert [(each["seed"], each["prompt"]) for each in asked_for] == [(seed, pictures.job.prompt) for seed in (7, 8, 9)]
 
 
@@ -94,30 +83,32 @@ def test_what_they_cost_is_on_record_and_said(pictures: Pictures) -> None:
     assert pictures.run.ledger.open_predictions() == []
 
 
-def test_a_page_in_place_of_a_picture_is_an_error_and_no_file(pictures: Pictures, fake: FakeReplicate) -> None:
-    fake.picture = b"<html>expired</html>"
+def test_a_page_in_place_of_a_picture_is_an_error_and_no_file(pictures: Pictures, replicate: FakeReplicate) -> None:
+    replicate.picture = b"<html>expired</html>"
     with pytest.raises(CloudboothError, match="handed out is no picture"):
         pictures.make()
-    assert len(fake.predictions) == 1, "the others were not paid for"
+    assert len(replicate.predictions) == 1, "the others were not paid for"
     assert list(pictures.folder.iterdir()) == []
 
 
-def test_a_lost_answer_is_looked_for_and_nothing_is_asked_twice(pictures: Pictures, fake: FakeReplicate) -> None:
-    fake.lose_answers = 1
+def test_a_lost_answer_is_looked_for_and_nothing_is_asked_twice(pictures: Pictures, replicate: FakeReplicate) -> None:
+    replicate.lose_answers = 1
     assert len(pictures.make()) == 4
-    assert len(fake.predictions) == 3
+    assert len(replicate.predictions) == 3
 
 
-def test_the_same_wish_of_an_earlier_day_is_not_taken_for_the_lost_one(pictures: Pictures, fake: FakeReplicate) -> None:
+def test_the_same_wish_of_an_earlier_day_is_not_taken_for_the_lost_one(
+    pictures: Pictures, replicate: FakeReplicate
+) -> None:
     first = asked(pictures.run, pictures.model)
-    fake.lose_answers = 1
+    replicate.lose_answers = 1
     assert asked(pictures.run, pictures.model).prediction not in (None, first.prediction)
 
 
 def test_one_whose_answer_was_lost_may_bill_until_the_service_has_not_shown_it_for_minutes(
-    pictures: Pictures, fake: FakeReplicate
+    pictures: Pictures, replicate: FakeReplicate
 ) -> None:
-    fake.lose_requests, run = 1, pictures.run
+    replicate.lose_requests, run = 1, pictures.run
     with pytest.raises(Indeterminate):
         asked(run, pictures.model)
     [open_] = run.ledger.open_predictions()
@@ -129,9 +120,9 @@ def test_one_whose_answer_was_lost_may_bill_until_the_service_has_not_shown_it_f
 
 
 def test_of_one_that_may_have_been_cleared_away_by_now_nobody_says_that_it_cost_nothing(
-    pictures: Pictures, fake: FakeReplicate
+    pictures: Pictures, replicate: FakeReplicate
 ) -> None:
-    fake.lose_requests, run = 1, pictures.run
+    replicate.lose_requests, run = 1, pictures.run
     with pytest.raises(Indeterminate):
         asked(run, pictures.model)
     run.clock.sleep(SHOWS_WISH_S)
@@ -139,10 +130,10 @@ def test_of_one_that_may_have_been_cleared_away_by_now_nobody_says_that_it_cost_
     assert [(record.outcome, record.usd) for record in pictures.records] == [(ABSENT, None)]
 
 
-def test_one_that_does_not_show_yet_may_bill_for_minutes(pictures: Pictures, fake: FakeReplicate) -> None:
+def test_one_that_does_not_show_yet_may_bill_for_minutes(pictures: Pictures, replicate: FakeReplicate) -> None:
     run = pictures.run
     asked(run, pictures.model)
-    fake.predictions.clear()
+    replicate.predictions.clear()
     assert settle_open(run) == []
     assert len(run.ledger.open_predictions()) == 1
     run.clock.sleep(SETTLE_AGE_S)
@@ -151,20 +142,20 @@ def test_one_that_does_not_show_yet_may_bill_for_minutes(pictures: Pictures, fak
 
 
 def test_what_a_killed_command_has_asked_for_is_settled_by_the_next_one(
-    pictures: Pictures, fake: FakeReplicate
+    pictures: Pictures, replicate: FakeReplicate
 ) -> None:
-    fake.slow_pictures, run = True, pictures.run
+    replicate.slow_pictures, run = True, pictures.run
     left = asked(run, pictures.model)
     assert settle_open(run) == []
     assert prediction_line(left, run.clock.now()).startswith(f"billing: {left.tag}")
     assert left.tag in next(bills(run.ledger)).fact, "doctor names it, too"
-    fake.slow_pictures = False
+    replicate.slow_pictures = False
     assert settle_open(run) == [f"{left.tag} at replicate is over: succeeded, cost about $0.003"]
     assert run.ledger.open_predictions() == []
 
 
-def test_what_the_service_refuses_bills_nothing(pictures: Pictures, fake: FakeReplicate) -> None:
-    fake.refuse_pictures = [402]
+def test_what_the_service_refuses_bills_nothing(pictures: Pictures, replicate: FakeReplicate) -> None:
+    replicate.refuse_pictures = [402]
     with pytest.raises(CloudboothError, match="402"):
         pictures.make()
     assert [(record.outcome, record.usd) for record in pictures.records] == [(ABSENT, 0.0)]
@@ -177,16 +168,18 @@ class InterruptedClock(FakeClock):
         raise KeyboardInterrupt
 
 
-def test_ctrl_c_cancels_the_one_under_way(pictures: Pictures, fake: FakeReplicate) -> None:
-    fake.slow_pictures, run = True, pictures.run
+def test_ctrl_c_cancels_the_one_under_way(pictures: Pictures, replicate: FakeReplicate) -> None:
+    replicate.slow_pictures, run = True, pictures.run
     with pytest.raises(KeyboardInterrupt):
         pictures.make(Wiring(run.home, InterruptedClock(run.clock.now()), run.ledger, connect))
-    assert [prediction["status"] for prediction in fake.predictions.values()] == ["canceled"]
+    assert [prediction["status"] for prediction in replicate.predictions.values()] == ["canceled"]
     assert [(record.outcome, record.usd) for record in pictures.records] == [("canceled", 0.000975)]
 
 
-def test_a_run_is_not_forgotten_while_a_picture_of_its_model_may_bill(pictures: Pictures, fake: FakeReplicate) -> None:
-    fake.slow_pictures, ledger = True, pictures.run.ledger
+def test_a_run_is_not_forgotten_while_a_picture_of_its_model_may_bill(
+    pictures: Pictures, replicate: FakeReplicate
+) -> None:
+    replicate.slow_pictures, ledger = True, pictures.run.ledger
     asked(pictures.run, pictures.model)
     with pytest.raises(RunConflict, match="is not over"):
         ledger.forget_run("bot", ledger.become_driver("bot"))

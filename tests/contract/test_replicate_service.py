@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,63 +22,50 @@ from providers.replicate.trainers import TRAINERS
 from providers.secret import Secret
 from remote_trainer import wire
 from tests.fakes.hosted_run import HostedRun
-from tests.fakes.replicate import FakeReplicate, running_replicate, tar_of, zip_of
+from tests.fakes.replicate import FakeReplicate, tar_of, zip_of
 
 HTML = "<html><h1>503 Service Unavailable</h1></html>"
 
 
-def submitted_once(fake: FakeReplicate) -> bool:
-    return len(fake.trainings) == 1
-
-
 @pytest.fixture
-def fake() -> Iterator[FakeReplicate]:
-    with running_replicate() as fake:
-        yield fake
-
-
-@pytest.fixture
-def run(tmp_path: Path, fake: FakeReplicate) -> HostedRun:
-    """Accepted, with nothing submitted yet."""
-    accepted = HostedRun(tmp_path, fake)
-    accepted.accept()
+def run(accepted: HostedRun) -> HostedRun:
     return accepted
 
 
 # ---- what the service does -------------------------------------------------------------------------------------------
 
 
-def test_a_failure_is_told_in_the_services_words_and_paid_for(run: HostedRun, fake: FakeReplicate) -> None:
-    fake.ends_as = "failed"
+def test_a_failure_is_told_in_the_services_words_and_paid_for(run: HostedRun, replicate: FakeReplicate) -> None:
+    replicate.ends_as = "failed"
     assert run.drive() is EndReason.TRAINING_FAILED
     [failed] = [event for event in run.written_events() if isinstance(event, wire.Failed)]
-    assert failed.message == fake.error
-    assert run.record.billed_usd == pytest.approx(fake.billed_usd())
+    assert failed.message == replicate.error
+    assert run.record.billed_usd == pytest.approx(replicate.billed_usd())
 
 
-def test_aborted_is_an_end_that_costs_nothing(run: HostedRun, fake: FakeReplicate) -> None:
-    fake.ends_as = "aborted"
+def test_aborted_is_an_end_that_costs_nothing(run: HostedRun, replicate: FakeReplicate) -> None:
+    replicate.ends_as = "aborted"
     assert run.drive() is EndReason.TRAINING_FAILED
     assert run.record.billed_usd == 0
     assert "before it began" in next(e.message for e in run.written_events() if isinstance(e, wire.Failed))
 
 
-def test_a_service_that_is_away_is_asked_again(run: HostedRun, fake: FakeReplicate) -> None:
+def test_a_service_that_is_away_is_asked_again(run: HostedRun, replicate: FakeReplicate) -> None:
     throttled = {"detail": "Request was throttled. Your rate limit resets in ~30s."}
-    fake.refuse_looks = [(503, HTML, {}), (429, throttled, {"Retry-After": "7"}), (502, HTML, {})]
+    replicate.refuse_looks = [(503, HTML, {}), (429, throttled, {"Retry-After": "7"}), (502, HTML, {})]
     assert run.drive() is EndReason.DONE
 
 
-def test_a_submission_that_is_throttled_is_made_later(run: HostedRun, fake: FakeReplicate) -> None:
-    fake.refuse = [(429, {"detail": "Request was throttled. Your rate limit resets in ~30s.", "status": 429}, {})]
+def test_a_submission_that_is_throttled_is_made_later(run: HostedRun, replicate: FakeReplicate) -> None:
+    replicate.refuse = [(429, {"detail": "Request was throttled. Your rate limit resets in ~30s.", "status": 429}, {})]
     assert run.drive() is EndReason.DONE
-    assert submitted_once(fake)
+    assert len(replicate.trainings) == 1
 
 
-def test_a_submission_answered_by_a_proxy_is_looked_for(run: HostedRun, fake: FakeReplicate) -> None:
-    fake.refuse = [(503, HTML, {})]
+def test_a_submission_answered_by_a_proxy_is_looked_for(run: HostedRun, replicate: FakeReplicate) -> None:
+    replicate.refuse = [(503, HTML, {})]
     assert run.drive() is EndReason.DONE
-    assert len([request for request in fake.requests if request.startswith("GET /v1/trainings")]) >= 2
+    assert len([request for request in replicate.requests if request.startswith("GET /v1/trainings")]) >= 2
 
 
 @pytest.mark.parametrize(
@@ -90,18 +76,20 @@ def test_a_submission_answered_by_a_proxy_is_looked_for(run: HostedRun, fake: Fa
     ],
 )
 def test_no_money_and_no_rights_end_the_attempt_with_nothing_held(
-    run: HostedRun, fake: FakeReplicate, status: int, body: dict[str, Any], error: type[Exception]
+    run: HostedRun, replicate: FakeReplicate, status: int, body: dict[str, Any], error: type[Exception]
 ) -> None:
-    fake.refuse = [(status, body, {})]
+    replicate.refuse = [(status, body, {})]
     with pytest.raises(error):
         run.drive()
     assert run.record.standing is Standing.ABSENT
-    assert not fake.trainings
+    assert not replicate.trainings
 
 
 @pytest.mark.parametrize("status", [404, 422])
-def test_a_refused_version_ends_the_run_in_the_services_words(run: HostedRun, fake: FakeReplicate, status: int) -> None:
-    fake.refuse = [
+def test_a_refused_version_ends_the_run_in_the_services_words(
+    run: HostedRun, replicate: FakeReplicate, status: int
+) -> None:
+    replicate.refuse = [
         (status, {"title": "Invalid version or not permitted", "detail": "no trainings", "status": status}, {})
     ]
     assert run.drive() is EndReason.NO_MACHINE
@@ -109,13 +97,13 @@ def test_a_refused_version_ends_the_run_in_the_services_words(run: HostedRun, fa
     assert "replicate.com/ostris/flux-dev-lora-trainer/train" in said, "where another version can be found"
 
 
-def test_weights_that_come_broken_off_are_fetched_again(run: HostedRun, fake: FakeReplicate) -> None:
-    fake.cut_short = 1
+def test_weights_that_come_broken_off_are_fetched_again(run: HostedRun, replicate: FakeReplicate) -> None:
+    replicate.cut_short = 1
     assert run.drive() is EndReason.DONE
 
 
-def test_weights_that_are_gone_leave_a_run_that_can_be_driven_again(run: HostedRun, fake: FakeReplicate) -> None:
-    fake.weights_gone = 1
+def test_weights_that_are_gone_leave_a_run_that_can_be_driven_again(run: HostedRun, replicate: FakeReplicate) -> None:
+    replicate.weights_gone = 1
     with pytest.raises(CloudboothError, match="404"):
         run.drive()
     assert (run.run.state, run.record.standing) == (State.RETRIEVING, Standing.ABSENT)
@@ -130,48 +118,50 @@ BAD_ARCHIVES = {
 
 
 @pytest.mark.parametrize("archive", BAD_ARCHIVES.values(), ids=list(BAD_ARCHIVES))
-def test_an_archive_that_cannot_be_trusted_writes_nothing(run: HostedRun, fake: FakeReplicate, archive: bytes) -> None:
-    fake.archive = archive
+def test_an_archive_that_cannot_be_trusted_writes_nothing(
+    run: HostedRun, replicate: FakeReplicate, archive: bytes
+) -> None:
+    replicate.archive = archive
     with pytest.raises(UnsafeArchive):
         run.drive()
     assert not list(run.folder.rglob("escape.safetensors"))
     assert not run.output.exists()
 
 
-def test_weights_that_are_not_whole_are_no_model(run: HostedRun, fake: FakeReplicate) -> None:
-    fake.archive = tar_of({"output/lora.safetensors": b'\x10\0\0\0\0\0\0\0{"a":1}'})
+def test_weights_that_are_not_whole_are_no_model(run: HostedRun, replicate: FakeReplicate) -> None:
+    replicate.archive = tar_of({"output/lora.safetensors": b'\x10\0\0\0\0\0\0\0{"a":1}'})
     with pytest.raises(DamagedWeights):
         run.drive()
     assert not run.output.exists()
 
 
-def test_the_plan_warns_of_a_destination_that_everybody_can_use(run: HostedRun, fake: FakeReplicate) -> None:
+def test_the_plan_warns_of_a_destination_that_everybody_can_use(run: HostedRun, replicate: FakeReplicate) -> None:
     run.drive()
     assert run.plan().quote.warnings == ()
-    fake.models["photographer/bot"]["visibility"] = "public"
+    replicate.models["photographer/bot"]["visibility"] = "public"
     assert any("photographer/bot is public" in warning.message for warning in run.plan().warnings)
 
 
 # ---- the provider by itself ------------------------------------------------------------------------------------------
 
 
-def provider_of(tmp_path: Path, fake: FakeReplicate, **options: Any) -> ReplicateProvider:
-    return ReplicateProvider(ProviderContext(tmp_path, fake.environ, options))
+def provider_of(tmp_path: Path, replicate: FakeReplicate, **options: Any) -> ReplicateProvider:
+    return ReplicateProvider(ProviderContext(tmp_path, replicate.environ, options))
 
 
 WISH = JobWish("bot", {"train.steps": 400, "subject.instance_prompt": "a photo of sks robot"})
 
 
 def test_a_version_that_the_service_does_not_have_is_said_before_anything_is_spent(
-    tmp_path: Path, fake: FakeReplicate
+    tmp_path: Path, replicate: FakeReplicate
 ) -> None:
-    fake.unknown_versions = frozenset({TRAINERS["flux-dev-lora"].version})
+    replicate.unknown_versions = frozenset({TRAINERS["flux-dev-lora"].version})
     with pytest.raises(CloudboothError, match="has no version c6e78d2501e8… of ostris/flux-dev-lora-trainer"):
-        provider_of(tmp_path, fake).quote(WISH)
+        provider_of(tmp_path, replicate).quote(WISH)
 
 
-def test_a_wrong_token_is_an_error_with_the_page_where_one_is_made(tmp_path: Path, fake: FakeReplicate) -> None:
-    environ = fake.environ | {"REPLICATE_API_TOKEN": "r8_wrong"}
+def test_a_wrong_token_is_an_error_with_the_page_where_one_is_made(tmp_path: Path, replicate: FakeReplicate) -> None:
+    environ = replicate.environ | {"REPLICATE_API_TOKEN": "r8_wrong"}
     with pytest.raises(AuthRejected) as caught:
         ReplicateProvider(ProviderContext(tmp_path, environ)).quote(WISH)
     assert "api-tokens" in caught.value.hint
@@ -183,10 +173,10 @@ def test_without_a_token_nobody_is_asked(tmp_path: Path) -> None:
         ReplicateProvider(ProviderContext(tmp_path, {}))
 
 
-def test_the_token_shows_in_no_repr(tmp_path: Path, fake: FakeReplicate) -> None:
-    provider = provider_of(tmp_path, fake)
+def test_the_token_shows_in_no_repr(tmp_path: Path, replicate: FakeReplicate) -> None:
+    provider = provider_of(tmp_path, replicate)
     shown = repr(provider) + repr(vars(provider)) + repr(vars(provider._client)) + repr(vars(provider._writer))
-    assert fake.token not in shown
+    assert replicate.token not in shown
 
 
 @pytest.mark.parametrize(
@@ -227,41 +217,43 @@ def test_the_token_always_goes_to_the_api() -> None:
     assert takes_token("https://api.replicate.com/v1/files/x", BASE_URL)
 
 
-def test_canceling_twice_or_what_is_over_or_unknown_is_success(run: HostedRun, fake: FakeReplicate) -> None:
+def test_canceling_twice_or_what_is_over_or_unknown_is_success(run: HostedRun, replicate: FakeReplicate) -> None:
     run.drive()
-    job = JobId(fake.only().id)
+    job = JobId(replicate.only().id)
     run.provider.cancel(job)
     run.provider.cancel(JobId("unknown"))
-    assert fake.only().status == "succeeded"
+    assert replicate.only().status == "succeeded"
 
 
-def test_a_list_of_many_pages_is_read_to_the_oldest_of_ours_and_no_further(run: HostedRun, fake: FakeReplicate) -> None:
+def test_a_list_of_many_pages_is_read_to_the_oldest_of_ours_and_no_further(
+    run: HostedRun, replicate: FakeReplicate
+) -> None:
     run.drive()
-    mine = fake.only()
+    mine = replicate.only()
     for age in range(30):
         asked, created_at = {**mine.input, "input_images": "elsewhere"}, mine.created_at - 48 * 3600 - age
-        fake.trainings[f"other-{age}"] = replace(mine, id=f"other-{age}", input=asked, created_at=created_at)
-    fake.page_size = 5
-    fake.requests.clear()
+        replicate.trainings[f"other-{age}"] = replace(mine, id=f"other-{age}", input=asked, created_at=created_at)
+    replicate.page_size = 5
+    replicate.requests.clear()
     assert [job.id for job in run.provider.list(run.record.tag)] == [mine.id]
-    assert len(fake.requests) == 1
+    assert len(replicate.requests) == 1
 
 
 def test_a_large_data_set_goes_through_the_users_own_store(
-    tmp_path: Path, fake: FakeReplicate, s3_store: ObjectStore
+    tmp_path: Path, replicate: FakeReplicate, s3_store: ObjectStore
 ) -> None:
-    run = HostedRun(tmp_path, fake, store=s3_store, upload_limit_bytes=1000)
+    run = HostedRun(tmp_path, replicate, store=s3_store, upload_limit_bytes=1000)
     run.accept()
     assert run.drive() is EndReason.DONE
-    assert not fake.files
-    assert len(fake.only().photos) == 12
+    assert not replicate.files
+    assert len(replicate.only().photos) == 12
     assert list(s3_store.objects("jobs/")) == [], "the photos are removed from the store"
 
 
-def test_the_replicate_package_itself_runs_against_the_fake(fake: FakeReplicate, tmp_path: Path) -> None:
-    import replicate
+def test_the_replicate_package_itself_runs_against_the_fake(replicate: FakeReplicate, tmp_path: Path) -> None:
+    import replicate as package
 
-    client = replicate.Client(api_token=fake.token, base_url=fake.url)
+    client = package.Client(api_token=replicate.token, base_url=replicate.url)
     dataset = tmp_path / "photos.zip"
     dataset.write_bytes(zip_of({"000.png": b"", "000.txt": b"a photo of sks robot"}))
     trainer = TRAINERS["flux-dev-lora"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,7 @@ from providers.runpod.boot import IMAGE
 from providers.runpod.provider import RunPodProvider
 from providers.testing.contract import MachineProviderContract
 from tests.contract.runpod_account import ACCOUNT_KEY, BOOT, built, cheapest, needs_the_vendors_package, rented
-from tests.fakes.runpod import NO_CAPACITY, FakeRunPod, running_runpod
-
-
-@pytest.fixture
-def runpod(tmp_path: Path) -> Iterator[FakeRunPod]:
-    """Its pods are entries only."""
-    with running_runpod(tmp_path / "runpod", real_pods=False, account_key=ACCOUNT_KEY) as fake:
-        yield fake
+from tests.fakes.runpod import NO_CAPACITY, FakeRunPod
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +12,8 @@ import pytest
 from providers.api import GpuRequest, HasBilling, HasLogs, HasStop, MachineId, MachineStatus, Market
 from providers.errors import AuthRejected, CloudboothError, Indeterminate, MachineGone, NoCapacity, UnsupportedMarket
 from providers.runpod.provider import RunPodProvider
-from tests.contract.runpod_account import ACCOUNT_KEY, BOOT, built, cheapest, needs_the_vendors_package, rented
-from tests.fakes.runpod import FakeRunPod, running_runpod
-
-
-@pytest.fixture
-def runpod(tmp_path: Path) -> Iterator[FakeRunPod]:
-    """Its pods are entries only."""
-    with running_runpod(tmp_path / "runpod", real_pods=False, account_key=ACCOUNT_KEY) as fake:
-        yield fake
+from tests.contract.runpod_account import BOOT, built, cheapest, needs_the_vendors_package, rented
+from tests.fakes.runpod import FakeRunPod
 
 
 @pytest.fixture

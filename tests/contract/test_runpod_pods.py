@@ -21,13 +21,6 @@ from tests.fakes.sshd import make_key
 
 
 @pytest.fixture
-def runpod(tmp_path: Path) -> Iterator[FakeRunPod]:
-    """Its pods are entries only."""
-    with running_runpod(tmp_path / "runpod", real_pods=False, account_key=ACCOUNT_KEY) as fake:
-        yield fake
-
-
-@pytest.fixture
 def provider(runpod: FakeRunPod, tmp_path: Path) -> RunPodProvider:
     return built(runpod, tmp_path)
 

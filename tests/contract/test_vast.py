@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,7 @@ from providers.errors import AuthRejected, Indeterminate, NoCapacity, QuotaExcee
 from providers.registry import ProviderContext, load_provider
 from providers.vast.provider import VastProvider
 from tests.contract.vast_account import BOOT, SPOT, made, rented
-from tests.fakes.vast import FakeVast, Host, Reply, running_vast
-
-
-@pytest.fixture
-def vast() -> Iterator[FakeVast]:
-    with running_vast() as fake:
-        yield fake
-    assert fake.violations == []
+from tests.fakes.vast import FakeVast, Host, Reply
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,6 @@ from providers.errors import CloudboothError, Indeterminate, MachineGone, NoCapa
 from providers.vast.provider import VastProvider
 from tests.contract.vast_account import BOOT, SPOT, made, rented
 from tests.fakes.vast import FakeVast, Host, Reply, running_vast
-
-
-@pytest.fixture
-def vast() -> Iterator[FakeVast]:
-    with running_vast() as fake:
-        yield fake
-    assert fake.violations == []
 
 
 @pytest.fixture
