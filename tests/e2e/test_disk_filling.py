@@ -23,7 +23,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 LARGE, SPARE_KB = "100g", 64
-TRAINING = ("--steps", "250", "--set", "train.checkpoint_every=250", "--set", "train.validate_every=0")
+TRAINING = ("--steps", "250", "--set", "train.validate_every=0")
+FIRST_AT_250 = ("--set", "train.checkpoint_every=250")
+FIRST_AT_100 = ("--set", "train.checkpoint_every=100")
+"""The checkpoint is the first thing after the first step that cannot do without the disk."""
 
 
 class SmallDisk:
@@ -74,7 +77,7 @@ def launched(installation: Cloudbooth, *argv: str) -> Iterator[tuple[subprocess.
 
 
 def test_training_that_needs_no_disk_goes_on_while_it_is_full(cloudbooth: Cloudbooth) -> None:
-    with launched(cloudbooth, *cloudbooth.launch_argv("robot", *TRAINING)) as (driver, disk):
+    with launched(cloudbooth, *cloudbooth.launch_argv("robot", *TRAINING, *FIRST_AT_250)) as (driver, disk):
         wait_until(lambda: "step" in disk.types(), "the first step")
         disk.fill()
         time.sleep(2)  # ten events or so find no room
@@ -88,7 +91,7 @@ def test_training_that_needs_no_disk_goes_on_while_it_is_full(cloudbooth: Cloudb
 
 
 def test_a_disk_that_stays_full_is_named(cloudbooth: Cloudbooth) -> None:
-    with launched(cloudbooth, *cloudbooth.launch_argv("robot", *TRAINING)) as (driver, disk):
+    with launched(cloudbooth, *cloudbooth.launch_argv("robot", *TRAINING, *FIRST_AT_100)) as (driver, disk):
         wait_until(lambda: "step" in disk.types(), "the first step")
         disk.fill()
         output, errors = driver.communicate(timeout=PATIENCE_S)
