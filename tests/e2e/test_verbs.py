@@ -121,18 +121,25 @@ def test_a_run_can_be_looked_at_while_it_trains_and_after_it_was_ended(cloudboot
     assert list(cloudbooth.root.rglob("runs/robot*")) == [], "neither the laptop's folder nor the machine's is left"
 
 
-def test_status_and_pull_name_the_files_that_are_on_the_disk_and_no_others(cloudbooth: Cloudbooth) -> None:
-    cloudbooth.run(*cloudbooth.launch_argv("robot", "--steps", "12", "--set", "train.checkpoint_every=4"))
-    pulled, seen = cloudbooth.run("pull", "robot", "--json").summary, view(cloudbooth, "robot")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Cloudbooth:
+    """With a run `robot` that is done. To be read, not changed."""
+    installation = Cloudbooth(tmp_path_factory.mktemp("finished"))
+    installation.run(*installation.launch_argv("robot", "--steps", "12", "--set", "train.checkpoint_every=4"))
+    return installation
+
+
+def test_status_and_pull_name_the_files_that_are_on_the_disk_and_no_others(finished: Cloudbooth) -> None:
+    pulled, seen = finished.run("pull", "robot", "--json").summary, view(finished, "robot")
     for artifacts in (pulled["artifacts"], seen["artifacts"]):
         assert [artifact["kind"] for artifact in artifacts].count("output") == 1
         assert [artifact["folder"] for artifact in artifacts if not Path(artifact["folder"]).is_dir()] == []
     assert pulled["pictures"] == seen["pictures"]
     assert list(Path(pulled["pictures"]).glob("step-000012/*.png"))
-    told = cloudbooth.run("pull", "robot").stdout + cloudbooth.run("status", "robot").stdout
+    told = finished.run("pull", "robot").stdout + finished.run("status", "robot").stdout
     for folder in (pulled["pictures"], *(artifact["folder"] for artifact in pulled["artifacts"])):
         assert told.count(f" {folder}\n") == 2, "a path is whole on its line"
-    assert_refused(cloudbooth.run("resume", "robot", check=8), "run `robot` is done")
+    assert_refused(finished.run("resume", "robot", check=8), "run `robot` is done")
 
 
 def test_ctrl_c_once_brings_a_checkpoint_home_and_can_be_resumed(cloudbooth: Cloudbooth) -> None:
@@ -173,15 +180,13 @@ def test_the_completion_script_is_accepted_by_its_shell(shell: str, cloudbooth: 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_verbs_and_runs_are_completed(cloudbooth: Cloudbooth) -> None:
-    def offered(words: str, at: int) -> list[str]:
+def test_verbs_and_runs_are_completed(cloudbooth: Cloudbooth, finished: Cloudbooth) -> None:
+    def offered(words: str, at: int, installation: Cloudbooth) -> list[str]:
         """Its lines are `plain,NAME`."""
         environ = {"_CLOUDBOOTH_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(at)}
-        asking = Cloudbooth(cloudbooth.root, environ=environ)
+        asking = Cloudbooth(installation.root, environ=environ)
         return re.findall(r"(?m)^plain,(.+)$", asking.run().stdout)
 
-    assert offered("cloudbooth la", 1) == ["launch"]
-    assert offered("cloudbooth status ro", 2) == []
-    cloudbooth.run(*cloudbooth.launch_argv("robot", *ENDLESS, "--detach"))
-    assert offered("cloudbooth status ro", 2) == ["robot"]
-    cloudbooth.run("down", "robot")
+    assert offered("cloudbooth la", 1, cloudbooth) == ["launch"]
+    assert offered("cloudbooth status ro", 2, cloudbooth) == []
+    assert offered("cloudbooth status ro", 2, finished) == ["robot"]
