@@ -244,9 +244,14 @@ def _remove_abandoned_parts(target: Path) -> None:
 
 def _remove_old_checkpoints(home: RunHome) -> None:
     folders = sorted(p for p in (home.root / wire.CHECKPOINTS_FOLDER).iterdir() if not p.name.startswith("."))
-    best = 0
-    with suppress(OSError):
-        best = wire.best_checkpoint_in((folders[-1] / wire.STATE_FILE).read_bytes())
+    best = best_told_by(folders[-1])
     for old in folders[:-KEEP_AT_HOME]:
         if old != checkpoint_home(home, best):
             shutil.rmtree(old, ignore_errors=True)
+
+
+def best_told_by(checkpoint: Path) -> int:
+    """The step with the lowest evaluation loss until then; 0 when the folder does not say."""
+    with suppress(OSError):
+        return wire.best_checkpoint_in((checkpoint / wire.STATE_FILE).read_bytes())
+    return 0

@@ -296,7 +296,7 @@ def _better(best: int, last: int, run_folder: Path, emit: Emit) -> Checkpoint | 
         emit(
             Warned(
                 f"the checkpoint of step {best}, the best, is not on this machine: the model is that of step {last}",
-                "only the newest checkpoint travels to another machine",
+                "it travels to another machine only if it had come home, or into the store, before the first was lost",
             )
         )
         return None

@@ -19,7 +19,7 @@ from orchestrator.boot_plan import GUARD_FILE
 from orchestrator.budget import TimeLimits, reserve_s, time_limits, used_before_s
 from orchestrator.captions_home import with_captions_at_home
 from orchestrator.checksum import sha256_of
-from orchestrator.courier import bring
+from orchestrator.courier import best_told_by, bring
 from orchestrator.errors import RunConflict, UsageError
 from orchestrator.keeping import held_as, paid_for_s
 from orchestrator.lifecycle import Facts, Trouble, Wish
@@ -45,9 +45,9 @@ def ship(context: RunContext, facts: Facts) -> Facts:
     """Sends what the host does not have, the job last, and makes sure that one supervisor runs. Twice is safe.
 
     Files are compared by hash before they are sent, so a second call costs one question. A host that lost the run's
-    checkpoints (a new machine, a wiped disk) gets the newest one that came home. Raises HostError when the connection
-    is lost again and again for a quarter of a minute. The wish to end, read once a second, ends an upload: `facts`
-    comes back unchanged then.
+    checkpoints (a new machine, a wiped disk) gets those that it needs of what came home. Raises HostError when the
+    connection is lost again and again for a quarter of a minute. The wish to end, read once a second, ends an upload:
+    `facts` comes back unchanged then.
     """
     try:
         return a_few_times(context, lambda: _ship_connected(context, facts))
@@ -132,7 +132,7 @@ def _send_everything(context: RunContext, remote: RemoteRun, status: wire.HostSt
     if job.pictures is not None:
         job = replace(job, pictures=_bring_model(context, remote, job.pictures))
     _send(context, remote, "photos", remote.folder, context.home.staged, staged_files(context.home, job))
-    _send_newest_checkpoint(context, remote, status)
+    _send_checkpoints(context, remote, status)
     _send_job(context, remote, _with_deadline(context, job))  # only now: what the journey took is spent
 
 
@@ -225,23 +225,28 @@ def _require_money(context: RunContext) -> None:
         raise _MoneySpent
 
 
-def _send_newest_checkpoint(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
-    """Only when the laptop's newest is newer than the host's: the host's own needs no journey."""
-    at_home = [a for a in context.ledger.artifacts(context.run.name) if a.kind == "checkpoint"]
+def _send_checkpoints(context: RunContext, remote: RemoteRun, status: wire.HostStatus) -> None:
+    """Only when the laptop's newest is newer than the host's: the host's own need no journey. Where the model is to be
+    that of the best one, it goes first, so that a host with the newest has both.
+    """
+    at_home = [
+        artifact
+        for artifact in context.ledger.artifacts(context.run.name)
+        if artifact.kind == "checkpoint" and (Path(artifact.folder) / wire.MANIFEST_NAME).exists()
+    ]
     newest_there = max((checkpoint.step for checkpoint in status.checkpoints), default=0)
-    for artifact in reversed(at_home):
+    if not at_home or at_home[-1].step <= newest_there:
+        return
+    wanted_best = context.spec.train.export_step == "best"
+    best = best_told_by(Path(at_home[-1].folder)) if wanted_best else 0
+    for artifact in [*(older for older in at_home[:-1] if older.step == best), at_home[-1]]:
         folder = Path(artifact.folder)
-        if artifact.step <= newest_there:
-            return
-        if not (folder / wire.MANIFEST_NAME).exists():
-            continue
         manifest = wire.Manifest.from_bytes((folder / wire.MANIFEST_NAME).read_bytes())
         root = f"{remote.folder}/{wire.checkpoint_folder(artifact.step)}"
         _send(context, remote, f"checkpoint {artifact.step}", root, folder, list(manifest.files))
         mark = _entry(folder, folder / wire.MANIFEST_NAME)
         _send(context, remote, "its manifest", root, folder, [mark])
         remote.saved([mark.sha256])
-        return
 
 
 def _send_job(context: RunContext, remote: RemoteRun, job: wire.Job) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.courier import checkpoint_home
+from orchestrator.courier import best_told_by, checkpoint_home
 from orchestrator.fetch import continues, holds
 from orchestrator.fetch_lock import fetching_alone
 from orchestrator.lifecycle import Facts
@@ -165,13 +165,15 @@ def after_a_loss(context: RunContext, facts: Facts) -> Facts:
 
 
 def bring_newer_checkpoint(context: RunContext, step_there: int) -> None:
-    """The store's newest checkpoint, when it is newer than the host's and the laptop's. For a machine to go on from."""
+    """The store's newest checkpoint, when it is newer than the host's and the laptop's, and the best one where that is
+    to be the model. For a machine to go on from.
+    """
     run = run_store(context)
     if run is None:
         return
     with _noted(context, "the store could not be asked for a newer checkpoint"):
         run.settle(context.spec.storage.keep_last, context.spec.storage.keep_every)
-        _bring_checkpoint(context, run, step_there)
+        _bring_checkpoints(context, run, step_there)
 
 
 def pull_from_store(context: RunContext) -> bool:
@@ -185,21 +187,29 @@ def pull_from_store(context: RunContext) -> bool:
     run.settle(context.spec.storage.keep_last, context.spec.storage.keep_every)
     output = run.output()
     if output is None:
-        _bring_checkpoint(context, run, 0)
+        _bring_checkpoints(context, run, 0)
         return False
     _bring(context, run, output, context.output_folder)
     return True
 
 
-def _bring_checkpoint(context: RunContext, run: RunStore, step_there: int) -> None:
+def _bring_checkpoints(context: RunContext, run: RunStore, step_there: int) -> None:
+    """The best one first: what stands on the host is taken for all that it needs."""
     artifacts = [a for a in context.ledger.artifacts(context.run.name) if a.kind == "checkpoint"]
-    here = [a.step for a in artifacts if (Path(a.folder) / wire.MANIFEST_NAME).is_file()]
-    for newest in run.checkpoints()[-1:]:
-        if newest.step > max([step_there, *here]):
-            target = checkpoint_home(context.home, newest.step)
-            if target.exists() and not holds(target, newest.manifest):
+    here = {a.step: Path(a.folder) for a in artifacts if (Path(a.folder) / wire.MANIFEST_NAME).is_file()}
+    stored = {folder.step: folder for folder in run.checkpoints()}
+    newest = max([step_there, *here, *stored])
+    if newest <= step_there:
+        return
+    wanted = [newest]
+    if context.spec.train.export_step == "best":
+        wanted.insert(0, best_told_by(here[newest]) if newest in here else run.best_told_by(newest))
+    for step in dict.fromkeys(wanted):
+        if step in stored and step not in here:
+            target = checkpoint_home(context.home, step)
+            if target.exists() and not holds(target, stored[step].manifest):
                 shutil.rmtree(target)  # of an earlier machine, and no record counts on it
-            _bring(context, run, newest, target)
+            _bring(context, run, stored[step], target)
 
 
 def _bring(context: RunContext, run: RunStore, folder: StoredFolder, target: Path) -> None:

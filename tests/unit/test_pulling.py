@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -17,7 +19,7 @@ from orchestrator.phases.retrieve import pull_what_is_there, retrieve, worth_bri
 from orchestrator.progress import Progress
 from providers.errors import CloudboothError
 from remote_trainer import wire
-from remote_trainer.commit import read_committed
+from remote_trainer.commit import commit_folder, preparing, read_committed
 from tests.fakes.lock_holder import holding
 from tests.fakes.told import Told
 from tests.simulation.computer import Computer
@@ -186,6 +188,37 @@ def test_a_checkpoint_that_was_deleted_by_hand_is_passed_over_for_the_one_before
     second = list(scene.world.computers.values())[-1]
     shipped = [path.name for path in second.disk.glob("*/runs/*/checkpoints/*")]
     assert shipped == [Path(older.folder).name]
+
+
+@pytest.mark.parametrize("export_step", ["best", "last"])
+def test_the_best_checkpoint_goes_along_where_the_model_is_to_be_that_of_it(scene: Scene, export_step: str) -> None:
+    context = scene.at(State.TRAINING)
+    train = replace(context.spec.train, export_step=export_step)  # type: ignore[arg-type]
+    context = replace(context, spec=context.spec.model_copy(update={"train": train}))
+    for number in (1, 2):
+        while len(list(scene.run_folder.glob("checkpoints/checkpoint-*"))) < number:
+            scene.world.clock.sleep(0.5)
+        pull_what_is_there(context)
+    older, newer = (Path(artifact.folder) for artifact in scene.world.ledger.artifacts(RUN))
+    evaluated(newer, {3: 0.1, 6: 0.2})
+    [machine] = scene.world.cloud.living()
+    scene.world.cloud.vanish(machine.id)
+    assert drive_until(context, State.RECOVERING)
+    assert drive_until(context, State.TRAINING)
+    second = list(scene.world.computers.values())[-1]
+    shipped = {path.name: read_committed(path) for path in second.disk.glob("*/runs/*/checkpoints/*")}
+    expected = [older, newer] if export_step == "best" else [newer]
+    assert shipped == {folder.name: read_committed(folder) for folder in expected}
+
+
+def evaluated(checkpoint: Path, losses: dict[int, float]) -> None:
+    """Commits it anew, with what it remembers of evaluations."""
+    step, state = int(checkpoint.name[-6:]), json.loads((checkpoint / wire.STATE_FILE).read_bytes())
+    state["evaluations"] = [{"step": step, "mean_loss": loss} for step, loss in losses.items()]
+    shutil.rmtree(checkpoint)
+    with preparing(checkpoint) as prepared:
+        (prepared / wire.STATE_FILE).write_text(json.dumps(state))
+        commit_folder(prepared, checkpoint, step)
 
 
 def test_without_a_machine_there_is_nothing_to_pull_from(scene: Scene) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,11 +55,13 @@ class Laptop:
     run: RunStore
     folder: Path
 
-    def stored(self, step: int, *, output: bool = False) -> wire.Manifest:
+    def stored(self, step: int, *, output: bool = False, losses: Mapping[int, float] | None = None) -> wire.Manifest:
         """As if the machine had uploaded it."""
         folder = self.folder / f"made-{step}-{output}"
         with preparing(folder) as prepared:
             (prepared / "weights").write_bytes(f"{step}".encode())
+            told = [{"step": step, "mean_loss": loss} for step, loss in (losses or {}).items()]
+            (prepared / wire.STATE_FILE).write_text(json.dumps({"evaluations": told}))
             manifest = commit_folder(prepared, folder, step)
         self.run.add("output" if output else "checkpoint", folder)
         return manifest
@@ -133,6 +137,34 @@ def test_the_newest_checkpoint_is_taken_wherever_it_is(laptop: Laptop) -> None:
     assert laptop.context.ledger.artifacts("dog") == []
     bring_newer_checkpoint(laptop.context, step_there=100)
     assert [a.step for a in laptop.context.ledger.artifacts("dog")] == [200]
+
+
+def with_the_best(context: RunContext) -> RunContext:
+    train = replace(context.spec.train, export_step="best")
+    return replace(context, spec=context.spec.model_copy(update={"train": train}))
+
+
+def test_the_best_checkpoint_is_taken_too_where_the_model_is_to_be_that_of_it(laptop: Laptop) -> None:
+    for step in (100, 200, 300):
+        laptop.stored(step, losses={100: 0.1, 200: 0.2, 300: 0.3})
+    context = with_the_best(laptop.context)
+    bring_newer_checkpoint(context, step_there=300)
+    assert context.ledger.artifacts("dog") == [], "the host has what it needs"
+    for _ in range(2):
+        bring_newer_checkpoint(context, step_there=0)
+        assert [a.step for a in context.ledger.artifacts("dog")] == [100, 300]
+
+
+def test_the_best_checkpoint_is_taken_although_the_newest_is_here_already(laptop: Laptop) -> None:
+    newest = laptop.stored(300, losses={100: 0.1, 300: 0.3})
+    laptop.stored(100)
+    here = checkpoint_home(laptop.context.home, 300)
+    shutil.copytree(laptop.folder / "made-300-False", here)
+    laptop.context.ledger.record_artifact("dog", "checkpoint", 300, here, newest.sha256)
+    bring_newer_checkpoint(laptop.context, step_there=0)
+    assert [a.step for a in laptop.context.ledger.artifacts("dog")] == [300], "nobody asked for the best"
+    bring_newer_checkpoint(with_the_best(laptop.context), step_there=0)
+    assert [a.step for a in laptop.context.ledger.artifacts("dog")] == [100, 300]
 
 
 def test_pulling_twice_brings_nothing_twice(laptop: Laptop) -> None:
