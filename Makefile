@@ -23,24 +23,29 @@ help:
 env: $(VENV)/.complete
 
 # On Linux PyPI's torch is the CUDA build; PyTorch's own index has a small one for CPUs. A pip that is configured to
-# look elsewhere (a mirror, a folder of wheels) is left alone.
+# look elsewhere (a mirror, a folder of wheels) is left alone. pip is not quiet here: its bar is all that moves.
 ifeq ($(shell uname -s)/$(shell $(PYTHON) -m pip config list 2>/dev/null | grep -cE 'index-url|find-links'),Linux/0)
-INSTALL_TORCH = $(BIN)/python -m pip install --quiet -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch \
-  || $(BIN)/python -m pip install --quiet -c constraints.txt torch
+INSTALL_TORCH = $(BIN)/python -m pip install -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch \
+  || { echo 'that index does not answer: asking the usual one, whose build for Linux is several GB'; \
+  $(BIN)/python -m pip install -c constraints.txt torch; }
 else
-INSTALL_TORCH = $(BIN)/python -m pip install --quiet -c constraints.txt torch
+INSTALL_TORCH = $(BIN)/python -m pip install -c constraints.txt torch
 endif
 
 # Torch first and by itself: any other way may pull gigabytes of CUDA that a laptop has no use for.
 $(VENV)/.complete: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { printf 'error: `$(PYTHON)` is missing or older than 3.11\n\nhint: make demo PYTHON=python3.12\n' >&2; exit 1; }
-	@echo 'making $(VENV): installs PyTorch for the CPU and the rest, takes minutes, once'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(INSTALL_TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[train]' --group dev
-	touch $@
+	@echo 'making $(VENV), once: about 500 MB to download, 1.6 GB on the disk, some minutes'
+	@echo
+	@echo '1 of 3: an environment with its own pip'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@echo '2 of 3: PyTorch for the CPU, about 200 MB'
+	@$(INSTALL_TORCH)
+	@echo '3 of 3: the rest, about 300 MB in 160 packages; nothing moves for a minute while pip unpacks them'
+	@$(BIN)/python -m pip install -c constraints.txt --editable '.[train]' --group dev
+	@touch $@
 
 demo: env
 	@rm -rf '$(DEMO_HOME)'
