@@ -25,7 +25,10 @@ def warn_of_bills() -> None:
         predictions = ledger.open_predictions()
         ledger.close()
     except sqlite3.Error as error:
-        print(f"warning: the ledger cannot be read ({error}): `cloudbooth gc` asks the providers", file=sys.stderr)
+        print(
+            f"warning: the ledger cannot be read ({error}): what may bill stands in the providers' consoles as `cb-…`",
+            file=sys.stderr,
+        )
         return
     for machine in machines:
         print(billing_line(machine, runs[machine.run], time.time()), file=sys.stderr)

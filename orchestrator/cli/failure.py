@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import sqlite3
 import sys
 import time
@@ -47,7 +48,7 @@ def explain(error: Exception, *, as_json: bool) -> int:
 
     An error that is not ours goes into a file with its traceback: people get its path.
     """
-    error = _full_disk(error) or error
+    error = _full_disk(error) or _name_too_long(error) or _damaged_ledger(error) or error
     code = exit_code_of(error)
     if isinstance(error, CloudboothError):
         message, hint = error.message, error.hint
@@ -73,6 +74,28 @@ def _full_disk(error: Exception) -> CloudboothError | None:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     full = full or (isinstance(error, sqlite3.Error) and met_a_full_disk(error))
     return DiskFull(Home.of_environment().root) if full else None
+
+
+def _name_too_long(error: Exception) -> CloudboothError | None:
+    """Of whichever file or folder the user has named: no name of ours comes near the limit."""
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+        return None
+    name = str(error.filename)
+    shown = name if len(name) <= 60 else f"{name[:40]}…{name[-19:]}"
+    return UsageError(f"the disk takes no name as long as {shown}, {len(name)} characters", "give a shorter one")
+
+
+def _damaged_ledger(error: Exception) -> CloudboothError | None:
+    if not isinstance(error, sqlite3.DatabaseError):
+        return None
+    if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return None
+    file = Home.of_environment().ledger_file
+    return RunConflict(
+        f"the ledger {file} is damaged: {error}",
+        "put a copy of it back. Where there is none, look in the providers' consoles for machines named `cb-…` and end "
+        f"them there, then begin anew: `mv {shlex.quote(str(file))} {shlex.quote(f'{file}.damaged')}`",
+    )
 
 
 def exit_code_of(error: Exception) -> ExitCode:
