@@ -25,6 +25,7 @@ from remote_trainer.wire import EVERY_FORMAT, ExportFormat, TrainSpec
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 BUILTIN_RESOLUTION = 64
 """Pixels: what builtin bases are made for, and the default with them."""
+_HOST = re.compile(r"[^\s@-][^\s@]*(@[^\s@-][^\s@]*)?")
 _PORT_IN_HOST = re.compile(r"((?:[^@]+@)?)(?:([^:\[\]]+)|\[([^\]]+)\]):(\d+)")
 
 
@@ -47,7 +48,7 @@ class Model(Section):
 
 
 class Ssh(Section):
-    host: Annotated[str, Field(pattern=r"^[^\s@-][^\s@]*(@[^\s@-][^\s@]*)?$")]
+    host: str
     """An alias of ~/.ssh/config, a host name, or `user@host`."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     user: str | None = None
@@ -64,7 +65,10 @@ class Ssh(Section):
 
     @field_validator("host")
     @classmethod
-    def _port_apart(cls, value: str) -> str:
+    def _user_and_host(cls, value: str) -> str:
+        if not _HOST.fullmatch(value):
+            said = f'must be an alias of ~/.ssh/config, a host name or user@host, is "{value}"'
+            raise RuleBroken(said, "--host me@gpu-box")
         if found := _PORT_IN_HOST.fullmatch(value):
             host = found[1] + (found[2] or found[3])
             fix = f"--host {host} --set compute.ssh.port={found[4]}"
@@ -95,7 +99,7 @@ class Compute(Section):
     provider: Annotated[str, Field(pattern=r"\S")] = "local"
     """A name under the entry-point group `cloudbooth.providers`; whether it exists is the registry's to say."""
     market: Literal["on-demand", "spot", "spot-then-on-demand"] = "on-demand"
-    gpu: tuple[str, ...] = ()
+    gpu: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ()
     """In order of preference; empty: anything with `min_vram_gb`."""
     gpu_count: Annotated[int, Field(ge=1, le=8)] = 1
     """GPUs of one machine that train together; each takes `train.batch_size` pictures at a time."""

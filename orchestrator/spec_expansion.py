@@ -49,7 +49,7 @@ def translation_of(spec: RunSpec) -> tuple[Translated, ...]:
 def expand_subjects(raw: Raw) -> Mapping[int, str]:
     """`[[subject]]`s become `data.sets`: for each its photos, and class images where it has some.
 
-    Answers which set, by its number, came from which subject.
+    Answers which set, by its number, came from which subject; those of class images with `CLASS_OF` before it.
     """
     subjects = raw.get("subject")
     if not isinstance(subjects, list):
@@ -69,7 +69,7 @@ def expand_subjects(raw: Raw) -> Mapping[int, str]:
         origins[len(sets)] = f"subject[{number}]"
         sets.append({"id": id_, **ours, **rest})
         if regularization != "none":
-            origins[len(sets)] = f"subject[{number}]"
+            origins[len(sets)] = f"{CLASS_OF}subject[{number}]"
             class_set = {"id": _free_id(f"{id_}-class", sets), "role": "class", "pictures": regularization}
             sets.append(class_set | ({} if class_prompt is None else {"prompt": class_prompt}))
     data["sets"] = sets
@@ -83,11 +83,14 @@ def as_written(key: str, origins: Mapping[int, str]) -> str:
     found = re.match(r"data\.sets\[(\d+)\]\.?(.*)", key)
     if found is None or int(found[1]) not in origins:
         return key
-    back = {theirs: ours for ours, theirs in _AS_SET.items()}
-    return f"{origins[int(found[1])]}.{back.get(found[2], found[2])}"
+    origin = origins[int(found[1])]
+    back = _AS_SUBJECTS_CLASS if origin.startswith(CLASS_OF) else {theirs: ours for ours, theirs in _AS_SET.items()}
+    return f"{origin.removeprefix(CLASS_OF)}.{back.get(found[2], found[2])}"
 
 
+CLASS_OF = "class images of "
 _AS_SET = {"instance": "pictures", "instance_prompt": "prompt"}
+_AS_SUBJECTS_CLASS = {"pictures": "regularization", "prompt": "class_prompt"}
 
 
 def _free_id(wanted: str, sets: list[Raw]) -> str:

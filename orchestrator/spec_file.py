@@ -117,7 +117,7 @@ def _refuse_what_is_no_spec(path: Path) -> None:
 
 
 def _resolve(raw: dict[str, Any], folder: Path, overrides: Sequence[str], source: str, again: str) -> RunSpec:
-    problems: list[Problem] = []
+    problems = [Problem(key, _NUL) for key in _take_out_nul(raw)]
     _place(raw, "output.folder", _find(raw, "output.folder") or "models")
     for key in _PATH_KEYS:
         _absolutize(raw, key, folder)
@@ -196,11 +196,13 @@ def _apply(raw: dict[str, Any], override: str) -> list[Problem]:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    nul = list(_take_out_nul(placed := {key: value}))
+    value = placed[key]
     if not _place(raw, key, value):
         return [Problem(f"--set {override}", "goes through a key that is not a section")]
     if key in _PATH_KEYS:
         _absolutize(raw, key, Path.cwd())
-    return []
+    return [Problem(each, _NUL) for each in nul]
 
 
 def _absolutize(raw: dict[str, Any], key: str, folder: Path) -> None:
@@ -294,6 +296,23 @@ def _non_finite(value: object, key: str = "") -> Iterator[str]:
             yield from _non_finite(item, f"{key}.{name}" if key else str(name))
     elif isinstance(value, float) and not math.isfinite(value):
         yield key
+
+
+_NUL = "must not hold the character U+0000: no file name and no argument can"
+
+
+def _take_out_nul(value: Any, key: str = "") -> Iterator[str]:
+    """The keys of texts with a NUL, which is taken out in place, so that what looks at the rest meets none."""
+    if isinstance(value, dict):
+        inner = [(name, f"{key}.{name}" if key else str(name)) for name in value]
+    else:
+        inner = [(number, f"{key}[{number}]") for number in range(len(value))] if isinstance(value, list) else []
+    for place, named in inner:
+        if isinstance(value[place], str) and "\0" in value[place]:
+            value[place] = value[place].replace("\0", "")
+            yield named
+        else:
+            yield from _take_out_nul(value[place], named)
 
 
 def _syntax_error(path: Path, text: str, message: str) -> tuple[str, str]:

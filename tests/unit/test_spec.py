@@ -166,6 +166,28 @@ def test_what_a_file_would_have_said_is_not_called_missing(write: Write) -> None
     assert "missing" not in told
 
 
+def test_a_nul_in_any_text_is_told_with_its_key(write: Write) -> None:
+    told = refusal(lambda: load_spec(write(MINIMAL.replace("photos", "pho\\u0000tos")), ['compute.gpu=["a\\u0000"]']))
+    assert "data.instance: must not hold the character U+0000" in told
+    assert "compute.gpu[0]: must not hold the character U+0000" in told
+
+
+def test_class_images_of_one_of_several_subjects_are_told_by_the_key_that_was_written(write: Write) -> None:
+    subject = '[[subject]]\ninstance_prompt = "a"\ninstance = "photos"\nregularization = 4\n'
+    assert "subject[0].regularization: must be text" in refusal(lambda: load_spec(write(subject)))
+
+
+@pytest.mark.parametrize("host", ["a b", "-oProxyCommand=x", "me@"])
+def test_what_cannot_be_a_host_says_what_can(host: str, write: Write) -> None:
+    told = refusal(lambda: load_spec(write(MINIMAL), ["compute.provider=ssh", f'compute.ssh.host="{host}"']))
+    assert f'compute.ssh.host: must be an alias of ~/.ssh/config, a host name or user@host, is "{host}"' in told
+    assert "hint: `--host me@gpu-box`" in told
+
+
+def test_a_gpu_without_a_name_is_none(write: Write) -> None:
+    assert "compute.gpu[0]: must not be empty" in refusal(lambda: load_spec(write(MINIMAL), ['compute.gpu=[""]']))
+
+
 def test_one_refused_file_keeps_its_own_words(write: Write) -> None:
     spec = MINIMAL.replace('instance = "photos"', 'instance = "photos"\ndataloader = "a.json"')
     assert refusal(lambda: load_spec(write(spec))).startswith("data.dataloader names the photos already\n\nhint: leave")
