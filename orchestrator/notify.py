@@ -42,7 +42,7 @@ def targets_of(text: str) -> tuple[str, ...]:
     for target in targets:
         if target != DESKTOP and not (urlsplit(target).scheme in ("http", "https") and urlsplit(target).hostname):
             raise UsageError(
-                f'{VARIABLE} takes `desktop` and web addresses, not "{target}"', f"export {VARIABLE}=desktop"
+                f'--notify and {VARIABLE} take `desktop` and web addresses, not "{target}"', "`--notify desktop`"
             )
     return targets
 

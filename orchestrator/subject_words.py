@@ -29,6 +29,8 @@ ANIMAL_WORDS = frozenset(
      "shiba", "akita", "whippet", "siamese", "persian", "ragdoll", "tabby", "shorthair", "sphynx", "coon"}
 )  # fmt: skip
 STYLE_WORDS = frozenset({"style", "painting", "drawing", "art"})
+MOST_LETTERS = 200
+"""Of what is said: text encoders read some 70 tokens of a prompt."""
 MOST_WORDS = 5
 """Of a kind of thing without a rare word before it: more are a sentence, and no prompt."""
 
@@ -61,6 +63,10 @@ def subject_words(said: str) -> SubjectWords:
     Raises UsageError with a `--subject` to paste where no kind of thing is found, or where what follows it may be
     a name.
     """
+    if len(said) > MOST_LETTERS:
+        raise UsageError(
+            f"a subject of {len(said)} letters is more than a base reads of a prompt", f'`--subject "{RARE_WORD} dog"`'
+        )
     plain = re.sub(r"[\"“”„.,;:!?()]", " ", said.lower().replace("’", "'"))
     words = _without_determiners(_LEAD.sub("", " ".join(plain.split())).split())
     usual = next((word for word in words if word in USUAL_RARE_WORDS), None)

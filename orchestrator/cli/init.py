@@ -27,7 +27,7 @@ from orchestrator.subject_words import SubjectWords, subject_words, with_article
 from orchestrator.whole_file import write_atomically
 from orchestrator.workload import workload
 from providers.api import Market, Offer
-from providers.registry import installed_providers
+from providers.registry import installed_providers, nearest_provider
 from remote_trainer.wire import TrainSpec
 
 T = TypeVar("T")
@@ -135,8 +135,13 @@ def place_of(where: str) -> Place:
         return Place(where)
     if "@" in where or where in _aliases():
         return Place("ssh", where)
+    near = nearest_provider(where)
+    meant = f", did you mean {near}" if near in installed_providers() else ""
+    hint = f"`--where {near}`; " if meant else ""
     known = ", ".join(installed_providers())
-    raise UsageError(f'"{where}" is no provider and no host', f"`--where me@{where}` for a host; providers: {known}")
+    raise UsageError(
+        f'"{where}" is no provider and no host{meant}', f"{hint}`--where me@{where}` for a host; providers: {known}"
+    )
 
 
 def _decided(

@@ -99,7 +99,7 @@ def scan_folder(folder: Path) -> Scan:
     except PermissionError:
         return _unusable(folder, "may not be read by you", f"`chmod u+rx '{folder}'`")
     except OSError as error:
-        return _unusable(folder, f"cannot be read: {error.strerror}", "")
+        return _unusable(folder, f"cannot be read: {error.strerror}", "give the folder that holds the photos")
 
     photos: list[Photo] = []
     findings: list[Finding] = []

@@ -77,6 +77,8 @@ def test_asked_for_nothing_it_answers_by_itself(here: Path, monkeypatch: pytest.
     ("options", "message"),
     [
         (("--where", "moon"), '"moon" is no provider and no host'),
+        (("--where", "runpood"), "did you mean runpod"),
+        (("--subject", "a" * 300), "a subject of 300 letters"),
         (("--where", "ssh"), "a machine over SSH wants its address"),
         (("--out", "spec.yaml"), "a spec is a .toml file"),
     ],
