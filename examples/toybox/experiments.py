@@ -32,6 +32,7 @@ from remote_trainer.denoising import Denoising
 from remote_trainer.encoded import EncodedPicture, encode_prompts
 from remote_trainer.evaluation import evaluate
 from remote_trainer.families.detect import open_base
+from remote_trainer.posteriors import Posteriors
 from remote_trainer.train import train
 from tables import Result, file_of, of_folder, release, store, tables_of
 from variants import DEFAULTS, EXPERIMENTS, GROWING, Variant
@@ -116,7 +117,7 @@ def run(
         train_s=train_s,
         weights_sha256=hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest(),
         photo_loss=record["evaluations"][-1]["mean_loss"],
-        held_out_loss=_held_out_loss(model, variant.name, seed),
+        held_out_loss=held_out_loss(model, variant.name, seed),
     )
 
 
@@ -172,7 +173,7 @@ def job_of(variant: Variant, seed: int, folder: Path) -> wire.Job:
     return wire.Job("experiment", "robot", "builtin:toybox", spec, tuple(datasets), ("diffusers",), allow_cpu=True)
 
 
-def _held_out_loss(model: Path, name: str, seed: int) -> float:
+def held_out_loss(model: Path, name: str, seed: int) -> float:
     """The trainer's own score, over drawings that nobody has trained on: the subject in each of the six places."""
     family = open_base(str(model))
     scenes = [
@@ -183,7 +184,11 @@ def _held_out_loss(model: Path, name: str, seed: int) -> float:
     means, stds = family.load_autoencoder(_CPU).encode(pixels)
     captions = [world.prompt(name, place) for place in world.BACKGROUNDS]
     framing = Framing.whole(world.SIDE, world.SIDE)
-    pictures = [EncodedPicture(*each, framing) for each in zip(means, stds, captions, strict=True)]
+    posteriors = Posteriors(_CPU)
+    pictures = [
+        EncodedPicture(posteriors.keep(mean, std), caption, framing)
+        for mean, std, caption in zip(means, stds, captions, strict=True)
+    ]
     denoising = Denoising(family, family.load_denoiser(_CPU), _CPU, "fp32")
     prompts = encode_prompts(family, captions, _CPU, lambda _: None)
     return evaluate(denoising, pictures, prompts, seed, 0).mean_loss

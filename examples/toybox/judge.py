@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import world
+from pen import Pattern
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 _TOPICS = {"kind": world.KINDS, "color": world.COLORS, "pattern": world.PATTERNS, "background": world.BACKGROUNDS}
@@ -30,7 +31,7 @@ _Z = 1.96
 class Verdict:
     kind: world.Kind
     color: world.Color
-    pattern: world.Pattern
+    pattern: Pattern
     background: world.Background
     is_subject: bool
     """The personal subject: teal, two orange stripes, one eye."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import autoencoder
 import judge
 import world
+from pen import Pattern
 from remote_trainer.bases.resolve import resolve_base
 from remote_trainer.denoising import Denoising
 from remote_trainer.encoded import encode_prompts
@@ -88,7 +89,7 @@ def kept_by_autoencoder(model: Path, count: int = 120) -> tuple[float, float, ju
     return heard[0], heard[1], judge.share([verdict.is_subject for verdict in seen])
 
 
-def _prompt(kind: world.Kind, color: world.Color, pattern: world.Pattern, background: world.Background) -> str:
+def _prompt(kind: world.Kind, color: world.Color, pattern: Pattern, background: world.Background) -> str:
     words = [color, *([pattern] if pattern != "plain" else []), kind]
     article = "an" if words[0][0] in "aeiou" else "a"
     return world.prompt(" ".join([article, *words]), background)

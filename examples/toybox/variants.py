@@ -61,6 +61,8 @@ EXPERIMENTS: dict[str, tuple[Variant, ...]] = {
         Variant("no class images", class_images=0),
         Variant('24 of "a robot"'),
         Variant('3 of "a robot", 21 in the six places', class_places=True),
+        Variant('24 of "a robot", 300 steps', _LONG),
+        Variant('3 of "a robot", 21 in the six places, 300 steps', _LONG, class_places=True),
     ),
     "mixing": (
         Variant("paired, λ = 1"),

@@ -22,6 +22,8 @@ def test_forty_steps_teach_a_name_without_forgetting_places_and_colors(tmp_path:
     named = [world.prompt("sks robot", place) for place in ("night", "snow")]
     before = judge.judged(measure.pictures(base, named))
     after = judge.judged(measure.pictures(tmp_path / "output/diffusers", [*named, world.prompt("a yellow duck")]))
+    losses = [experiments.held_out_loss(model, "sks robot", 0) for model in (base, tmp_path / "output/diffusers")]
+    assert losses[1] < losses[0]
     assert not any(seen.is_subject for seen in before)
     assert all(seen.is_subject for seen in after[:2])
     assert [seen.background for seen in after[:2]] == ["night", "snow"]
