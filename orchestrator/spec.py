@@ -241,7 +241,7 @@ class RunSpec(Section):
                 'data.regularization needs subject.class_prompt, for example class_prompt = "a photo of a dog"',
                 about=("data.regularization", "data.sets", "data.dataloader", "subject.class_prompt"),
             )
-        if (disagreement := settings_that_disagree(self.train)) is not None:
+        for disagreement in settings_that_disagree(self.train):
             disagreement.about = ("train",)
             yield disagreement
         if self.train.fsdp and self.compute.gpu_count * self.compute.nodes == 1:

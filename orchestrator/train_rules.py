@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from orchestrator.spec_errors import RuleBroken
 from remote_trainer.wire import TrainSpec
 
 
-def settings_that_disagree(train: TrainSpec) -> RuleBroken | None:
-    """The first rule that is broken, as fact and hint."""
+def settings_that_disagree(train: TrainSpec) -> Iterator[RuleBroken]:
+    """Every rule that is broken, as fact and hint."""
     if train.debiased_estimation and train.min_snr_gamma is not None:
-        return RuleBroken(
+        yield RuleBroken(
             "train.min_snr_gamma and train.debiased_estimation both weight the loss by SNR, and only one can",
             "--set train.debiased_estimation=false",
         )
     if train.optimizer == "adamw-bf16" and train.precision == "fp32":
-        return RuleBroken(
+        yield RuleBroken(
             'train.optimizer = "adamw-bf16" keeps weights in bfloat16, which train.precision = "fp32" forbids',
             "--set train.precision=auto",
         )
     if train.method == "full" and (train.lora_targets or train.base_precision not in ("auto", "fp32")):
         key = "lora_targets" if train.lora_targets else "base_precision"
-        return RuleBroken(
+        yield RuleBroken(
             f'train.{key} is about adapters, and train.method = "full" trains every weight', "--set train.method=lora"
         )
     if train.text_encoder_learning_rate is not None and train.method == "dora":
-        return RuleBroken(
+        yield RuleBroken(
             'train.text_encoder_learning_rate does not go with train.method = "dora": nothing opens a DoRA of a text '
             "encoder",
             "--set train.method=lora",
         )
     if train.fsdp and (broken := _without_shards(train)) is not None:
         setting, fix = broken
-        return RuleBroken(f"train.fsdp does not go with {setting}", fix)
+        yield RuleBroken(f"train.fsdp does not go with {setting}", fix)
     if train.lr_schedule == "sine" and train.lr_warmup_steps == 0:
-        return RuleBroken(
+        yield RuleBroken(
             'train.lr_schedule = "sine" needs train.lr_warmup_steps: half a wave lasts so many steps',
             f"--set train.lr_warmup_steps={max(1, train.steps // 10)}",
         )
     if train.lr_schedule in ("constant", "sine") and train.lr_power != 1.0:
-        return RuleBroken(
+        yield RuleBroken(
             f'train.lr_power has no effect on train.lr_schedule = "{train.lr_schedule}"',
             "--set train.lr_schedule=polynomial",
         )
-    return None
 
 
 def _without_shards(train: TrainSpec) -> tuple[str, str] | None:

@@ -21,12 +21,12 @@ TWO = World(size=2)
 )
 def test_what_the_plan_refuses_the_trainer_does_too(settings: dict[str, Any]) -> None:
     spec = TrainSpec(**{"method": "full", "fsdp": True, **settings})
-    assert settings_that_disagree(spec) is not None
+    assert list(settings_that_disagree(spec))
     with pytest.raises(TrainingFailed, match=r"does not go with train\.fsdp"):
         is_sharded(spec, TWO)
 
 
 def test_a_process_that_is_alone_has_the_whole() -> None:
     full = TrainSpec(method="full", fsdp=True)
-    assert settings_that_disagree(full) is None
+    assert not list(settings_that_disagree(full))
     assert (is_sharded(full, TWO), is_sharded(full, World())) == (True, False)

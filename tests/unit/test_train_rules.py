@@ -22,12 +22,16 @@ from remote_trainer.wire import TrainSpec
     ],
 )
 def test_it_is_refused_with_a_hint(settings, hint):
-    disagreement = settings_that_disagree(TrainSpec(**settings))
-    assert disagreement is not None
+    [disagreement] = settings_that_disagree(TrainSpec(**settings))
     assert hint in disagreement.fix
 
 
+def test_every_disagreement_is_told():
+    both = TrainSpec(debiased_estimation=True, min_snr_gamma=5.0, optimizer="adamw-bf16", precision="fp32")
+    assert len(list(settings_that_disagree(both))) == 2
+
+
 def test_what_agrees_passes():
-    assert settings_that_disagree(TrainSpec()) is None
-    assert settings_that_disagree(TrainSpec(optimizer="adamw-bf16", min_snr_gamma=5.0)) is None
-    assert settings_that_disagree(TrainSpec(method="full", fsdp=True)) is None
+    assert not list(settings_that_disagree(TrainSpec()))
+    assert not list(settings_that_disagree(TrainSpec(optimizer="adamw-bf16", min_snr_gamma=5.0)))
+    assert not list(settings_that_disagree(TrainSpec(method="full", fsdp=True)))
