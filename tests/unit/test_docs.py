@@ -185,3 +185,26 @@ def test_the_page_on_training_names_every_setting():
     page = (ROOT / "docs/training.md").read_text("utf-8")
     settings = set(typing.get_type_hints(wire.TrainSpec)) - {"__pydantic_config__"}
     assert sorted(setting for setting in settings if f"`{setting}`" not in page) == []
+
+
+STATED = {"on": "True", "off": "False"}
+
+
+@pytest.mark.parametrize(
+    ("section", "defaults"),
+    [("## Options", wire.TrainSpec()), ("**What it is trained on**", wire.DatasetSpec("", "instance", "", ""))],
+    ids=["train", "data"],
+)
+def test_the_page_on_training_states_the_defaults(section: str, defaults: wire.TrainSpec | wire.DatasetSpec):
+    page = (ROOT / "docs/training.md").read_text("utf-8").partition(section)[2].partition("\n## ")[0]
+    stated = {
+        key: STATED.get(word.strip("` "), word.strip("` "))
+        for keys, words in re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|", page, re.MULTILINE)
+        for key, word in zip(re.findall(r"`(\w+)`", keys), words.split(", "), strict=False)
+    }
+    known = {key: getattr(defaults, key) for key in stated if getattr(defaults, key, None) not in (None, ())}
+    assert len(known) > 3
+    for key, value in known.items():
+        said = stated[key]
+        same = float(said) == value if type(value) in (int, float) else said == str(value)
+        assert same, f"{key} is {value}, not {said}"
