@@ -39,7 +39,7 @@ def settings_that_disagree(train: TrainSpec) -> Iterator[RuleBroken]:
             'train.lr_schedule = "sine" needs train.lr_warmup_steps: half a wave lasts so many steps',
             f"--set train.lr_warmup_steps={max(1, train.steps // 10)}",
         )
-    if train.lr_schedule in ("constant", "sine") and train.lr_power != 1.0:
+    if train.lr_schedule != "polynomial" and train.lr_power != 1.0:
         yield RuleBroken(
             f'train.lr_power has no effect on train.lr_schedule = "{train.lr_schedule}"',
             "--set train.lr_schedule=polynomial",

@@ -15,6 +15,7 @@ from remote_trainer.wire import TrainSpec
         ({"optimizer": "adamw-bf16", "precision": "fp32"}, "train.precision=auto"),
         ({"lr_schedule": "sine", "steps": 800}, "train.lr_warmup_steps=80"),
         ({"lr_power": 2.0}, "train.lr_schedule=polynomial"),
+        ({"lr_schedule": "cosine", "lr_power": 2.0}, "train.lr_schedule=polynomial"),
         ({"fsdp": True, "base_precision": "nf4"}, "train.fsdp=false"),
         ({"fsdp": True, "method": "full", "optimizer": "adamw-8bit"}, "train.optimizer=adamw"),
         ({"fsdp": True, "method": "full", "ema_decay": 0.9}, "train.fsdp=false"),
