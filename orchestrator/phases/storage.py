@@ -194,22 +194,27 @@ def pull_from_store(context: RunContext) -> bool:
 
 
 def _bring_checkpoints(context: RunContext, run: RunStore, step_there: int) -> None:
-    """The best one first: what stands on the host is taken for all that it needs."""
+    """The best one last, and not at any price: without it the run goes on from the newest all the same."""
     artifacts = [a for a in context.ledger.artifacts(context.run.name) if a.kind == "checkpoint"]
     here = {a.step: Path(a.folder) for a in artifacts if (Path(a.folder) / wire.MANIFEST_NAME).is_file()}
     stored = {folder.step: folder for folder in run.checkpoints()}
     newest = max([step_there, *here, *stored])
     if newest <= step_there:
         return
-    wanted = [newest]
+    if newest not in here:
+        _bring_checkpoint(context, run, stored[newest])
     if context.spec.train.export_step == "best":
-        wanted.insert(0, best_told_by(here[newest]) if newest in here else run.best_told_by(newest))
-    for step in dict.fromkeys(wanted):
-        if step in stored and step not in here:
-            target = checkpoint_home(context.home, step)
-            if target.exists() and not holds(target, stored[step].manifest):
-                shutil.rmtree(target)  # of an earlier machine, and no record counts on it
-            _bring(context, run, stored[step], target)
+        with _noted(context, "the best checkpoint could not be brought from the store"):
+            best = best_told_by(here.get(newest) or checkpoint_home(context.home, newest))
+            if best in stored and best not in {*here, newest}:
+                _bring_checkpoint(context, run, stored[best])
+
+
+def _bring_checkpoint(context: RunContext, run: RunStore, folder: StoredFolder) -> None:
+    target = checkpoint_home(context.home, folder.step)
+    if target.exists() and not holds(target, folder.manifest):
+        shutil.rmtree(target)  # of an earlier machine, and no record counts on it
+    _bring(context, run, folder, target)
 
 
 def _bring(context: RunContext, run: RunStore, folder: StoredFolder, target: Path) -> None:

@@ -73,13 +73,6 @@ class RunStore:
             manifest = wire.Manifest.from_bytes(raw)
         return StoredFolder(kind, manifest.step, prefix, manifest)
 
-    def best_told_by(self, step: int) -> int:
-        """The checkpoint with the lowest evaluation loss, as that of `step` says; 0 when it does not."""
-        try:
-            return wire.best_checkpoint_in(self.store.get(f"{self._place('checkpoint', step)}/{wire.STATE_FILE}"))
-        except NoSuchObject:
-            return 0
-
     # ---- putting uploads together ----------------------------------------------------------------------------------
 
     def settle(self, keep_last: int, keep_every: int) -> list[StoredFolder]:
@@ -96,7 +89,7 @@ class RunStore:
             if step in retained({*there, *(folder.step for folder in new), step}, keep_last, keep_every):
                 new += self._newly_whole("checkpoint", step, uploads)
         steps = {*there, *(folder.step for folder in new)}
-        kept = {*retained(steps, keep_last, keep_every), self.best_told_by(max(steps, default=0))}
+        kept = {*retained(steps, keep_last, keep_every), self._best(max(steps, default=0))}
         for step, folder in there.items():
             if step not in kept:
                 self._remove(folder.prefix)
@@ -104,6 +97,13 @@ class RunStore:
         for step in sorted({upload.step for upload in uploads if upload.kind == "output"}):
             new += self._newly_whole("output", step, uploads)
         return new
+
+    def _best(self, newest: int) -> int:
+        """The checkpoint with the lowest evaluation loss, as the newest one says; 0 when it does not."""
+        try:
+            return wire.best_checkpoint_in(self.store.get(f"{self._place('checkpoint', newest)}/{wire.STATE_FILE}"))
+        except NoSuchObject:
+            return 0
 
     def _newly_whole(self, kind: Kind, step: int, uploads: Sequence[_Upload]) -> list[StoredFolder]:
         folder = self._put_together([upload for upload in uploads if (upload.kind, upload.step) == (kind, step)])

@@ -167,6 +167,19 @@ def test_the_best_checkpoint_is_taken_although_the_newest_is_here_already(laptop
     assert [a.step for a in laptop.context.ledger.artifacts("dog")] == [100, 300]
 
 
+def test_a_best_checkpoint_that_cannot_be_read_does_not_keep_the_newest_away(laptop: Laptop) -> None:
+    for step in (100, 200, 300):
+        laptop.stored(step, losses={100: 0.1, 200: 0.2, 300: 0.3})
+    [best] = [folder for folder in laptop.run.checkpoints() if folder.step == 100]
+    laptop.run.store.put(f"{best.prefix}/weights", b"???")
+    told = Told()
+    context = replace(with_the_best(laptop.context), reporter=told)
+    assert not pull_from_store(context)
+    assert [a.step for a in context.ledger.artifacts("dog")] == [300]
+    [note] = told.notes
+    assert note.startswith("the best checkpoint could not be brought")
+
+
 def test_pulling_twice_brings_nothing_twice(laptop: Laptop) -> None:
     laptop.stored(120, output=True)
     assert pull_from_store(laptop.context)
