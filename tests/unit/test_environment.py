@@ -86,6 +86,17 @@ def test_the_ranges_are_those_of_the_project() -> None:
     assert trainer_ranges() == wanted
 
 
+def test_what_the_trainer_imports_is_declared() -> None:
+    files = (ROOT / "remote_trainer").rglob("*.py")
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8")))]
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    foreign = {name.partition(".")[0] for name in named} - sys.stdlib_module_names - {"remote_trainer"}
+    optional = {"bitsandbytes"}
+    distributions = {"PIL": "pillow", "yaml": "pyyaml"}
+    assert {distributions.get(name, name) for name in foreign - optional} <= trainer_ranges().keys()
+
+
 # ---- what satisfies
 
 
