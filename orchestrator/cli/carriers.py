@@ -14,7 +14,7 @@ import hashlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -177,8 +177,7 @@ def hand_over(wiring: Wiring, runs: Sequence[str], told: Callable[[str], None] =
             case Next.START:
                 child, started_at = _start_carrier(wiring, folder), now
             case Next.LEAVE:
-                pid = folder.carrier_pid() if child is None else child.pid
-                return HandedOver(pid, starting=tuple(run for run in runs if run in asked))
+                break
             case Next.GIVE_UP:
                 for run in asked:
                     folder.settle(run)
@@ -189,7 +188,18 @@ def hand_over(wiring: Wiring, runs: Sequence[str], told: Callable[[str], None] =
             has_told = True
             told("the process in the background is still starting; Ctrl-C leaves it to that")
         time.sleep(POLL_S)
-    return HandedOver(folder.carrier_pid(), failed=tuple(_not_taken(wiring, runs)))
+    asked = set(folder.wanted()) & set(runs)
+    pid = child.pid if asked and child is not None else folder.carrier_pid()
+    return what_became(pid, runs, asked, set(_not_taken(wiring, runs)))
+
+
+def what_became(pid: int, runs: Sequence[str], asked: Set[str], not_taken: Set[str]) -> HandedOver:
+    """Of runs that nobody drives those that are still asked for may begin, and all others have failed. Pure."""
+    return HandedOver(
+        pid,
+        failed=tuple(run for run in runs if run in not_taken - asked),
+        starting=tuple(run for run in runs if run in asked),
+    )
 
 
 def detach(wiring: Wiring, run: str, told: Callable[[str], None]) -> HandedOver:

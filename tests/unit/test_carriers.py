@@ -20,6 +20,7 @@ from orchestrator.cli.carriers import (
     code_mark,
     environment_mark,
     hand_over,
+    what_became,
     what_next,
 )
 from orchestrator.driver_lock import driver_lock, is_driven
@@ -94,6 +95,12 @@ def test_what_crashes_again_is_given_up() -> None:
     assert decided(crashes=1) is Next.START
     assert decided(crashes=2) is Next.GIVE_UP
     assert decided(waited_s=61.0) is Next.GIVE_UP
+
+
+def test_a_run_whose_driver_died_has_failed_also_while_another_has_not_begun() -> None:
+    told = what_became(7, ["dog", "cat", "cow"], asked={"dog"}, not_taken={"dog", "cat"})
+    assert told == HandedOver(7, failed=("cat",), starting=("dog",))
+    assert what_became(7, ["dog"], asked=set(), not_taken=set()) == HandedOver(7)
 
 
 def test_a_run_that_has_not_begun_comes_with_the_way_to_look_and_to_end_it() -> None:
