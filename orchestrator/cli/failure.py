@@ -86,9 +86,8 @@ def _name_too_long(error: Exception) -> CloudboothError | None:
 
 
 def _damaged_ledger(error: Exception) -> CloudboothError | None:
-    if not isinstance(error, sqlite3.DatabaseError):
-        return None
-    if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+    extended = getattr(error, "sqlite_errorcode", None)  # which page or index of it, in the upper bytes
+    if extended is None or extended & 0xFF not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return None
     file = Home.of_environment().ledger_file
     return RunConflict(

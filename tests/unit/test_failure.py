@@ -35,3 +35,10 @@ def test_a_ledger_that_is_none_comes_with_the_way_to_what_may_bill(capsys: pytes
     assert f"the ledger {file} is damaged" in said
     assert "machines named `cb-…`" in said
     assert not list(file.parent.glob("crash-*")), "no bug of ours"
+
+
+def test_a_ledger_with_one_damaged_index_is_damaged_too(capsys: pytest.CaptureFixture[str]) -> None:
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT_INDEX
+    assert explain(error, as_json=False) == ExitCode.CONFLICT
+    assert "is damaged" in capsys.readouterr().err
