@@ -210,9 +210,7 @@ def _machine(plan: Plan) -> Table:
     else:
         table.add_row("provider", escape(offer.provider))
         table.add_row("machine", escape(f"{plan.machine.label}, in its folder {plan.machine.workdir}"))
-        table.add_row(
-            "GPU", "NVIDIA, as its nvidia-smi says" if plan.machine.has_gpu else "none: no nvidia-smi is there"
-        )
+        table.add_row("GPU", "NVIDIA: nvidia-smi is there" if plan.machine.has_gpu else "none: no nvidia-smi is there")
         if plan.machine.free_gb is not None:
             table.add_row("disk", f"{plan.machine.free_gb:.3g} GB free below that folder")
         if not plan.machine.has_environment:
