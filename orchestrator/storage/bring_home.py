@@ -24,7 +24,7 @@ from remote_trainer import wire
 
 RANGE_BYTES = 16 << 20
 NEAR_RANGE_BYTES = 64 << 20
-"""One stream of few requests leaves most of the processor to the server, where that is the same room's."""
+"""A near server may share this processor: few, large requests leave it more of that."""
 ASKED_FOR_ROUND_TRIP = 3
 ATTEMPTS_WITHOUT_A_BYTE = 3
 """A range that breaks off is continued at once, until this many requests in a row have brought nothing."""

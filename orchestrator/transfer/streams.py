@@ -2,8 +2,8 @@
 
 One TCP stream over a long, slightly lossy link keeps to half of it or less: each loss halves its window, which grows
 back by the round trip. Streams of their own lose independently. On a short link nothing is lost and ciphers and copies
-are the limit, which one stream shares out best: its chunks come in their order, so that a file is hashed while it
-arrives, and further logins, interpreters and a second reading of the file are saved.
+are the limit, and one stream spends the least on them: its chunks come in their order, so that a file is hashed while
+it arrives and not read again, and nothing is spent on further logins and interpreters.
 """
 
 from __future__ import annotations
