@@ -95,6 +95,6 @@ def _mend(raw: dict[str, Any], where: tuple[int | str, ...], *, is_missing: bool
     if not isinstance(here, dict):
         return
     if is_missing:
-        here[where[-1]] = _SECTION_STAND_INS.get(str(where[-1]), _STAND_IN)
+        here[where[-1]] = copy.deepcopy(_SECTION_STAND_INS.get(str(where[-1]), _STAND_IN))  # a later round mends in it
     else:
         here.pop(where[-1], None)
