@@ -1,14 +1,14 @@
 """A run that another laptop began, from its store: for `resume RUN --from URL` and `pull RUN --from URL`.
 
-The run is entered here as a run of this installation, with the newest checkpoint as what it has. It goes on under a
-folder of its own, on a machine and in the store: the laptop that began it may come back and is not overtaken.
+The run is entered here as a run of this installation, with the checkpoints that it needs as what it has. It goes on
+under a folder of its own, on a machine and in the store: the laptop that began it may come back and is not overtaken.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.courier import checkpoint_home
+from orchestrator.courier import best_told_by, checkpoint_home
 from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import RunConflict
 from orchestrator.reporter import Meter, Reporter
@@ -44,7 +44,8 @@ def find_run(url: str, endpoint_url: str | None, name: str) -> RunStore:
 
 
 def take_over(wiring: Wiring, name: str, run: RunStore, reporter: Reporter) -> None:
-    """Enters the run here as `name`, photos and newest checkpoint with it. Killed on the way, it can be begun again.
+    """Enters the run here as `name`, with its photos, its newest checkpoint, and the best one where that is to be the
+    model. Killed on the way, it can be begun again.
 
     Raises RunConflict when there is a run of that name, or nothing is left to train.
     """
@@ -58,13 +59,31 @@ def take_over(wiring: Wiring, name: str, run: RunStore, reporter: Reporter) -> N
     home = wiring.home.run(name)
     with driver_lock(home.driver_lock, name):
         withdraw_photos(run, record, home)
-        for newest in run.checkpoints()[-1:]:
-            target = checkpoint_home(home, newest.step)
-            _bring(run, newest, target, f"cloudbooth resume {name} --from {run.url}", reporter)
-            # Before the run itself: one that is known without its checkpoint would begin anew.
-            wiring.ledger.record_artifact(name, newest.kind, newest.step, target, newest.manifest.sha256)
         spec = _with_a_folder_of_this_machine(spec_from_json(record.spec_json))
+        # Before the run itself: one that is known without its checkpoint would begin anew.
+        _take_checkpoints(wiring, name, run, reporter, with_best=spec.train.export_step == "best")
         wiring.ledger.add_run(name, record.provider, spec_to_json(spec), record.plan_json)
+
+
+def _take_checkpoints(wiring: Wiring, name: str, run: RunStore, reporter: Reporter, *, with_best: bool) -> None:
+    """Raises StorageError for the newest; without the best one the run goes on all the same."""
+    home, stored = wiring.home.run(name), {folder.step: folder for folder in run.checkpoints()}
+
+    def take(step: int) -> None:
+        target = checkpoint_home(home, step)
+        _bring(run, stored[step], target, f"`cloudbooth resume {name} --from {run.url}`", reporter)
+        wiring.ledger.record_artifact(name, "checkpoint", step, target, stored[step].manifest.sha256)
+
+    if not stored:
+        return
+    newest = max(stored)
+    take(newest)
+    best = best_told_by(checkpoint_home(home, newest)) if with_best else 0
+    if best in stored and best != newest:
+        try:
+            take(best)
+        except StorageError as error:
+            reporter.note(f"the best checkpoint could not be brought from the store: {error.message}")
 
 
 def bring_newest(run: RunStore, name: str, folder: Path, reporter: Reporter) -> tuple[StoredFolder, Path] | None:
