@@ -99,7 +99,8 @@ def _bring_file(
         part.unlink()
         raise StorageError(
             f"{key} in {run.store.url} is damaged: its hash is not that of its manifest",
-            f"an older one may be whole: `cloudbooth pull {run.name}` after removing {Path(key).parent}",
+            "the same command once more, for it may have been replaced meanwhile; where it stays damaged, an older one "
+            f"may be whole, after removing {Path(key).parent}",
         )
     part.replace(path)
 

@@ -225,8 +225,9 @@ def test_a_file_damaged_in_the_store_never_gets_its_name(machine: Path, run: Run
     uploaded(machine, 100)
     [checkpoint] = run.settle(2, 0)
     run.store.put(f"{checkpoint.prefix}/inner/weights", bytes(1000))
-    with pytest.raises(StorageError, match="damaged"):
+    with pytest.raises(StorageError, match="damaged") as caught:
         bring_home(run, checkpoint, tmp_path / "home" / "c", "again")
+    assert caught.value.hint.startswith("the same command once more"), "nothing is removed on one look"
     assert not (tmp_path / "home" / "c").exists()
 
 
