@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -85,13 +86,15 @@ def _bring_file(
     with part.open("w+b", buffering=0) as file, ThreadPoolExecutor(streams) as pool:
         at_once = NEAR_RANGE_BYTES if round_trip_s < NEAR_S else RANGE_BYTES
         ranges = [(offset, min(at_once, entry.bytes - offset)) for offset in range(0, entry.bytes, at_once)]
-        arriving = [pool.submit(_bring_range, run.store, key, part, *each) for each in ranges]
+        given_up = threading.Event()
+        arriving = [pool.submit(_bring_range, run.store, key, part, *each, given_up) for each in ranges]
         try:
             for arrival, (_, length) in zip(arriving, ranges, strict=True):
                 arrival.result()
                 _add_to(digest, file, length)
                 on_bytes(length)
-        except BaseException:
+        except BaseException:  # Ctrl-C too, and 16 MiB over a slow line are minutes
+            given_up.set()
             pool.shutdown(cancel_futures=True)
             raise
         os.fsync(file.fileno())
@@ -105,14 +108,18 @@ def _bring_file(
     part.replace(path)
 
 
-def _bring_range(store: ObjectStore, key: str, part: Path, offset: int, length: int) -> None:
-    """Raises StorageUnreachable when nothing comes any more. An object that is too short leaves the rest as it is."""
+def _bring_range(store: ObjectStore, key: str, part: Path, offset: int, length: int, given_up: threading.Event) -> None:
+    """Raises StorageUnreachable when nothing comes any more. An object that is too short leaves the rest as it is, and
+    so does `given_up`, from the next piece on.
+    """
     end, fruitless = offset + length, 0
     with part.open("r+b", buffering=0) as file:
         file.seek(offset)
         while True:
             try:
                 for piece in store.pieces(key, offset, end - offset):
+                    if given_up.is_set():
+                        return
                     left = memoryview(piece)
                     while left:
                         left = left[file.write(left) :]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.storage.api import ObjectStore, StorageError, StorageUnreachable, StoredObject
-from orchestrator.storage.bring_home import bring_home
+from orchestrator.storage.bring_home import NEAR_RANGE_BYTES, bring_home
 from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.lending import PoolSize, lend
-from orchestrator.storage.run_store import RunStore, retained, run_address
+from orchestrator.storage.run_store import RunStore, StoredFolder, retained, run_address
 from providers.errors import CloudboothError
 from remote_trainer import upload, wire
 from remote_trainer.commit import commit_folder, preparing, read_committed
@@ -274,6 +274,33 @@ def test_a_file_that_breaks_off_goes_on_while_that_brings_anything(
     with nullcontext() if arrives else pytest.raises(StorageUnreachable):
         bring_home(breaking, checkpoint, tmp_path / "home" / "c", "again")
     assert (tmp_path / "home" / "c").exists() == arrives
+
+
+class Enough(Exception):
+    """Of whoever wanted the files."""
+
+
+class SendsWithoutEnd(FolderStore):
+    """After the first range, of which it has next to nothing."""
+
+    def pieces(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        yield b"x"
+        while offset:
+            yield b"x"
+
+
+def test_what_is_under_way_is_given_up_with_the_whole(tmp_path: Path) -> None:
+    """Would hang where it is not."""
+    manifest = wire.Manifest(100, (wire.FileEntry("weights", NEAR_RANGE_BYTES + 1, "0" * 64),))
+    run = RunStore(SendsWithoutEnd(tmp_path), "dog")
+    folder = StoredFolder("checkpoint", 100, f"{run.prefix}/checkpoints/checkpoint-000100", manifest)
+
+    def end(_count: int) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        bring_home(run, folder, tmp_path / "home" / "c", "again", end)
+    assert not (tmp_path / "home" / "c").exists()
 
 
 def test_what_a_user_has_put_at_the_target_is_never_removed(machine: Path, run: RunStore, tmp_path: Path) -> None:
