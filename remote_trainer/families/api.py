@@ -75,8 +75,14 @@ class SingleFileLayout:
 
     @property
     def needs_config(self) -> bool:
-        """The names of the tensors tell the architecture, and in SD 1.x and 2.x nothing tells ε from v."""
-        return self.architecture == "sd-2" or (self.architecture == "sd-1" and self.prediction == "v_prediction")
+        """The names of the tensors tell the architecture, and in SD 1.x and 2.x nothing tells ε from v. Without it
+        stays a base whose levels are no whole multiples of the first: the original code cannot build that one."""
+        told = self.architecture == "sdxl" or (self.architecture == "sd-1" and self.prediction != "v_prediction")
+        return not told and all(
+            channels % model["block_out_channels"][0] == 0
+            for model in (self.unet, self.autoencoder)
+            for channels in model["block_out_channels"]
+        )
 
 
 class Autoencoder(Protocol):

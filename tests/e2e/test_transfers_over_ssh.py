@@ -21,7 +21,7 @@ from tests.fakes.flipping_proxy import flipping_proxy
 from tests.fakes.sshd import Sshd
 
 SIZE = 32 * MIB
-"""Enough for two connections of two chunks each."""
+"""Enough for four connections."""
 KILLED_SIZE = 64 * MIB
 """Twice what two kills may cost."""
 
@@ -37,13 +37,31 @@ def test_a_killed_transfer_goes_on_where_it_was(
     assert outcome.again_bytes <= outcome.allowed_bytes
 
 
-def test_a_large_file_comes_over_two_connections_at_once(sshd: Sshd, ssh_access: SshAccess, tmp_path: Path) -> None:
-    run = open_run(ssh_access)
-    entry = make_file(Path(run.folder) / "x" / "weights", SIZE)
+class NearHost(SshHost):
+    """Is told how far it is: what a busy machine would measure is another matter."""
+
+    def round_trip_s(self) -> float:
+        return 0.0005
+
+
+class FarHost(NearHost):
+    def round_trip_s(self) -> float:
+        return 0.08
+
+
+@pytest.mark.parametrize(("host", "connections"), [(NearHost, 1), (FarHost, 4)])
+def test_a_large_file_comes_over_as_many_connections_as_its_way_can_use(
+    sshd: Sshd, ssh_access: SshAccess, tmp_path: Path, host: type[NearHost], connections: int
+) -> None:
+    near = open_run(ssh_access)
+    entry = make_file(Path(near.folder) / "x" / "weights", SIZE)
     logins = sshd.log.count("Accepted publickey")
+    run = near.over(host(ssh_access))
     fetch_files(run, "x", [entry], tmp_path / "here", lambda _count: None)
-    assert sshd.log.count("Accepted publickey") == logins + 1
-    run.host.close()
+    assert sha256_of(tmp_path / "here" / "weights") == entry.sha256
+    assert sshd.log.count("Accepted publickey") == logins + connections
+    for each in (near, run):
+        each.host.close()
 
 
 def test_progress_and_what_it_raises_stay_in_the_thread_that_asked(ssh_access: SshAccess, tmp_path: Path) -> None:

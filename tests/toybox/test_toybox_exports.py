@@ -25,3 +25,4 @@ def test_what_is_trained_on_it_is_exported_and_verified(
     job = tiny_job(photos, formats=formats, method=method, steps=1, learning_rate=1e-4)
     assert Watched().train(job, tmp_path, shipped.folder_of("toybox")).manifest_sha256 is not None
     assert [name for name in files if not (tmp_path / "output" / name).exists()] == []
+    assert not list((tmp_path / "output").glob("*.yaml")), "the original code builds 48, 96, 112 channels in no way"
