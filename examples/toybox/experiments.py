@@ -77,6 +77,7 @@ def _run_all(folder: Path, base: Path, variants: Sequence[Variant], seed: int, *
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             for variant in task:
                 is_new = not file_of(folder, variant, base, seed).exists()
+                print(f"{variant.label}, seed {seed}: {variant.steps} steps begin", file=sys.stderr, flush=True)
                 result = run(variant, seed, base, Path(scratch), folder / "class-images", is_measured=is_new)
                 if result is not None:
                     store(result, variant, base, seed, folder)
@@ -196,4 +197,7 @@ def held_out_loss(model: Path, name: str, seed: int) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; what has ended is kept, and the same line goes on")
