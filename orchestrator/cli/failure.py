@@ -78,7 +78,7 @@ def _full_disk(error: Exception) -> CloudboothError | None:
 
 def _name_too_long(error: Exception) -> CloudboothError | None:
     """Of whichever file or folder the user has named: no name of ours comes near the limit."""
-    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG or error.filename is None:
         return None
     name = str(error.filename)
     shown = name if len(name) <= 60 else f"{name[:40]}…{name[-19:]}"
